@@ -1,0 +1,178 @@
+//! The seam: what a store promises, whether one SQLite file, Raft over many of them, or etcd stands behind it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// A point in the history of the whole store. Starts at 1, grows by one with each write, never runs backwards, not even
+/// after a crash: revisions are reserved on disk in blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Revision(pub u64);
+
+impl std::fmt::Display for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a caller wants to read of a value without decoding it: computed once, shared by every reader.
+pub type Facts = Arc<dyn Any + Send + Sync>;
+
+/// Makes the facts of a value; called for each value at load. Must be pure. Writers may pass facts with the write.
+pub type FactsOf = Arc<dyn Fn(&str, &Bytes) -> Facts + Send + Sync>;
+
+/// One stored object, immutable.
+#[derive(Clone)]
+pub struct Entry {
+    pub key: Arc<str>,
+    /// The bytes exactly as they are served, with the revision stamped in.
+    pub value: Bytes,
+    pub created: Revision,
+    pub modified: Revision,
+    pub facts: Facts,
+}
+
+/// Bytes to be stored, with the place where the store writes the revision that it assigns.
+///
+/// The decimal digits of the new revision are inserted at `stamp_at` (a byte offset; `None`: nothing is inserted), so that
+/// the stored bytes can be served as they are.
+#[derive(Clone)]
+pub struct Value {
+    pub bytes: Bytes,
+    pub stamp_at: Option<usize>,
+    pub facts: Facts,
+}
+
+/// What must hold of a key for the write to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    Any,
+    Absent,
+    Present,
+    /// The entry was last modified at exactly this revision.
+    At(Revision),
+}
+
+/// How a write is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Class {
+    /// Acknowledged once it is on disk (fsync).
+    #[default]
+    Durable,
+    /// Acknowledged from memory, flushed in the background and at shutdown; may be lost with the machine, never reordered.
+    Relaxed,
+}
+
+#[derive(Clone)]
+pub enum Op {
+    Put(Value),
+    Delete,
+}
+
+#[derive(Clone)]
+pub struct Write {
+    pub key: Arc<str>,
+    pub expect: Expect,
+    pub class: Class,
+    pub op: Op,
+}
+
+/// All of it or nothing; each write gets a revision of its own, in order.
+pub type Batch = Vec<Write>;
+
+/// What became of one write. For a deletion it is the last state of the entry with `modified` set to the revision of the
+/// deletion and the value restamped to it, as watchers see it.
+pub type Written = Arc<Entry>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("precondition of write {index} failed: key {key}")]
+    Precondition {
+        index: usize,
+        key: Arc<str>,
+        /// What is there now; `None` when the key is absent.
+        current: Option<Revision>,
+    },
+    #[error("revision {requested} has been compacted, the oldest kept is {oldest}")]
+    Compacted { requested: Revision, oldest: Revision },
+    #[error("revision {requested} is in the future, the store is at {current}")]
+    Future { requested: Revision, current: Revision },
+    #[error("the store is read-only: {reason}")]
+    ReadOnly { reason: String },
+    #[error("the write queue is full")]
+    Busy,
+    #[error("the store has been closed")]
+    Closed,
+    #[error("{path} was written by a newer version (schema {found}, this one knows {known})")]
+    NewerSchema { path: String, found: i64, known: i64 },
+    #[error("the state database {path} is damaged: {detail}")]
+    Damaged { path: String, detail: String },
+    #[error("i/o on the state database")]
+    Io(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a watcher is told. `previous` is the entry that the change replaced, so that a selector can tell an object that
+/// leaves its view from one that was never in it.
+#[derive(Clone)]
+pub enum Event {
+    Put { entry: Arc<Entry>, previous: Option<Arc<Entry>> },
+    Delete { entry: Arc<Entry>, previous: Arc<Entry> },
+}
+
+impl Event {
+    pub fn entry(&self) -> &Arc<Entry> {
+        match self {
+            Event::Put { entry, .. } | Event::Delete { entry, .. } => entry,
+        }
+    }
+    pub fn revision(&self) -> Revision {
+        self.entry().modified
+    }
+}
+
+/// Boxed future, so that the trait can be used as `dyn Store`.
+pub type Pending<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// An immutable view of the whole store at one revision.
+pub trait View: Send + Sync {
+    fn revision(&self) -> Revision;
+    fn get(&self, key: &str) -> Option<Arc<Entry>>;
+    /// Entries whose key begins with `prefix`, in key order, beginning at `from` (inclusive; `None`: at the beginning).
+    /// The iterator borrows the view; nothing is copied but `Arc`s.
+    fn range<'a>(&'a self, prefix: &str, from: Option<&str>) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + 'a>;
+    /// How many keys begin with `prefix`.
+    fn count(&self, prefix: &str) -> usize;
+}
+
+pub type Snapshot = Arc<dyn View>;
+
+/// A feed of the events of one key prefix, in revision order, without gaps.
+pub trait Watcher: Send {
+    /// Waits for events and appends all that are ready to `into` (at most a bounded number a call). Returns the revision up
+    /// to which the feed is now complete, which may be later than that of the last event: bookmarks are made from it.
+    /// Cancel-safe. Fails with [`Error::Compacted`] when the watcher fell further behind than the history reaches, and with
+    /// [`Error::Closed`] when the store closes.
+    fn next<'a>(&'a mut self, into: &'a mut Vec<Event>) -> Pending<'a, Result<Revision, Error>>;
+    /// The revision up to which the feed is complete right now, without waiting.
+    fn progress(&self) -> Revision;
+}
+
+pub trait Store: Send + Sync + 'static {
+    /// The newest state. Never waits for the writer.
+    fn snapshot(&self) -> Snapshot;
+    /// The state at an older revision, from the bounded history. [`Error::Compacted`] or [`Error::Future`] else.
+    fn snapshot_at(&self, revision: Revision) -> Result<Snapshot, Error>;
+    /// Waits until the store has reached `revision`; the caller sets the deadline.
+    fn reached(&self, revision: Revision) -> Pending<'_, Result<(), Error>>;
+    /// Applies a batch atomically. Dropping the future does not take the batch back.
+    fn write(&self, batch: Batch) -> Pending<'_, Result<Vec<Written>, Error>>;
+    /// All events of `prefix` after `after`. [`Error::Compacted`] when history no longer reaches back that far.
+    fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watcher>, Error>;
+    /// Writes a consistent copy of the database to `to` while writes go on; the file is complete or absent.
+    fn backup<'a>(&'a self, to: &'a std::path::Path) -> Pending<'a, Result<(), Error>>;
+    /// Flushes relaxed writes and stops the writer. Later writes fail with [`Error::Closed`].
+    fn close(&self) -> Pending<'_, Result<(), Error>>;
+    /// Whether writes are taken; the reason when they are not (disk full). For readiness.
+    fn writable(&self) -> Result<(), Error>;
+}

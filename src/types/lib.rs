@@ -1,0 +1,12 @@
+//! What API objects are made of: the kind registry, `metav1.Status`, selectors, quantities, names, field paths.
+//!
+//! Data and pure functions only. What never lives here: async, I/O, clocks, a decision about a request.
+
+pub mod field;
+pub mod names;
+pub mod quantity;
+pub mod random;
+pub mod registry;
+pub mod selector;
+pub mod status;
+pub mod time;

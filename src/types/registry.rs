@@ -1,0 +1,205 @@
+//! The kind registry: one entry per served kind. Routes, discovery, OpenAPI, tables, RBAC names, garbage collection and
+//! store prefixes are read from it; nothing else in the project lists kinds.
+//!
+//! Built-in kinds are constants ([`BUILT_IN`]); a CustomResourceDefinition makes an entry of the same type at run time.
+//!
+//! Source: the aggregated discovery document of Kubernetes 1.36 (`api/discovery/aggregated_v2.json`).
+
+use std::borrow::Cow;
+
+mod built_in;
+pub use built_in::BUILT_IN;
+
+type Text = Cow<'static, str>;
+type Texts = Cow<'static, [Text]>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// The verbs of the resource API, by their RBAC names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verb {
+    Create,
+    Delete,
+    DeleteCollection,
+    Get,
+    List,
+    Patch,
+    Update,
+    Watch,
+}
+
+impl Verb {
+    pub const ALL: &'static [Verb] = &[
+        Verb::Create,
+        Verb::Delete,
+        Verb::DeleteCollection,
+        Verb::Get,
+        Verb::List,
+        Verb::Patch,
+        Verb::Update,
+        Verb::Watch,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Verb::Create => "create",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Patch => "patch",
+            Verb::Update => "update",
+            Verb::Watch => "watch",
+        }
+    }
+}
+
+/// How writes of a kind are kept by the store; see `store::Class`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteClass {
+    Durable,
+    Relaxed,
+}
+
+/// A group, version and kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupVersionKind {
+    pub group: Text,
+    pub version: Text,
+    pub kind: Text,
+}
+
+impl GroupVersionKind {
+    pub const fn new(group: &'static str, version: &'static str, kind: &'static str) -> Self {
+        Self { group: Cow::Borrowed(group), version: Cow::Borrowed(version), kind: Cow::Borrowed(kind) }
+    }
+    /// `v1` for the core group, `apps/v1` otherwise.
+    pub fn api_version(&self) -> String {
+        api_version(&self.group, &self.version)
+    }
+}
+
+pub fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subresource {
+    /// `status`, `scale`, `log`, …
+    pub name: Text,
+    pub verbs: Cow<'static, [Verb]>,
+    /// The kind that is exchanged there, when it is not the parent's.
+    pub response: Option<GroupVersionKind>,
+}
+
+/// One served kind in one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kind {
+    /// Empty for the core group.
+    pub group: Text,
+    pub version: Text,
+    pub kind: Text,
+    /// The resource name in paths.
+    pub plural: Text,
+    pub singular: Text,
+    pub short_names: Texts,
+    pub categories: Texts,
+    pub scope: Scope,
+    pub verbs: Cow<'static, [Verb]>,
+    pub subresources: Cow<'static, [Subresource]>,
+    pub write_class: WriteClass,
+    /// JSON paths besides `metadata.name` and `metadata.namespace` that a field selector may name.
+    pub selectable_fields: Texts,
+    /// The published hash of the storage version, for discovery.
+    pub storage_version_hash: Text,
+    /// `false` for kinds that are never stored (reviews, bindings).
+    pub stored: bool,
+}
+
+impl Kind {
+    pub fn api_version(&self) -> String {
+        api_version(&self.group, &self.version)
+    }
+    pub fn gvk(&self) -> GroupVersionKind {
+        GroupVersionKind { group: self.group.clone(), version: self.version.clone(), kind: self.kind.clone() }
+    }
+    pub fn namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+    pub fn allows(&self, verb: Verb) -> bool {
+        self.verbs.contains(&verb)
+    }
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+    /// `deployments.apps`, or `pods` in the core group: the name in error texts and RBAC.
+    pub fn group_resource(&self) -> String {
+        if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
+    }
+    /// Prefix of every key of this kind in the store: `<group>/<resource>/`, with `core` for the core group.
+    pub fn store_prefix(&self) -> String {
+        let group = if self.group.is_empty() { "core" } else { &*self.group };
+        format!("{group}/{}/", self.plural)
+    }
+    /// `<group>/<resource>/<namespace>/<name>`; cluster-scoped kinds have an empty namespace segment.
+    pub fn store_key(&self, namespace: &str, name: &str) -> String {
+        format!("{}{namespace}/{name}", self.store_prefix())
+    }
+    /// Prefix of the keys in one namespace.
+    pub fn store_namespace_prefix(&self, namespace: &str) -> String {
+        format!("{}{namespace}/", self.store_prefix())
+    }
+    /// The collection's path, e.g. `/apis/apps/v1/namespaces/default/deployments`; `namespace` empty: across namespaces.
+    pub fn path(&self, namespace: &str) -> String {
+        let root = if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        };
+        if namespace.is_empty() || !self.namespaced() {
+            format!("{root}/{}", self.plural)
+        } else {
+            format!("{root}/namespaces/{namespace}/{}", self.plural)
+        }
+    }
+}
+
+/// The built-in kind with that group, version and resource name.
+pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    BUILT_IN.iter().find(|k| k.group == group && k.version == version && k.plural == plural)
+}
+
+/// The built-in kind with that group, version and kind name.
+pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+    BUILT_IN.iter().find(|k| k.group == group && k.version == version && k.kind == kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_within_a_group_version() {
+        for (i, a) in BUILT_IN.iter().enumerate() {
+            for b in &BUILT_IN[i + 1..] {
+                let same_gv = a.group == b.group && a.version == b.version;
+                assert!(!(same_gv && (a.plural == b.plural || a.kind == b.kind)), "{} and {}", a.plural, b.plural);
+            }
+        }
+    }
+
+    #[test]
+    fn paths_and_keys() {
+        let deployments = by_resource("apps", "v1", "deployments").unwrap();
+        assert_eq!(deployments.path("shop"), "/apis/apps/v1/namespaces/shop/deployments");
+        assert_eq!(deployments.path(""), "/apis/apps/v1/deployments");
+        assert_eq!(deployments.store_key("shop", "web"), "apps/deployments/shop/web");
+        let nodes = by_kind("", "v1", "Node").unwrap();
+        assert_eq!(nodes.path("ignored"), "/api/v1/nodes");
+        assert_eq!(nodes.store_key("", "n1"), "core/nodes//n1");
+    }
+}
