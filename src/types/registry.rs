@@ -1,7 +1,7 @@
 //! The kind registry: one entry per served kind. Routes, discovery, OpenAPI, tables, RBAC names, garbage collection and
 //! store prefixes are read from it; nothing else in the project lists kinds.
 //!
-//! Built-in kinds are constants ([`BUILT_IN`]); a CustomResourceDefinition makes an entry of the same type at run time.
+//! Built-in kinds are in one table ([`BUILT_IN`]); a CustomResourceDefinition makes an entry of the same type at run time.
 //!
 //! Source: the aggregated discovery document of Kubernetes 1.36 (`api/discovery/aggregated_v2.json`).
 

@@ -2,7 +2,8 @@
 //!
 //! To add a kind see docs/checklists/new-kind.md.
 
-use std::borrow::Cow::Borrowed;
+use std::borrow::Cow::{Borrowed, Owned};
+use std::sync::LazyLock;
 
 use super::{GroupVersionKind, Kind, Scope, Subresource, Text, Verb, WriteClass};
 
@@ -17,7 +18,7 @@ const NO_COLLECTION_DELETE: &[Verb] =
 const SCALE: GroupVersionKind = GroupVersionKind::new("autoscaling", "v1", "Scale");
 
 /// A stored, namespaced kind with every verb; entries override what differs.
-const fn base(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
+fn base(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
     Kind {
         group: Borrowed(group),
         version: Borrowed("v1"),
@@ -37,7 +38,7 @@ const fn base(group: &'static str, kind: &'static str, plural: &'static str, sin
 }
 
 /// A kind that is only posted and answered, never stored.
-const fn review(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
+fn review(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
     Kind { verbs: Borrowed(CREATE), scope: Scope::Cluster, stored: false, ..base(group, kind, plural, singular) }
 }
 
@@ -66,158 +67,166 @@ const EVENT_FIELDS: &[Text] = &[
     Borrowed("type"),
 ];
 
-pub static BUILT_IN: &[Kind] = &[
-    // core/v1
-    Kind { verbs: Borrowed(CREATE), stored: false, ..base("", "Binding", "bindings", "binding") },
-    Kind {
-        short_names: Borrowed(&[Borrowed("cm")]),
-        storage_version_hash: Borrowed("qFsyl6wFWjQ="),
-        ..base("", "ConfigMap", "configmaps", "configmap")
-    },
-    Kind {
-        short_names: Borrowed(&[Borrowed("ep")]),
-        storage_version_hash: Borrowed("fWeeMqaN/OA="),
-        ..base("", "Endpoints", "endpoints", "endpoints")
-    },
-    Kind {
-        short_names: Borrowed(&[Borrowed("ev")]),
-        write_class: WriteClass::Relaxed,
-        selectable_fields: Borrowed(EVENT_FIELDS),
-        storage_version_hash: Borrowed("r2yiGXH7wu8="),
-        ..base("", "Event", "events", "event")
-    },
-    Kind {
-        short_names: Borrowed(&[Borrowed("ns")]),
-        scope: Scope::Cluster,
-        verbs: Borrowed(NO_COLLECTION_DELETE),
-        subresources: Borrowed(&[sub("finalize", &[Verb::Update]), STATUS]),
-        selectable_fields: Borrowed(&[Borrowed("status.phase")]),
-        storage_version_hash: Borrowed("Q3oi5N2YM8M="),
-        ..base("", "Namespace", "namespaces", "namespace")
-    },
-    Kind {
-        short_names: Borrowed(&[Borrowed("no")]),
-        scope: Scope::Cluster,
-        subresources: Borrowed(&[STATUS]),
-        selectable_fields: Borrowed(&[Borrowed("spec.unschedulable")]),
-        storage_version_hash: Borrowed("XwShjMxG9Fs="),
-        ..base("", "Node", "nodes", "node")
-    },
-    Kind {
-        short_names: Borrowed(&[Borrowed("po")]),
-        categories: Borrowed(ALL),
-        subresources: Borrowed(&[
-            sub_of("attach", CONNECT, GroupVersionKind::new("", "v1", "PodAttachOptions")),
-            sub_of("binding", CREATE, GroupVersionKind::new("", "v1", "Binding")),
-            sub_of("eviction", CREATE, GroupVersionKind::new("policy", "v1", "Eviction")),
-            sub_of("exec", CONNECT, GroupVersionKind::new("", "v1", "PodExecOptions")),
-            sub("log", &[Verb::Get]),
-            sub_of("portforward", CONNECT, GroupVersionKind::new("", "v1", "PodPortForwardOptions")),
-            STATUS,
-        ]),
-        selectable_fields: Borrowed(&[
-            Borrowed("spec.nodeName"),
-            Borrowed("spec.restartPolicy"),
-            Borrowed("spec.schedulerName"),
-            Borrowed("spec.serviceAccountName"),
-            Borrowed("spec.hostNetwork"),
-            Borrowed("status.phase"),
-            Borrowed("status.podIP"),
-            Borrowed("status.podIPs"),
-            Borrowed("status.nominatedNodeName"),
-        ]),
-        storage_version_hash: Borrowed("xPOwRZ+Yhw8="),
-        ..base("", "Pod", "pods", "pod")
-    },
-    Kind {
-        selectable_fields: Borrowed(&[Borrowed("type")]),
-        storage_version_hash: Borrowed("S6u1pOWzb84="),
-        ..base("", "Secret", "secrets", "secret")
-    },
-    Kind {
-        short_names: Borrowed(&[Borrowed("sa")]),
-        subresources: Borrowed(&[sub_of(
-            "token",
-            CREATE,
-            GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest"),
-        )]),
-        storage_version_hash: Borrowed("pbx9ZvyFpBE="),
-        ..base("", "ServiceAccount", "serviceaccounts", "serviceaccount")
-    },
-    Kind {
-        short_names: Borrowed(&[Borrowed("svc")]),
-        categories: Borrowed(ALL),
-        subresources: Borrowed(&[STATUS]),
-        selectable_fields: Borrowed(&[Borrowed("spec.clusterIP"), Borrowed("spec.type")]),
-        storage_version_hash: Borrowed("0/CO1lhkEBI="),
-        ..base("", "Service", "services", "service")
-    },
-    // authentication.k8s.io/v1, authorization.k8s.io/v1
-    review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview"),
-    review("authentication.k8s.io", "TokenReview", "tokenreviews", "tokenreview"),
-    Kind {
-        scope: Scope::Namespaced,
-        ..review(
+/// Every built-in kind, in discovery order.
+pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
+    vec![
+        // core/v1
+        Kind { verbs: Borrowed(CREATE), stored: false, ..base("", "Binding", "bindings", "binding") },
+        Kind {
+            short_names: Borrowed(&[Borrowed("cm")]),
+            storage_version_hash: Borrowed("qFsyl6wFWjQ="),
+            ..base("", "ConfigMap", "configmaps", "configmap")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("ep")]),
+            storage_version_hash: Borrowed("fWeeMqaN/OA="),
+            ..base("", "Endpoints", "endpoints", "endpoints")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("ev")]),
+            write_class: WriteClass::Relaxed,
+            selectable_fields: Borrowed(EVENT_FIELDS),
+            storage_version_hash: Borrowed("r2yiGXH7wu8="),
+            ..base("", "Event", "events", "event")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("ns")]),
+            scope: Scope::Cluster,
+            verbs: Borrowed(NO_COLLECTION_DELETE),
+            subresources: Owned(vec![sub("finalize", &[Verb::Update]), STATUS]),
+            selectable_fields: Borrowed(&[Borrowed("status.phase")]),
+            storage_version_hash: Borrowed("Q3oi5N2YM8M="),
+            ..base("", "Namespace", "namespaces", "namespace")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("no")]),
+            scope: Scope::Cluster,
+            subresources: Owned(vec![STATUS]),
+            selectable_fields: Borrowed(&[Borrowed("spec.unschedulable")]),
+            storage_version_hash: Borrowed("XwShjMxG9Fs="),
+            ..base("", "Node", "nodes", "node")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("po")]),
+            categories: Borrowed(ALL),
+            subresources: Owned(vec![
+                sub_of("attach", CONNECT, GroupVersionKind::new("", "v1", "PodAttachOptions")),
+                sub_of("binding", CREATE, GroupVersionKind::new("", "v1", "Binding")),
+                sub_of("eviction", CREATE, GroupVersionKind::new("policy", "v1", "Eviction")),
+                sub_of("exec", CONNECT, GroupVersionKind::new("", "v1", "PodExecOptions")),
+                sub("log", &[Verb::Get]),
+                sub_of("portforward", CONNECT, GroupVersionKind::new("", "v1", "PodPortForwardOptions")),
+                STATUS,
+            ]),
+            selectable_fields: Borrowed(&[
+                Borrowed("spec.nodeName"),
+                Borrowed("spec.restartPolicy"),
+                Borrowed("spec.schedulerName"),
+                Borrowed("spec.serviceAccountName"),
+                Borrowed("spec.hostNetwork"),
+                Borrowed("status.phase"),
+                Borrowed("status.podIP"),
+                Borrowed("status.podIPs"),
+                Borrowed("status.nominatedNodeName"),
+            ]),
+            storage_version_hash: Borrowed("xPOwRZ+Yhw8="),
+            ..base("", "Pod", "pods", "pod")
+        },
+        Kind {
+            selectable_fields: Borrowed(&[Borrowed("type")]),
+            storage_version_hash: Borrowed("S6u1pOWzb84="),
+            ..base("", "Secret", "secrets", "secret")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("sa")]),
+            subresources: Owned(vec![sub_of(
+                "token",
+                CREATE,
+                GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest"),
+            )]),
+            storage_version_hash: Borrowed("pbx9ZvyFpBE="),
+            ..base("", "ServiceAccount", "serviceaccounts", "serviceaccount")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("svc")]),
+            categories: Borrowed(ALL),
+            subresources: Owned(vec![STATUS]),
+            selectable_fields: Borrowed(&[Borrowed("spec.clusterIP"), Borrowed("spec.type")]),
+            storage_version_hash: Borrowed("0/CO1lhkEBI="),
+            ..base("", "Service", "services", "service")
+        },
+        // authentication.k8s.io/v1, authorization.k8s.io/v1
+        review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview"),
+        review("authentication.k8s.io", "TokenReview", "tokenreviews", "tokenreview"),
+        Kind {
+            scope: Scope::Namespaced,
+            ..review(
+                "authorization.k8s.io",
+                "LocalSubjectAccessReview",
+                "localsubjectaccessreviews",
+                "localsubjectaccessreview",
+            )
+        },
+        review(
             "authorization.k8s.io",
-            "LocalSubjectAccessReview",
-            "localsubjectaccessreviews",
-            "localsubjectaccessreview",
-        )
-    },
-    review("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview"),
-    review("authorization.k8s.io", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview"),
-    review("authorization.k8s.io", "SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview"),
-    // apps/v1
-    Kind {
-        short_names: Borrowed(&[Borrowed("deploy")]),
-        categories: Borrowed(ALL),
-        subresources: Borrowed(&[sub_of("scale", READ_WRITE, SCALE), STATUS]),
-        storage_version_hash: Borrowed("8aSe+NMegvE="),
-        ..base("apps", "Deployment", "deployments", "deployment")
-    },
-    Kind {
-        short_names: Borrowed(&[Borrowed("rs")]),
-        categories: Borrowed(ALL),
-        subresources: Borrowed(&[sub_of("scale", READ_WRITE, SCALE), STATUS]),
-        selectable_fields: Borrowed(&[Borrowed("status.replicas")]),
-        storage_version_hash: Borrowed("P1RzHs8/mWQ="),
-        ..base("apps", "ReplicaSet", "replicasets", "replicaset")
-    },
-    // rbac.authorization.k8s.io/v1
-    Kind {
-        scope: Scope::Cluster,
-        storage_version_hash: Borrowed("48tpQ8gZHFc="),
-        ..base("rbac.authorization.k8s.io", "ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding")
-    },
-    Kind {
-        scope: Scope::Cluster,
-        storage_version_hash: Borrowed("bYE5ZWDrJ44="),
-        ..base("rbac.authorization.k8s.io", "ClusterRole", "clusterroles", "clusterrole")
-    },
-    Kind {
-        storage_version_hash: Borrowed("eGsCzGH6b1g="),
-        ..base("rbac.authorization.k8s.io", "RoleBinding", "rolebindings", "rolebinding")
-    },
-    Kind {
-        storage_version_hash: Borrowed("7FuwZcIIItM="),
-        ..base("rbac.authorization.k8s.io", "Role", "roles", "role")
-    },
-    // scheduling.k8s.io/v1
-    Kind {
-        short_names: Borrowed(&[Borrowed("pc")]),
-        scope: Scope::Cluster,
-        storage_version_hash: Borrowed("1QwjyaZjj3Y="),
-        ..base("scheduling.k8s.io", "PriorityClass", "priorityclasses", "priorityclass")
-    },
-    // coordination.k8s.io/v1
-    Kind {
-        write_class: WriteClass::Relaxed,
-        storage_version_hash: Borrowed("gqkMMb/YqFM="),
-        ..base("coordination.k8s.io", "Lease", "leases", "lease")
-    },
-    // discovery.k8s.io/v1
-    Kind {
-        storage_version_hash: Borrowed("qgS0xkrxYAI="),
-        ..base("discovery.k8s.io", "EndpointSlice", "endpointslices", "endpointslice")
-    },
-];
+            "SelfSubjectAccessReview",
+            "selfsubjectaccessreviews",
+            "selfsubjectaccessreview",
+        ),
+        review("authorization.k8s.io", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview"),
+        review("authorization.k8s.io", "SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview"),
+        // apps/v1
+        Kind {
+            short_names: Borrowed(&[Borrowed("deploy")]),
+            categories: Borrowed(ALL),
+            subresources: Owned(vec![sub_of("scale", READ_WRITE, SCALE), STATUS]),
+            storage_version_hash: Borrowed("8aSe+NMegvE="),
+            ..base("apps", "Deployment", "deployments", "deployment")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("rs")]),
+            categories: Borrowed(ALL),
+            subresources: Owned(vec![sub_of("scale", READ_WRITE, SCALE), STATUS]),
+            selectable_fields: Borrowed(&[Borrowed("status.replicas")]),
+            storage_version_hash: Borrowed("P1RzHs8/mWQ="),
+            ..base("apps", "ReplicaSet", "replicasets", "replicaset")
+        },
+        // rbac.authorization.k8s.io/v1
+        Kind {
+            scope: Scope::Cluster,
+            storage_version_hash: Borrowed("48tpQ8gZHFc="),
+            ..base("rbac.authorization.k8s.io", "ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding")
+        },
+        Kind {
+            scope: Scope::Cluster,
+            storage_version_hash: Borrowed("bYE5ZWDrJ44="),
+            ..base("rbac.authorization.k8s.io", "ClusterRole", "clusterroles", "clusterrole")
+        },
+        Kind {
+            storage_version_hash: Borrowed("eGsCzGH6b1g="),
+            ..base("rbac.authorization.k8s.io", "RoleBinding", "rolebindings", "rolebinding")
+        },
+        Kind {
+            storage_version_hash: Borrowed("7FuwZcIIItM="),
+            ..base("rbac.authorization.k8s.io", "Role", "roles", "role")
+        },
+        // scheduling.k8s.io/v1
+        Kind {
+            short_names: Borrowed(&[Borrowed("pc")]),
+            scope: Scope::Cluster,
+            storage_version_hash: Borrowed("1QwjyaZjj3Y="),
+            ..base("scheduling.k8s.io", "PriorityClass", "priorityclasses", "priorityclass")
+        },
+        // coordination.k8s.io/v1
+        Kind {
+            write_class: WriteClass::Relaxed,
+            storage_version_hash: Borrowed("gqkMMb/YqFM="),
+            ..base("coordination.k8s.io", "Lease", "leases", "lease")
+        },
+        // discovery.k8s.io/v1
+        Kind {
+            storage_version_hash: Borrowed("qgS0xkrxYAI="),
+            ..base("discovery.k8s.io", "EndpointSlice", "endpointslices", "endpointslice")
+        },
+    ]
+});
