@@ -1,0 +1,1 @@
+//! Wire formats: JSON, YAML and protobuf to one untyped value and back.

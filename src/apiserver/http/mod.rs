@@ -1,0 +1,1 @@
+//! Connections, routing and content negotiation.
