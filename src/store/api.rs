@@ -28,15 +28,30 @@ pub struct Entry {
     pub key: Arc<str>,
     /// The bytes exactly as they are served, with the revision stamped in.
     pub value: Bytes,
+    /// The revision that created the key (a key that was deleted and created again has a new one).
     pub created: Revision,
     pub modified: Revision,
+    /// Where in `value` the decimal digits of `modified` stand; `None` when no revision is stamped.
+    pub stamp_at: Option<u32>,
     pub facts: Facts,
+}
+
+impl std::fmt::Debug for Entry {
+    /// Without the value: it may be a secret, and entries end up in logs and panics.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &self.key)
+            .field("created", &self.created.0)
+            .field("modified", &self.modified.0)
+            .field("value_len", &self.value.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Bytes to be stored, with the place where the store writes the revision that it assigns.
 ///
-/// The decimal digits of the new revision are inserted at `stamp_at` (a byte offset; `None`: nothing is inserted), so that
-/// the stored bytes can be served as they are.
+/// The decimal digits of the new revision are inserted at `stamp_at` (a byte offset of at most `bytes.len()`; `None`:
+/// nothing is inserted), so that the stored bytes can be served as they are.
 #[derive(Clone)]
 pub struct Value {
     pub bytes: Bytes,
@@ -44,7 +59,7 @@ pub struct Value {
     pub facts: Facts,
 }
 
-/// What must hold of a key for the write to happen.
+/// What must hold of a key for the write to happen. Writes of one batch see those before them in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     Any,
@@ -54,19 +69,21 @@ pub enum Expect {
     At(Revision),
 }
 
-/// How a write is kept.
+/// How a write is kept. A batch with one durable write is durable as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Class {
     /// Acknowledged once it is on disk (fsync).
     #[default]
     Durable,
-    /// Acknowledged from memory, flushed in the background and at shutdown; may be lost with the machine, never reordered.
+    /// Acknowledged from memory, flushed with the next durable write, after a long deadline and at shutdown. May be lost with
+    /// the process or the machine, but never reordered: what a crash leaves is the state at some revision, whole.
     Relaxed,
 }
 
 #[derive(Clone)]
 pub enum Op {
     Put(Value),
+    /// A key that is absent fails the precondition, whatever [`Expect`] says: there is no last state to hand back.
     Delete,
 }
 
@@ -100,21 +117,38 @@ pub enum Error {
     Future { requested: Revision, current: Revision },
     #[error("the store is read-only: {reason}")]
     ReadOnly { reason: String },
+    /// The store cannot take the write right now and does not queue it. The SQLite store never says this: it waits for room.
     #[error("the write queue is full")]
     Busy,
     #[error("the store has been closed")]
     Closed,
     #[error("{path} was written by a newer version (schema {found}, this one knows {known})")]
     NewerSchema { path: String, found: i64, known: i64 },
+    #[error("the state database {path} is in use by another process")]
+    InUse { path: String },
     #[error("the state database {path} is damaged: {detail}")]
     Damaged { path: String, detail: String },
     #[error("i/o on the state database")]
     Io(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl Error {
+    /// Whether the same request may succeed later without anything being done about it by the caller.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Error::ReadOnly { .. } | Error::Busy | Error::Future { .. } | Error::Io(_) | Error::InUse { .. } => true,
+            Error::Precondition { .. }
+            | Error::Compacted { .. }
+            | Error::Closed
+            | Error::NewerSchema { .. }
+            | Error::Damaged { .. } => false,
+        }
+    }
+}
+
 /// What a watcher is told. `previous` is the entry that the change replaced, so that a selector can tell an object that
 /// leaves its view from one that was never in it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum Event {
     Put { entry: Arc<Entry>, previous: Option<Arc<Entry>> },
     Delete { entry: Arc<Entry>, previous: Arc<Entry> },
@@ -165,11 +199,19 @@ pub trait Store: Send + Sync + 'static {
     fn snapshot_at(&self, revision: Revision) -> Result<Snapshot, Error>;
     /// Waits until the store has reached `revision`; the caller sets the deadline.
     fn reached(&self, revision: Revision) -> Pending<'_, Result<(), Error>>;
-    /// Applies a batch atomically. Dropping the future does not take the batch back.
+    /// Applies a batch atomically, waiting for room in the queue first. The answer has one entry per write, in order. When it
+    /// arrives, [`snapshot`](Store::snapshot) shows the batch.
+    ///
+    /// Dropping the future while it waits for room means that nothing is written; after that the batch is not taken back.
+    /// [`Error::ReadOnly`] leaves open whether the batch will be there after a crash, never before one.
     fn write(&self, batch: Batch) -> Pending<'_, Result<Vec<Written>, Error>>;
-    /// All events of `prefix` after `after`. [`Error::Compacted`] when history no longer reaches back that far.
+    /// All events of `prefix` after `after`. [`Error::Compacted`] when history no longer reaches back that far,
+    /// [`Error::Future`] when the store has not reached `after`.
+    ///
+    /// Prefixes that end in `/` are the cheap ones: a change wakes only the watchers of the folders that hold the key.
     fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watcher>, Error>;
-    /// Writes a consistent copy of the database to `to` while writes go on; the file is complete or absent.
+    /// Writes a consistent copy of the database to `to` while writes go on; the file is complete or absent (an existing one is
+    /// replaced). Relaxed writes are in it.
     fn backup<'a>(&'a self, to: &'a std::path::Path) -> Pending<'a, Result<(), Error>>;
     /// Flushes relaxed writes and stops the writer. Later writes fail with [`Error::Closed`].
     fn close(&self) -> Pending<'_, Result<(), Error>>;
