@@ -1,0 +1,1 @@
+//! The default system call filter, as a table.
