@@ -1,1 +1,146 @@
 //! Wire formats: JSON, YAML and protobuf to one untyped value and back.
+//!
+//! ```text
+//! body → decode (syntax, apiVersion and kind) → fields::check (known fields, types, canonical form) → the value
+//! ```
+//!
+//! What never lives here: a rule about one kind, HTTP, the store.
+
+pub mod fields;
+mod gojson;
+mod gojson_scan;
+pub mod media;
+pub mod negotiate;
+pub mod protobuf;
+mod yaml;
+
+use bytes::Bytes;
+use serde_json::Value;
+use types::registry::GroupVersionKind;
+use types::status::Status;
+
+pub use media::Media;
+pub use negotiate::{Accepted, As, negotiate};
+
+/// Decodes the body of a create or update into one value with `apiVersion` and `kind` set.
+///
+/// No content type means JSON. Fields are not looked at beyond `apiVersion` and `kind`; call [`fields::check`] next, with the
+/// raw body when it was JSON ([`Media::of`]).
+///
+/// Errors: 415 for a media type that is not served, 400 for anything that cannot be read or is of another kind than
+/// `expected`, worded as upstream. Source: apiserver `pkg/endpoints/handlers/create.go`, `rest.go`.
+pub fn decode(content_type: Option<&str>, body: &Bytes, expected: &GroupVersionKind) -> Result<Value, Status> {
+    let mut value = match Media::of(content_type)? {
+        Media::Json => gojson::parse(body).map_err(|e| unrecognized(body, expected, &e))?,
+        Media::Yaml => yaml::parse(body).map_err(|e| unrecognized(body, expected, &e))?,
+        Media::Protobuf => return protobuf::decode(body, expected),
+    };
+    claim(&mut value, body, expected)?;
+    Ok(value)
+}
+
+/// Decodes the options that may come as the body of a request (`DeleteOptions`) or another kind that upstream registers in
+/// every group: the kind must be `kind`, the version is not compared. An empty body gives `None`.
+///
+/// Errors: as [`decode`].
+pub fn decode_options(content_type: Option<&str>, body: &Bytes, kind: &'static str) -> Result<Option<Value>, Status> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let expected = GroupVersionKind::new("meta.k8s.io", "v1", kind);
+    let mut value = match Media::of(content_type)? {
+        Media::Json => gojson::parse(body).map_err(|e| unrecognized(body, &expected, &e))?,
+        Media::Yaml => yaml::parse(body).map_err(|e| unrecognized(body, &expected, &e))?,
+        Media::Protobuf => protobuf::decode_options(body, &expected)?,
+    };
+    if value.get("kind").and_then(Value::as_str).is_none_or(|k| k.is_empty() || k == kind) {
+        value["apiVersion"] = Value::String("meta.k8s.io/v1".into());
+    }
+    claim(&mut value, body, &expected)?;
+    fields::check(&expected, &mut value, None, fields::FieldValidation::Ignore)?;
+    Ok(Some(value))
+}
+
+/// Fills in `apiVersion` and `kind` where the body has none and refuses others.
+fn claim(value: &mut Value, body: &[u8], expected: &GroupVersionKind) -> Result<(), Status> {
+    let Some(object) = value.as_object_mut() else {
+        let what = gojson::type_of(value);
+        let why = format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type struct {{ \
+             APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+        );
+        return Err(unrecognized(body, expected, &why));
+    };
+    let text = |key: &str| match object.get(key) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(s)) => Ok(s.clone()),
+        Some(other) => Err(format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go struct field .{key} of type string",
+            gojson::type_of(other)
+        )),
+    };
+    let api_version = text("apiVersion").map_err(|e| unrecognized(body, expected, &e))?;
+    let kind = text("kind").map_err(|e| unrecognized(body, expected, &e))?;
+    if api_version.is_empty() {
+        object.insert("apiVersion".into(), Value::String(expected.api_version()));
+    }
+    if kind.is_empty() {
+        object.insert("kind".into(), Value::String(expected.kind.to_string()));
+    }
+    check_kind(&api_version, &kind, expected)
+}
+
+/// Empty texts stand for the expected ones.
+fn check_kind(api_version: &str, kind: &str, expected: &GroupVersionKind) -> Result<(), Status> {
+    let expected_version = expected.api_version();
+    let api_version = if api_version.is_empty() { &expected_version } else { api_version };
+    let kind = if kind.is_empty() { &*expected.kind } else { kind };
+    if kind == expected.kind && api_version == expected_version {
+        return Ok(());
+    }
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let known = crate::schema::type_of(group, version, kind).is_some();
+    if kind == expected.kind && (known || group == expected.group) {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({expected_version})"
+        )));
+    }
+    let why = if known {
+        let package = internal_package(&expected.group);
+        format!("converting ({version}.{kind}) to ({package}.{}): unknown conversion", expected.kind)
+    } else {
+        format!(
+            "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        )
+    };
+    Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", expected.kind)))
+}
+
+/// The Go package of a group's internal types, which upstream's conversion error names.
+fn internal_package(group: &str) -> &str {
+    match group.split('.').next() {
+        None | Some("") => "core",
+        Some(first) => first,
+    }
+}
+
+/// 400 for a body whose kind could not even be found out.
+fn unrecognized(body: &[u8], expected: &GroupVersionKind, why: &str) -> Status {
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {why} ({})",
+        expected.kind,
+        summary(body)
+    ))
+}
+
+/// The first bytes of a body: as text when it looks like JSON, else in hexadecimal.
+fn summary(body: &[u8]) -> String {
+    const LENGTH_MAX: usize = 30; // upstream's
+    let head = &body[..body.len().min(LENGTH_MAX)];
+    let dots = if body.len() > LENGTH_MAX { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{dots}", String::from_utf8_lossy(head)),
+        Some(_) => head.iter().map(|b| format!("{b:02x}")).collect::<String>() + dots,
+    }
+}
