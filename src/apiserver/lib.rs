@@ -5,6 +5,9 @@
 //! http    auth           auth      codec     patch    hooks    admission  hooks    verbs    codec, printers
 //! ```
 //!
+//! [`ApiServer::call`] is the one door: the TLS listener ([`http::listener`]) and the in-process transport of the same
+//! daemon both go through it, so that both meet the same authorization and admission.
+//!
 //! Objects are one untyped JSON value from the wire to the store and back; what is known about their types comes from
 //! tables (`schema`), what is special about a kind from its hooks (`hooks`). What never lives here: a per-kind handler,
 //! typed Kubernetes structs, SQLite, a controller.
@@ -17,4 +20,10 @@ pub mod http;
 pub mod patch;
 pub mod printers;
 pub mod schema;
+mod server;
 pub mod verbs;
+
+pub use auth::identity::Identity;
+pub use http::body::Body;
+pub use server::{ApiServer, Clock, Config, Error, Peer, Version};
+pub use verbs::facts::{ObjectFacts, facts_of};

@@ -1,1 +1,4 @@
-//! Who is asking, and may they? Authentication and RBAC.
+//! Who asks, and may they: authentication (client certificates, ServiceAccount tokens, impersonation) and authorization
+//! (RBAC, the node authorizer). What never lives here: a change of an object.
+
+pub mod identity;
