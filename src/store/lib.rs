@@ -8,10 +8,22 @@
 //! decoding it again is its `Facts`, made by the caller's [`FactsOf`] once, when the value is written or loaded.
 //!
 //! ```text
-//! callers ── Batch ──▶ bounded queue ──▶ writer thread ──▶ SQLite (WAL, synchronous=FULL)
-//!                                            │
-//!                                            └─▶ publish: memory map swap + watch feed ──▶ Watcher (bounded, may lag out)
+//! callers ── Batch ──▶ queue ──▶ writer ──▶ stage (pure) ──▶ file (WAL, synchronous=FULL)
+//!                    (bounded)  (thread)                         │ on disk
+//!                                                                ▼
+//!     Snapshot ◀── memory (map swap) ◀───────────────────── publish ──▶ history ──▶ Watcher (may lag out)
 //! ```
 
 mod api;
+mod file;
+mod history;
+mod memory;
+mod queue;
+mod sqlite;
+mod stage;
+mod stamp;
+mod writer;
+
 pub use api::*;
+pub use history::HistoryLimits;
+pub use sqlite::{Options, SqliteStore};

@@ -1,0 +1,279 @@
+//! The SQLite file: schema, loading, committing, copying. Blocking; used by the writer thread alone once it is open.
+//!
+//! A row is addressed by the revision that created its key. Memory knows that number for every key, so the file needs no
+//! index at all: a new object is appended to the last page, a change rewrites its row. Nothing is ever read after loading.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+
+use crate::memory::{Map, MemoryView};
+use crate::{Entry, Error, FactsOf, Revision, stamp};
+
+/// Marks the file as ours ("KEDG"), so that another program's database is not taken over.
+const APPLICATION_ID: i64 = 0x4b45_4447;
+
+/// What turns schema n into n + 1, from an empty file on. Only ever append; all that are missing run in one transaction.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE entry (
+        created  INTEGER PRIMARY KEY,
+        modified INTEGER NOT NULL,
+        stamp_at INTEGER,
+        key      TEXT NOT NULL,
+        value    BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE meta (name TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO meta VALUES ('revision', 0);
+"];
+
+/// Rows to be written, by the revision that created them; `None`: the row goes.
+pub(crate) type Rows = BTreeMap<Revision, Option<Arc<Entry>>>;
+
+pub(crate) struct StateFile {
+    conn: Connection,
+    path: PathBuf,
+}
+
+/// What was found in the file.
+pub(crate) struct Loaded {
+    pub map: Map,
+    /// No revision up to this one may be used again.
+    pub revision: Revision,
+}
+
+/// A commit that did not happen.
+#[derive(Debug)]
+pub(crate) struct CommitFailed {
+    pub reason: String,
+    /// The disk may have it nevertheless (a failed fsync), so that its revisions must not be used for anything else.
+    pub in_doubt: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open {path}")]
+struct CannotOpen<E: std::error::Error + 'static> {
+    path: String,
+    #[source]
+    source: E,
+}
+
+fn cannot_open<E: std::error::Error + Send + Sync + 'static>(path: &Path, source: E) -> Error {
+    Error::Io(Box::new(CannotOpen { path: path.display().to_string(), source }))
+}
+
+/// What an error of SQLite means for somebody who wants to open `path`.
+fn open_error(path: &Path, error: rusqlite::Error) -> Error {
+    let path_text = || path.display().to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::InUse { path: path_text() },
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            Error::Damaged { path: path_text(), detail: error.to_string() }
+        }
+        _ => cannot_open(path, error),
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // No mutex: a connection belongs to one thread at a time.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    // Nobody else may have the file open, so waiting for a lock is pointless; and with the lock held from the first access
+    // the index of the WAL lives on our heap, not in a third file.
+    conn.busy_timeout(std::time::Duration::ZERO)?;
+    conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;")?;
+    Ok(conn)
+}
+
+fn pragma(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
+    conn.pragma_query_value(None, name, |row| row.get(0))
+}
+
+/// Brings the schema up to date in one transaction. A newer one is refused before anything is touched.
+fn migrate(conn: &Connection, path: &Path, migrations: &[&str]) -> Result<(), Error> {
+    let failed = |error| open_error(path, error);
+    let known = migrations.len() as i64;
+    let found = pragma(conn, "user_version").map_err(failed)?;
+    let owner = pragma(conn, "application_id").map_err(failed)?;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    let foreign = if tables == 0 { found != 0 || owner != 0 } else { found <= 0 || owner != APPLICATION_ID };
+    if foreign {
+        let detail = "it is a SQLite database, but not one of kedge".to_owned();
+        return Err(Error::Damaged { path: path.display().to_string(), detail });
+    }
+    if found > known {
+        return Err(Error::NewerSchema { path: path.display().to_string(), found, known });
+    }
+    if found < known {
+        let steps = migrations[found as usize..].concat();
+        let sql = format!(
+            "BEGIN IMMEDIATE; {steps} PRAGMA user_version = {known}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;"
+        );
+        if let Err(error) = conn.execute_batch(&sql) {
+            // The transaction ends with the connection; the file stays as it was.
+            return Err(failed(error));
+        }
+    }
+    Ok(())
+}
+
+/// Opens for writing, creating an empty file that only its owner may read: it holds secrets.
+fn create(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+impl StateFile {
+    /// Opens or creates the file, and loads it. Holds a lock against other processes until dropped.
+    pub fn open(path: &Path, facts_of: &FactsOf) -> Result<(StateFile, Loaded), Error> {
+        Self::open_with(path, facts_of, MIGRATIONS)
+    }
+
+    fn open_with(path: &Path, facts_of: &FactsOf, migrations: &[&str]) -> Result<(StateFile, Loaded), Error> {
+        let len = create(path).and_then(|file| file.metadata()).map_err(|e| cannot_open(path, e))?.len();
+        let mut wal = path.as_os_str().to_owned();
+        wal.push("-wal");
+        if len == 0 && std::fs::metadata(&wal).is_ok_and(|wal| wal.len() > 0) {
+            // SQLite would take the file for a new one and drop the log, which may be all that is left.
+            let detail = "it is empty, but its write-ahead log is not".to_owned();
+            return Err(Error::Damaged { path: path.display().to_string(), detail });
+        }
+        let conn = connect(path).map_err(|e| open_error(path, e))?;
+        migrate(&conn, path, migrations)?;
+        // FULL: the WAL is synced with each commit. A page cache of 1 MiB holds the pages that are being appended to and
+        // the inner pages; more would be a second copy of what is in memory. A checkpoint every 1,000 pages (4 MB) is
+        // SQLite's default: rarely enough that pages which change again and again are copied once, with a log that is
+        // replayed in milliseconds.
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -1024; PRAGMA wal_autocheckpoint = 1000;",
+        )
+        .map_err(|e| open_error(path, e))?;
+        let file = StateFile { conn, path: path.to_owned() };
+        let loaded = file.load(facts_of)?;
+        Ok((file, loaded))
+    }
+
+    fn damaged(&self, detail: String) -> Error {
+        Error::Damaged { path: self.path.display().to_string(), detail }
+    }
+
+    /// Reads every row once. Together with SQLite's own checks of each page that is the integrity check.
+    fn load(&self, facts_of: &FactsOf) -> Result<Loaded, Error> {
+        let failed = |error| open_error(&self.path, error);
+        let revision: i64 = self
+            .conn
+            .query_row("SELECT number FROM meta WHERE name = 'revision'", [], |row| row.get(0))
+            .map_err(|error| match error {
+                rusqlite::Error::QueryReturnedNoRows => self.damaged("its revision is missing".to_owned()),
+                error => failed(error),
+            })?;
+        let revision = Revision(revision as u64);
+        let mut entries: Vec<Arc<Entry>> = Vec::new();
+        let mut statement =
+            self.conn.prepare("SELECT created, modified, stamp_at, key, value FROM entry").map_err(failed)?;
+        let mut rows = statement.query([]).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let read = || -> rusqlite::Result<(i64, i64, Option<u32>, Arc<str>, Bytes)> {
+                let key = row.get_ref(3)?.as_str()?;
+                let value = row.get_ref(4)?.as_blob()?;
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, key.into(), Bytes::copy_from_slice(value)))
+            };
+            let (created, modified, stamp_at, key, value) =
+                read().map_err(|error| self.damaged(format!("a row cannot be read: {error}")))?;
+            let (created, modified) = (Revision(created as u64), Revision(modified as u64));
+            if created > modified || modified > revision || !stamp::is_stamped(&value, stamp_at, modified) {
+                return Err(self.damaged(format!("the row of {key} contradicts itself")));
+            }
+            let facts = facts_of(&key, &value);
+            entries.push(Arc::new(Entry { key, value, created, modified, stamp_at, facts }));
+        }
+        entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        if let Some(pair) = entries.windows(2).find(|pair| pair[0].key == pair[1].key) {
+            return Err(self.damaged(format!("{} is there twice", pair[0].key)));
+        }
+        Ok(Loaded { map: entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect(), revision })
+    }
+
+    /// Writes rows and, if given, the revision up to which numbers are taken, in one transaction; on disk when it returns.
+    pub fn commit(&mut self, rows: &[&Rows], revision: Option<Revision>) -> Result<(), CommitFailed> {
+        let written = self.write(rows, revision);
+        if written.is_err() && !self.conn.is_autocommit() {
+            // A rollback that fails leaves the transaction open; the next commit fails on BEGIN and tries it again.
+            if let Err(error) = self.conn.execute_batch("ROLLBACK") {
+                tracing::error!(path = %self.path.display(), %error, "a failed transaction could not be rolled back");
+            }
+        }
+        written.map_err(|error| CommitFailed {
+            in_doubt: error.sqlite_error_code() != Some(ErrorCode::DiskFull),
+            reason: match error.sqlite_error_code() {
+                Some(ErrorCode::DiskFull) => format!("no space left on the disk that holds {}", self.path.display()),
+                _ => format!("{}: {error}", self.path.display()),
+            },
+        })
+    }
+
+    fn write(&self, rows: &[&Rows], revision: Option<Revision>) -> rusqlite::Result<()> {
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let mut put = self.conn.prepare_cached(
+            "REPLACE INTO entry (created, modified, stamp_at, key, value) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        let mut delete = self.conn.prepare_cached("DELETE FROM entry WHERE created = ?1")?;
+        for (created, state) in rows.iter().copied().flatten() {
+            let created = created.0 as i64;
+            match state {
+                Some(e) => put.execute(params![created, e.modified.0 as i64, e.stamp_at, &*e.key, &*e.value])?,
+                None => delete.execute([created])?,
+            };
+        }
+        if let Some(revision) = revision {
+            let mut set = self.conn.prepare_cached("UPDATE meta SET number = ?1 WHERE name = 'revision'")?;
+            set.execute([revision.0 as i64])?;
+        }
+        self.conn.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    }
+}
+
+/// Writes `view` to a database of its own at `to`. Needs neither the writer nor the file it writes to, holds up nobody, and
+/// comes out without free pages. The file is complete or absent.
+pub(crate) fn write_copy(view: &MemoryView, to: &Path) -> Result<(), Error> {
+    let mut partial = to.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let written = write_partial(view, &partial).and_then(|()| {
+        std::fs::rename(&partial, to).map_err(|e| cannot_open(to, e))?;
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| cannot_open(folder, e))
+    });
+    if written.is_err() {
+        // Best effort: the error that matters is the first one.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
+}
+
+fn write_partial(view: &MemoryView, partial: &Path) -> Result<(), Error> {
+    if let Err(error) = std::fs::remove_file(partial)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(cannot_open(partial, error));
+    }
+    let file = create(partial).map_err(|e| cannot_open(partial, e))?;
+    let failed = |error| match open_error(partial, error) {
+        Error::Io(source) => Error::Io(source),
+        other => other,
+    };
+    let conn = connect(partial).map_err(failed)?;
+    // No journal: a copy that is not finished is thrown away. It is synced as a whole at the end.
+    conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1024;")
+        .map_err(failed)?;
+    migrate(&conn, partial, MIGRATIONS)?;
+    let copy = StateFile { conn, path: partial.to_owned() };
+    let rows: Rows = view.map.values().map(|entry| (entry.created, Some(entry.clone()))).collect();
+    copy.write(&[&rows], Some(view.revision)).map_err(failed)?;
+    copy.conn.close().map_err(|(_, error)| failed(error))?;
+    file.sync_all().map_err(|e| cannot_open(partial, e))
+}
