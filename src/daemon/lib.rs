@@ -2,4 +2,11 @@
 //!
 //! What never lives here: a decision about an object, a protocol. Every other room is wired here and nowhere else.
 
+pub mod check;
+mod clock;
 pub mod config;
+mod host;
+mod log;
+mod notify;
+mod unit;
+pub mod verbs;

@@ -1,0 +1,84 @@
+//! mimalloc in the daemon and in user verbs, the system's allocator in shims: musl's malloc is ten times slower under
+//! threads, and a shim of one thread must stay at tens of kilobytes.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mimalloc::MiMalloc;
+
+struct ByVerb;
+
+#[global_allocator]
+static ALLOCATOR: ByVerb = ByVerb;
+
+/// Set before the first allocation of the process and never again.
+static IS_SHIM: AtomicBool = AtomicBool::new(false);
+
+// JUSTIFICATION: choosing an allocator at run time is only possible by implementing `GlobalAlloc`.
+// SAFETY: every call is handed on unchanged, and always to the same allocator, because `IS_SHIM` is settled by a constructor
+// that runs before Rust's runtime allocates anything.
+unsafe impl GlobalAlloc for ByVerb {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if IS_SHIM.load(Ordering::Relaxed) {
+            // SAFETY: the caller keeps GlobalAlloc's contract, which is handed on.
+            unsafe { System.alloc(layout) }
+        } else {
+            // SAFETY: as above.
+            unsafe { MiMalloc.alloc(layout) }
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if IS_SHIM.load(Ordering::Relaxed) {
+            // SAFETY: as above.
+            unsafe { System.alloc_zeroed(layout) }
+        } else {
+            // SAFETY: as above.
+            unsafe { MiMalloc.alloc_zeroed(layout) }
+        }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        if IS_SHIM.load(Ordering::Relaxed) {
+            // SAFETY: as above.
+            unsafe { System.dealloc(pointer, layout) }
+        } else {
+            // SAFETY: as above.
+            unsafe { MiMalloc.dealloc(pointer, layout) }
+        }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if IS_SHIM.load(Ordering::Relaxed) {
+            // SAFETY: as above.
+            unsafe { System.realloc(pointer, layout, size) }
+        } else {
+            // SAFETY: as above.
+            unsafe { MiMalloc.realloc(pointer, layout, size) }
+        }
+    }
+}
+
+// JUSTIFICATION: no code of Rust's own runs before its runtime allocates; the loader's list of constructors does.
+// SAFETY: the entry is a plain function pointer of the type that the loader calls, and nothing else lies in the section.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static SETTLE: extern "C" fn() = settle;
+
+/// Reads the verb from `/proc/self/cmdline` with system calls alone.
+extern "C" fn settle() {
+    let mut buffer = [0u8; 4096];
+    // JUSTIFICATION: the standard library's files may allocate; these calls do not.
+    // SAFETY: the path is a C string, the buffer is as long as is said, and the descriptor is closed once.
+    let count = unsafe {
+        let fd = libc::open(c"/proc/self/cmdline".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if fd < 0 {
+            return;
+        }
+        let count = libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len());
+        libc::close(fd);
+        count
+    };
+    let line = &buffer[..usize::try_from(count).unwrap_or(0)];
+    IS_SHIM.store(line.split(|b| *b == 0).nth(1) == Some(super::SHIM.as_bytes()), Ordering::Relaxed);
+}

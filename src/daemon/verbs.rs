@@ -1,0 +1,78 @@
+//! The verbs that run on this host rather than against an API: `server`, `agent`, `check`, `unit`.
+
+use std::process::ExitCode;
+
+use clap::{Args as _, Command, FromArgMatches as _};
+
+use crate::config::{self, ConfigError};
+use crate::{check, unit};
+
+const VERBS: &[&str] = &["server", "agent", "check", "unit"];
+
+/// Whether `verb` is one of this room's.
+pub fn owns(verb: &str) -> bool {
+    VERBS.contains(&verb)
+}
+
+/// The verbs as commands, for the program's help and completion.
+pub fn commands() -> Vec<Command> {
+    vec![config::server_command(), config::agent_command(), check_command(), unit_command()]
+}
+
+fn check_command() -> Command {
+    check::Check::augment_args(Command::new("check").about("Check whether this host can run Kedge, and say what to do"))
+}
+
+fn unit_command() -> Command {
+    unit::Unit::augment_args(Command::new("unit").about("Print a service file").hide(true))
+}
+
+/// Runs the verb `args[1]`. Exit codes: 0 done, 1 the operation failed, 2 wrong usage.
+pub fn run(args: &[String]) -> ExitCode {
+    let named: Vec<String> = args[1..].to_vec();
+    match args[1].as_str() {
+        "check" => match parse::<check::Check>(check_command(), &named) {
+            Ok(check) if check::run(&check) => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(code) => code,
+        },
+        "unit" => match parse::<unit::Unit>(unit_command(), &named) {
+            Ok(unit) => {
+                print!("{}", unit::render(&unit));
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        },
+        "agent" => match config::agent(&named) {
+            Ok(_) => fail("kedge agent", "joining a server is not served by this version: run `kedge server`"),
+            Err(error) => usage(&error),
+        },
+        _ => match config::server(&named) {
+            Ok(_) => fail("kedge server", "not yet"),
+            Err(error) => usage(&error),
+        },
+    }
+}
+
+fn parse<T: clap::FromArgMatches>(command: Command, args: &[String]) -> Result<T, ExitCode> {
+    command.try_get_matches_from(args).and_then(|m| T::from_arg_matches(&m)).map_err(|e| {
+        let code = e.exit_code();
+        let _ = e.print();
+        ExitCode::from(u8::try_from(code).unwrap_or(2))
+    })
+}
+
+/// Help and version requests are printed and succeed; the rest is wrong usage.
+fn usage(error: &ConfigError) -> ExitCode {
+    if let ConfigError::Usage(error) = error {
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
+    eprintln!("kedge: {error}");
+    ExitCode::from(2)
+}
+
+fn fail(verb: &str, why: impl std::fmt::Display) -> ExitCode {
+    eprintln!("{verb}: {why}");
+    ExitCode::FAILURE
+}
