@@ -1,10 +1,37 @@
 //! What is special about each kind: defaults, strategy, validation. Looked up by group and kind; a test asserts that every
 //! registry entry has its hooks.
 //!
-//! Everything here is pure: no clock, no store. What needs other objects (allocation of cluster IPs, quotas) is admission.
+//! Everything here is pure: no clock, no store. What needs other objects (allocation of cluster IPs, existence of a
+//! namespace) is admission.
+//!
+//! The order of a write, as `verbs` runs it:
+//!
+//! ```text
+//! create  decode → default → prepare_create → admission::mutate → default → metadata::validate → validate
+//!         → admission::validate → allocate → store
+//! update  decode or patch → default → prepare_update → admission::mutate → default → metadata::validate_update
+//!         → validate (not for status) → validate_update → admission::validate → allocate → store
+//! ```
+//!
+//! A JSON `null` counts as an absent field everywhere, and so does an empty string where upstream's Go types cannot tell
+//! them apart.
 
 use serde_json::Value;
 use types::field::FieldError;
+use types::registry::Kind;
+
+pub mod apps;
+pub mod autoscaling;
+pub mod coordination;
+pub mod core;
+pub mod discovery;
+pub mod json;
+pub mod metadata;
+pub mod policy;
+pub mod rbac;
+pub mod reviews;
+pub mod scheduling;
+pub mod strategy;
 
 /// What a hook may know besides the object.
 pub struct Context<'a> {
@@ -14,11 +41,13 @@ pub struct Context<'a> {
     pub now: jiff::Timestamp,
 }
 
-/// The behaviour of one kind. Every function has a neutral default, so that an entry names only what differs.
+/// The behaviour of one kind. Every function has a neutral default ([`Hooks::NEUTRAL`]), so that an entry names only what
+/// differs.
 #[derive(Clone, Copy)]
 pub struct Hooks {
-    /// Fills in the defaults that upstream's versioned defaulting sets. Idempotent. Runs on every write, after decoding and
-    /// after a patch. Source: `pkg/apis/<group>/<version>/defaults.go`.
+    /// Fills in the defaults that upstream's versioned defaulting sets, folds write-only fields and writes quantities
+    /// canonically. Idempotent. Runs on every write, after decoding, after a patch and after mutating admission.
+    /// Source: `pkg/apis/<group>/<version>/defaults.go`.
     pub default: fn(&mut Value),
     /// Drops what a creator may not set (status, generation) and sets what creation sets.
     /// Source: `pkg/registry/<group>/<kind>/strategy.go`.
@@ -26,9 +55,10 @@ pub struct Hooks {
     /// Keeps what an update may not touch from `old`, by subresource (status separation), and bumps
     /// `metadata.generation` when the spec changed. Arguments: new, old.
     pub prepare_update: fn(&mut Value, &Value, &Context),
-    /// Whether the object is valid by itself. Metadata has been checked by the generic path.
+    /// Whether the object is valid by itself. Metadata is checked by [`metadata`].
     pub validate: fn(&Value) -> Vec<FieldError>,
-    /// Whether the change is allowed (immutable fields …). Arguments: new, old, context. `validate` has run.
+    /// Whether the change is allowed (immutable fields …). Arguments: new, old, context. `validate` has run, except for
+    /// writes of a subresource.
     pub validate_update: fn(&Value, &Value, &Context) -> Vec<FieldError>,
     /// Checks a name beyond the path-segment rule; messages as in `types::names`.
     pub validate_name: fn(&str) -> Vec<String>,
@@ -38,6 +68,69 @@ pub struct Hooks {
     pub unconditional_update: bool,
     /// DELETE answers with the object itself instead of a Status.
     pub delete_returns_object: bool,
+    /// Kinds that are deleted gracefully: the seconds of grace for an object and a requested grace. `None`: at once.
+    pub grace_seconds: Option<fn(&Value, Option<i64>) -> i64>,
     /// Texts for `Warning` headers.
     pub warnings: fn(&Value) -> Vec<String>,
 }
+
+impl Hooks {
+    /// A kind without peculiarities: what an unknown kind and the base of every entry gets.
+    pub const NEUTRAL: Hooks = Hooks {
+        default: |_| {},
+        prepare_create: |_, _| {},
+        prepare_update: |_, _, _| {},
+        validate: |_| Vec::new(),
+        validate_update: |_, _, _| Vec::new(),
+        validate_name: types::names::dns1123_subdomain,
+        create_on_update: false,
+        unconditional_update: true,
+        delete_returns_object: false,
+        grace_seconds: None,
+        warnings: |_| Vec::new(),
+    };
+}
+
+static NEUTRAL: Hooks = Hooks::NEUTRAL;
+
+/// The hooks of a kind; [`Hooks::NEUTRAL`] for one that has none of its own.
+pub fn of(kind: &Kind) -> &'static Hooks {
+    named(&kind.group, &kind.kind).unwrap_or(&NEUTRAL)
+}
+
+/// The hooks by group and kind; also for kinds that only subresources exchange (`Scale`, `Eviction`, `TokenRequest`).
+pub fn named(group: &str, kind: &str) -> Option<&'static Hooks> {
+    Some(match (group, kind) {
+        ("", "Binding") => &core::binding::HOOKS,
+        ("", "ConfigMap") => &core::config_map::HOOKS,
+        ("", "Endpoints") => &core::endpoints::HOOKS,
+        ("" | "events.k8s.io", "Event") => &core::event::HOOKS,
+        ("", "Namespace") => &core::namespace::HOOKS,
+        ("", "Node") => &core::node::HOOKS,
+        ("", "Pod") => &core::pod::HOOKS,
+        ("", "Secret") => &core::secret::HOOKS,
+        ("", "ServiceAccount") => &core::service_account::HOOKS,
+        ("", "Service") => &core::service::HOOKS,
+        ("authentication.k8s.io", "SelfSubjectReview") => &reviews::SELF_SUBJECT_REVIEW,
+        ("authentication.k8s.io", "TokenReview") => &reviews::TOKEN_REVIEW,
+        ("authentication.k8s.io", "TokenRequest") => &reviews::TOKEN_REQUEST,
+        ("authorization.k8s.io", "LocalSubjectAccessReview" | "SubjectAccessReview") => &reviews::SUBJECT_ACCESS_REVIEW,
+        ("authorization.k8s.io", "SelfSubjectAccessReview") => &reviews::SELF_SUBJECT_ACCESS_REVIEW,
+        ("authorization.k8s.io", "SelfSubjectRulesReview") => &reviews::SELF_SUBJECT_RULES_REVIEW,
+        ("apps", "Deployment") => &apps::deployment::HOOKS,
+        ("apps", "ReplicaSet") => &apps::replica_set::HOOKS,
+        ("autoscaling", "Scale") => &autoscaling::SCALE,
+        ("policy", "Eviction") => &policy::EVICTION,
+        ("rbac.authorization.k8s.io", "Role") => &rbac::ROLE,
+        ("rbac.authorization.k8s.io", "ClusterRole") => &rbac::CLUSTER_ROLE,
+        ("rbac.authorization.k8s.io", "RoleBinding") => &rbac::ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => &rbac::CLUSTER_ROLE_BINDING,
+        ("scheduling.k8s.io", "PriorityClass") => &scheduling::PRIORITY_CLASS,
+        ("coordination.k8s.io", "Lease") => &coordination::LEASE,
+        ("discovery.k8s.io", "EndpointSlice") => &discovery::ENDPOINT_SLICE,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,35 @@
-//! Server-side tables.
+//! Tables: what `kubectl get` shows, made on the server.
+//!
+//! Pure: an object, the columns of its kind and the time go in, cells come out. What never lives here: a list, a watch,
+//! negotiation. Source: `pkg/printers/internalversion/printers.go`, apimachinery `meta.k8s.io/v1` `Table`.
+
+use serde_json::Value;
+use types::registry::Kind;
+
+mod cells;
+mod columns;
+mod rows;
+mod table;
+
+pub use columns::{Column, columns};
+pub use table::{IncludeObject, Table};
+
+/// One line: a cell for each column, and the conditions of the row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub cells: Vec<Value>,
+    pub conditions: Vec<Value>,
+}
+
+/// The line of an object. There are as many cells as [`columns`] of the kind, the wide ones included.
+pub fn row(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Row {
+    rows::row(kind, object, now)
+}
+
+/// Whether the kind can be shown as a table; reviews and bindings cannot (406).
+pub fn printable(kind: &Kind) -> bool {
+    kind.stored
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! Strategy of the workload.
+
+use super::super::Hooks;
+
+pub static HOOKS: Hooks = Hooks { ..Hooks::NEUTRAL };
