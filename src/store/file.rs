@@ -18,6 +18,9 @@ use crate::{Entry, Error, FactsOf, Revision, stamp};
 /// Marks the file as ours ("KEDG"), so that another program's database is not taken over.
 const APPLICATION_ID: i64 = 0x4b45_4447;
 
+/// The smallest page, hence the smallest file with anything in it. Source: SQLite, Database File Format, 1.2.
+const SQLITE_PAGE_BYTES_MIN: u64 = 512;
+
 /// What turns schema n into n + 1, from an empty file on. Only ever append; all that are missing run in one transaction.
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE entry (
@@ -134,6 +137,11 @@ impl StateFile {
 
     fn open_with(path: &Path, facts_of: &FactsOf, migrations: &[&str]) -> Result<(StateFile, Loaded), Error> {
         let len = create(path).and_then(|file| file.metadata()).map_err(|e| cannot_open(path, e))?.len();
+        if (1..SQLITE_PAGE_BYTES_MIN).contains(&len) {
+            // SQLite would take this for a new file too.
+            let detail = format!("it has {len} bytes, which is too short for a database");
+            return Err(Error::Damaged { path: path.display().to_string(), detail });
+        }
         let mut wal = path.as_os_str().to_owned();
         wal.push("-wal");
         if len == 0 && std::fs::metadata(&wal).is_ok_and(|wal| wal.len() > 0) {
@@ -176,19 +184,13 @@ impl StateFile {
             self.conn.prepare("SELECT created, modified, stamp_at, key, value FROM entry").map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
-            let read = || -> rusqlite::Result<(i64, i64, Option<u32>, Arc<str>, Bytes)> {
-                let key = row.get_ref(3)?.as_str()?;
-                let value = row.get_ref(4)?.as_blob()?;
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, key.into(), Bytes::copy_from_slice(value)))
-            };
-            let (created, modified, stamp_at, key, value) =
-                read().map_err(|error| self.damaged(format!("a row cannot be read: {error}")))?;
-            let (created, modified) = (Revision(created as u64), Revision(modified as u64));
-            if created > modified || modified > revision || !stamp::is_stamped(&value, stamp_at, modified) {
-                return Err(self.damaged(format!("the row of {key} contradicts itself")));
+            let mut entry = entry_of(row).map_err(|error| self.damaged(format!("a row cannot be read: {error}")))?;
+            let Entry { created, modified, stamp_at, .. } = entry;
+            if created > modified || modified > revision || !stamp::is_stamped(&entry.value, stamp_at, modified) {
+                return Err(self.damaged(format!("the row of {} contradicts itself", entry.key)));
             }
-            let facts = facts_of(&key, &value);
-            entries.push(Arc::new(Entry { key, value, created, modified, stamp_at, facts }));
+            entry.facts = facts_of(&entry.key, &entry.value);
+            entries.push(Arc::new(entry));
         }
         entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         if let Some(pair) = entries.windows(2).find(|pair| pair[0].key == pair[1].key) {
@@ -237,6 +239,19 @@ impl StateFile {
     }
 }
 
+/// The entry of a row, without facts.
+fn entry_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
+    let revision = |column| row.get(column).map(|number: i64| Revision(number as u64));
+    Ok(Entry {
+        created: revision(0)?,
+        modified: revision(1)?,
+        stamp_at: row.get(2)?,
+        key: row.get_ref(3)?.as_str()?.into(),
+        value: Bytes::copy_from_slice(row.get_ref(4)?.as_blob()?),
+        facts: Arc::new(()),
+    })
+}
+
 /// Writes `view` to a database of its own at `to`. Needs neither the writer nor the file it writes to, holds up nobody, and
 /// comes out without free pages. The file is complete or absent.
 pub(crate) fn write_copy(view: &MemoryView, to: &Path) -> Result<(), Error> {
@@ -276,4 +291,57 @@ fn write_partial(view: &MemoryView, partial: &Path) -> Result<(), Error> {
     copy.write(&[&rows], Some(view.revision)).map_err(failed)?;
     copy.conn.close().map_err(|(_, error)| failed(error))?;
     file.sync_all().map_err(|e| cannot_open(partial, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts_of() -> FactsOf {
+        Arc::new(|_, _| Arc::new(()))
+    }
+
+    #[test]
+    fn a_migration_happens_once_and_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let broken = [MIGRATIONS[0], "CREATE TABLE second (x); INSERT INTO missing VALUES (1);"];
+        let second = [MIGRATIONS[0], "CREATE TABLE second (x); UPDATE meta SET number = number + 1;"];
+        let version = |file: &StateFile| pragma(&file.conn, "user_version").unwrap();
+
+        let (file, loaded) = StateFile::open(&path, &facts_of()).unwrap();
+        assert_eq!((version(&file), loaded.revision), (1, Revision(0)));
+        drop(file);
+        // One that fails leaves the file as it was.
+        assert!(StateFile::open_with(&path, &facts_of(), &broken).is_err());
+        for _ in 0..2 {
+            let (file, loaded) = StateFile::open_with(&path, &facts_of(), &second).unwrap();
+            assert_eq!((version(&file), loaded.revision), (2, Revision(1)));
+        }
+        assert!(matches!(StateFile::open(&path, &facts_of()), Err(Error::NewerSchema { found: 2, known: 1, .. })));
+    }
+
+    #[test]
+    fn rows_that_contradict_each_other_are_found() {
+        let rows: &[(&str, &str)] = &[
+            ("(1, 1, NULL, 'k', x'00'), (2, 2, NULL, 'k', x'00')", "k is there twice"),
+            ("(1, 9, NULL, 'k', x'00')", "the row of k contradicts itself"),
+            ("(3, 2, NULL, 'k', x'00')", "the row of k contradicts itself"),
+            ("(1, 2, 0, 'k', x'33')", "the row of k contradicts itself"),
+            ("(1, 2, -1, 'k', x'33')", "a row cannot be read: Integer -1 out of range at index 2"),
+        ];
+        for (values, expected) in rows {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("state.db");
+            let (file, _) = StateFile::open(&path, &facts_of()).unwrap();
+            let sql = format!("UPDATE meta SET number = 5; INSERT INTO entry VALUES {values}");
+            file.conn.execute_batch(&sql).unwrap();
+            drop(file);
+            match StateFile::open(&path, &facts_of()) {
+                Err(Error::Damaged { detail, .. }) => assert_eq!(detail, *expected),
+                Err(error) => panic!("{values}: {error}"),
+                Ok(_) => panic!("{values}: opened"),
+            }
+        }
+    }
 }

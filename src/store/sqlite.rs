@@ -30,6 +30,10 @@ pub struct Options {
     /// How many revisions are reserved on disk at once. A crash skips what is left of the block; a block lasts a node that
     /// renews its Lease every ten seconds for a day.
     pub revision_block: u64,
+    /// How soon after a failed commit the next write tries the disk again; until then durable writes are refused at once.
+    /// Tried by writes, never by a timer, so that a full disk costs one attempt in this time and heals with the first write
+    /// after space is back.
+    pub retry_after: Duration,
     /// Bytes that may wait in the queue, counted in KiB, rounded up per write; callers beyond that wait for room.
     pub queue_bytes_max: usize,
     /// Added to the revision when the file is opened: who restores a backup skips the revisions that clients may have seen
@@ -43,6 +47,7 @@ impl Default for Options {
             history: HistoryLimits::default(),
             relaxed_flush_after: Duration::from_secs(30 * 60),
             revision_block: 10_000,
+            retry_after: Duration::from_secs(1),
             // Two commits' worth.
             queue_bytes_max: 8 << 20,
             skip_revisions: 0,
@@ -162,6 +167,7 @@ impl SqliteStore {
             relaxed_flush_after: options.relaxed_flush_after,
             // At least one, or every write would need a reservation of its own.
             revision_block: options.revision_block.max(1),
+            retry_after: options.retry_after,
         };
         let writer = Writer::new(file, queue.clone(), shared.clone(), pace, view);
         let (ended, ended_receiver) = watch::channel(false);

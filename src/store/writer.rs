@@ -26,9 +26,6 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const PENDING_BYTES_FLUSH: usize = 1 << 20;
 /// Relaxed bytes that may wait while the disk takes nothing. After that relaxed writes are refused as well.
 const PENDING_BYTES_MAX: usize = 8 << 20;
-/// How soon after a failed commit the next write tries the disk again. Tried by writes, never by a timer, so that a full
-/// disk costs one attempt a second at most and heals with the first write after space is back.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The longest wait for more batches to share a commit, and only if the commit before was shared. A fraction of what the
 /// fastest disks take to sync.
 const GATHER_MAX: Duration = Duration::from_micros(100);
@@ -77,6 +74,7 @@ fn rows_of(events: &[Event]) -> Rows {
 pub(crate) struct Pace {
     pub relaxed_flush_after: Duration,
     pub revision_block: u64,
+    pub retry_after: Duration,
 }
 
 pub(crate) struct Writer {
@@ -218,7 +216,7 @@ impl Writer {
         if self.retry_at.is_none() {
             tracing::error!(reason = failed.reason, "the state database takes no writes, the store is read-only");
         }
-        self.retry_at = Some(now + RETRY_AFTER);
+        self.retry_at = Some(now + self.pace.retry_after);
         self.shared.set_refusal(Some(failed.reason));
     }
 
