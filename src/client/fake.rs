@@ -1,0 +1,604 @@
+//! An API server in memory, at the transport's seam, for tests of controllers and agents.
+//!
+//! It keeps any kind of the registry by generic rules: create (with `generateName`), get, list, update, patch (JSON Patch and
+//! merge; strategic and apply are taken as merge), delete (finalizers, graceful pod deletion, propagation policies), delete of
+//! collections, status apart from spec, generations, optimistic locking, watches with resource versions, streamed lists and
+//! bookmarks. It validates and defaults nothing, and collects no garbage.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
+use http::{Method, Response, StatusCode};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use types::registry::{BUILT_IN, Kind};
+use types::selector::{FieldSelector, LabelSelector};
+use types::status::{OBJECT_MODIFIED, Reason, Status};
+
+use crate::api::Client;
+use crate::clock::Clock;
+use crate::transport::{Body, BodyError, Transport, TransportError, full_body};
+
+/// Events that a slow watcher may be behind; more than a test makes in one burst.
+const WATCH_BACKLOG: usize = 16 * 1024;
+
+#[derive(Clone)]
+struct Change {
+    event: &'static str,
+    resource: String,
+    old: Option<Arc<Value>>,
+    object: Arc<Value>,
+    revision: u64,
+}
+
+/// Called with each request before it is served; an answer is sent instead.
+pub type Fault = Box<dyn FnMut(&Method, &str, &Value) -> Option<Status> + Send>;
+
+struct State {
+    /// resource → (namespace, name) → object.
+    objects: HashMap<String, BTreeMap<(String, String), Arc<Value>>>,
+    revision: u64,
+    history: Vec<Change>,
+    fault: Option<Fault>,
+    requests: Vec<String>,
+}
+
+/// The server. Clones share it.
+#[derive(Clone)]
+pub struct Fake {
+    state: Arc<Mutex<State>>,
+    changes: broadcast::Sender<Change>,
+    clock: Clock,
+}
+
+impl Fake {
+    pub fn new(clock: Clock) -> Self {
+        let state =
+            State { objects: HashMap::new(), revision: 1, history: Vec::new(), fault: None, requests: Vec::new() };
+        Self { state: Arc::new(Mutex::new(state)), changes: broadcast::Sender::new(WATCH_BACKLOG), clock }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(Arc::new(self.clone()))
+    }
+
+    /// Serves faults: what `fault` returns is answered instead.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.state.lock().fault = fault;
+    }
+
+    /// Writes so far, as `POST /path`; reads are not recorded. Taking them empties the record.
+    pub fn take_writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().requests)
+    }
+
+    fn serve(&self, method: &Method, uri: &http::Uri, content_type: &str, body: &Bytes) -> Result<Answer, Status> {
+        let route = Route::parse(uri).ok_or_else(Status::no_such_path)?;
+        let body: Value = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(body).map_err(|e| Status::bad_request(e.to_string()))?
+        };
+        let mut state = self.state.lock();
+        if *method != Method::GET {
+            state.requests.push(format!("{method} {}", uri.path()));
+        }
+        if let Some(fault) = &mut state.fault
+            && let Some(status) = fault(method, uri.path(), &body)
+        {
+            return Err(status);
+        }
+        let state = &mut *state;
+        match (method.as_str(), route.name.is_empty()) {
+            ("GET", true) if route.query("watch") == Some("true") => self.watch(state, &route).map(Answer::Stream),
+            ("GET", true) => list(state, &route).map(Answer::Json),
+            ("GET", false) => route.find(state).map(|o| Answer::Json((*o).clone())),
+            ("POST", true) => self.create(state, &route, body).map(Answer::Created),
+            ("POST", false) => Ok(Answer::Json(success())),
+            ("PUT", false) => {
+                let old = route.find(state)?;
+                self.update(state, &route, &old, body).map(Answer::Json)
+            }
+            ("PATCH", false) => {
+                let old = route.find(state)?;
+                let mut new = (*old).clone();
+                if content_type.starts_with("application/json-patch") {
+                    json_patch(&mut new, &body)?;
+                } else {
+                    merge(&mut new, &body);
+                }
+                self.update(state, &route, &old, new).map(Answer::Json)
+            }
+            ("DELETE", false) => {
+                let old = route.find(state)?;
+                self.delete(state, &route, &old, &body).map(Answer::Json)
+            }
+            ("DELETE", true) => {
+                for object in matching(state, &route)? {
+                    let mut one = route.clone();
+                    one.namespace = text(&object, "/metadata/namespace").into();
+                    one.name = text(&object, "/metadata/name").into();
+                    self.delete(state, &one, &object, &body)?;
+                }
+                Ok(Answer::Json(success()))
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    fn create(&self, state: &mut State, route: &Route, mut object: Value) -> Result<Value, Status> {
+        let kind = route.kind;
+        let meta = &mut object["metadata"];
+        if kind.namespaced() && meta.get("namespace").is_none() {
+            meta["namespace"] = route.namespace.as_str().into();
+        }
+        if text(meta, "/name").is_empty() {
+            let prefix = text(meta, "/generateName").to_owned();
+            if prefix.is_empty() {
+                return Err(Status::new(Reason::Invalid, "name or generateName is required"));
+            }
+            meta["name"] = format!("{prefix}{}", types::random::suffix(5)).into();
+        }
+        let name = text(meta, "/name").to_owned();
+        let key = (text(meta, "/namespace").to_owned(), name.clone());
+        if state.objects.get(&route.resource).is_some_and(|o| o.contains_key(&key)) {
+            return Err(Status::already_exists(kind, &name));
+        }
+        meta["uid"] = types::random::uuid().into();
+        meta["creationTimestamp"] = types::time::rfc3339(self.clock.now()).into();
+        meta["generation"] = 1.into();
+        object["apiVersion"] = kind.api_version().into();
+        object["kind"] = kind.kind.as_ref().into();
+        if kind.kind == "Namespace" {
+            object["spec"]["finalizers"] = json!(["kubernetes"]);
+            object["status"]["phase"] = "Active".into();
+        }
+        Ok(self.store(state, route, None, object))
+    }
+
+    fn update(&self, state: &mut State, route: &Route, old: &Value, mut new: Value) -> Result<Value, Status> {
+        let sent = text(&new, "/metadata/resourceVersion");
+        if !sent.is_empty() && sent != text(old, "/metadata/resourceVersion") {
+            return Err(Status::conflict(route.kind, &route.name, OBJECT_MODIFIED));
+        }
+        let uid = text(&new, "/metadata/uid");
+        if !uid.is_empty() && uid != text(old, "/metadata/uid") {
+            let why = format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                text(old, "/metadata/uid")
+            );
+            return Err(Status::conflict(route.kind, &route.name, &why));
+        }
+        // What the server owns stays.
+        for field in [
+            "uid",
+            "creationTimestamp",
+            "resourceVersion",
+            "generation",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+        ] {
+            new["metadata"][field] = old["metadata"][field].clone();
+        }
+        match route.subresource.as_str() {
+            "status" => {
+                let status = new["status"].take();
+                new = old.clone();
+                new["status"] = status;
+            }
+            "finalize" => {
+                let spec = new["spec"].take();
+                new = old.clone();
+                new["spec"] = spec;
+            }
+            "scale" => {
+                let replicas = new["spec"]["replicas"].take();
+                new = old.clone();
+                new["spec"]["replicas"] = replicas;
+            }
+            _ => {
+                if route.kind.subresource("status").is_some() {
+                    new["status"] = old["status"].clone();
+                }
+                if route.kind.kind == "Namespace" {
+                    new["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
+                }
+            }
+        }
+        prune_nulls(&mut new);
+        if new.get("spec") != old.get("spec") {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+            new["metadata"]["generation"] = generation.into();
+        }
+        if new == *old {
+            return Ok(new);
+        }
+        if new["metadata"].get("deletionTimestamp").is_some() && is_done(route.kind, &new) {
+            return Ok(self.remove(state, route, &new));
+        }
+        Ok(self.store(state, route, Some(old), new))
+    }
+
+    fn delete(&self, state: &mut State, route: &Route, old: &Value, options: &Value) -> Result<Value, Status> {
+        for field in ["uid", "resourceVersion"] {
+            if let Some(wanted) = options.pointer(&format!("/preconditions/{field}")).and_then(Value::as_str)
+                && wanted != text(old, &format!("/metadata/{field}"))
+            {
+                return Err(Status::conflict(route.kind, &route.name, "Precondition failed"));
+            }
+        }
+        let mut new = old.clone();
+        let mut finalizers: Vec<Value> = old["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        let mut set = |name: &str, on: bool| {
+            finalizers.retain(|f| f != name);
+            if on {
+                finalizers.push(name.into());
+            }
+        };
+        match options.get("propagationPolicy").and_then(Value::as_str) {
+            Some("Foreground") => {
+                set("foregroundDeletion", true);
+                set("orphan", false);
+            }
+            Some("Orphan") => {
+                set("orphan", true);
+                set("foregroundDeletion", false);
+            }
+            Some(_) => {
+                set("orphan", false);
+                set("foregroundDeletion", false);
+            }
+            None => {}
+        }
+        if finalizers.is_empty() {
+            if let Some(meta) = new["metadata"].as_object_mut() {
+                meta.remove("finalizers");
+            }
+        } else {
+            new["metadata"]["finalizers"] = finalizers.into();
+        }
+        // A pod on a node goes when its node says so, by deleting it with no grace.
+        let grace = options.get("gracePeriodSeconds").and_then(Value::as_i64);
+        let grace = if route.kind.kind == "Pod" && !text(old, "/spec/nodeName").is_empty() {
+            grace.unwrap_or_else(|| old["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30))
+        } else {
+            0
+        };
+        if grace == 0 && is_done(route.kind, &new) {
+            return Ok(self.remove(state, route, &new));
+        }
+        if new["metadata"].get("deletionTimestamp").is_none() {
+            new["metadata"]["deletionTimestamp"] = types::time::rfc3339(self.clock.now()).into();
+        }
+        new["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+        if route.kind.kind == "Namespace" {
+            new["status"]["phase"] = "Terminating".into();
+        }
+        if new == *old {
+            return Ok(new);
+        }
+        Ok(self.store(state, route, Some(old), new))
+    }
+
+    fn store(&self, state: &mut State, route: &Route, old: Option<&Value>, mut object: Value) -> Value {
+        state.revision += 1;
+        object["metadata"]["resourceVersion"] = state.revision.to_string().into();
+        let object = Arc::new(object);
+        let key = (text(&object, "/metadata/namespace").to_owned(), text(&object, "/metadata/name").to_owned());
+        state.objects.entry(route.resource.clone()).or_default().insert(key, Arc::clone(&object));
+        let event = if old.is_some() { "MODIFIED" } else { "ADDED" };
+        self.tell(state, route, event, old.map(|o| Arc::new(o.clone())), Arc::clone(&object));
+        (*object).clone()
+    }
+
+    fn remove(&self, state: &mut State, route: &Route, last: &Value) -> Value {
+        state.revision += 1;
+        let mut object = last.clone();
+        object["metadata"]["resourceVersion"] = state.revision.to_string().into();
+        let key = (text(last, "/metadata/namespace").to_owned(), text(last, "/metadata/name").to_owned());
+        if let Some(objects) = state.objects.get_mut(&route.resource) {
+            objects.remove(&key);
+        }
+        self.tell(state, route, "DELETED", Some(Arc::new(last.clone())), Arc::new(object.clone()));
+        object
+    }
+
+    fn tell(&self, state: &mut State, route: &Route, event: &'static str, old: Option<Arc<Value>>, object: Arc<Value>) {
+        let change = Change { event, resource: route.resource.clone(), old, object, revision: state.revision };
+        state.history.push(change.clone());
+        // No watcher is no error.
+        let _ = self.changes.send(change);
+    }
+
+    fn watch(&self, state: &State, route: &Route) -> Result<Body, Status> {
+        let filter = Filter::of(route)?;
+        let receiver = self.changes.subscribe();
+        let mut head: Vec<Bytes> = Vec::new();
+        let from = match route.query("resourceVersion").unwrap_or_default() {
+            "" | "0" => {
+                for object in matching(state, route)? {
+                    head.push(line("ADDED", &object));
+                }
+                if route.query("sendInitialEvents") == Some("true") {
+                    let kind = route.kind;
+                    head.push(line(
+                        "BOOKMARK",
+                        &json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {
+                            "resourceVersion": state.revision.to_string(),
+                            "annotations": {"k8s.io/initial-events-end": "true"}}}),
+                    ));
+                }
+                state.revision
+            }
+            text => text.parse().map_err(|_| Status::bad_request("resourceVersion is no number"))?,
+        };
+        for change in state.history.iter().filter(|c| c.revision > from) {
+            head.extend(filter.event(change));
+        }
+        // Dropping the body drops the receiver.
+        let tail = stream::unfold((receiver, filter), |(mut receiver, filter)| async move {
+            loop {
+                let change = receiver.recv().await.ok()?;
+                if let Some(line) = filter.event(&change) {
+                    return Some((line, (receiver, filter)));
+                }
+            }
+        });
+        let lines = stream::iter(head).chain(tail).map(|line| Ok::<_, BodyError>(Frame::data(line)));
+        Ok(StreamBody::new(lines).boxed_unsync())
+    }
+}
+
+enum Answer {
+    Json(Value),
+    Created(Value),
+    Stream(Body),
+}
+
+impl Transport for Fake {
+    fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
+        let this = self.clone();
+        Box::pin(async move {
+            // A real server answers later: let others run, so that tests meet the orders that happen.
+            tokio::task::yield_now().await;
+            let content_type =
+                request.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+            let answer = this.serve(request.method(), request.uri(), &content_type, request.body());
+            let (code, body) = match answer {
+                Ok(Answer::Json(value)) => (200, full_body(value.to_string())),
+                Ok(Answer::Created(value)) => (201, full_body(value.to_string())),
+                Ok(Answer::Stream(body)) => (200, body),
+                Err(status) => (status.code, full_body(serde_json::to_string(&status).unwrap_or_default())),
+            };
+            let mut response = Response::new(body);
+            *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            Ok(response)
+        })
+    }
+}
+
+fn success() -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+}
+
+/// The parts of a path.
+#[derive(Clone)]
+struct Route {
+    kind: &'static Kind,
+    /// Key of the collection in the state.
+    resource: String,
+    namespace: String,
+    name: String,
+    subresource: String,
+    query: Vec<(String, String)>,
+}
+
+impl Route {
+    fn parse(uri: &http::Uri) -> Option<Self> {
+        let parts: Vec<String> = uri.path().split('/').skip(1).map(unescape).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let (group, version, rest) = match parts.as_slice() {
+            ["api", version, rest @ ..] => ("", *version, rest),
+            ["apis", group, version, rest @ ..] => (*group, *version, rest),
+            _ => return None,
+        };
+        // `namespaces/x/finalize` and `/status` are about the namespace itself.
+        let (namespace, rest) = match rest {
+            ["namespaces", namespace, plural, rest @ ..] if !matches!(*plural, "finalize" | "status") => {
+                (*namespace, [&[*plural], rest].concat())
+            }
+            rest => ("", rest.to_vec()),
+        };
+        let kind = BUILT_IN.iter().find(|k| k.group == group && k.version == version && k.plural == *rest[0])?;
+        let query = uri.query().unwrap_or_default().split('&').filter(|p| !p.is_empty());
+        let query = query.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (unescape(k), unescape(v)));
+        Some(Self {
+            kind,
+            resource: kind.group_resource(),
+            namespace: namespace.into(),
+            name: rest.get(1).copied().unwrap_or_default().into(),
+            subresource: rest.get(2).copied().unwrap_or_default().into(),
+            query: query.collect(),
+        })
+    }
+
+    fn query(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    fn find(&self, state: &State) -> Result<Arc<Value>, Status> {
+        let key = (self.namespace.clone(), self.name.clone());
+        let found = state.objects.get(&self.resource).and_then(|o| o.get(&key)).cloned();
+        found.ok_or_else(|| Status::not_found(self.kind, &self.name))
+    }
+}
+
+#[derive(Clone)]
+struct Filter {
+    resource: String,
+    namespace: String,
+    labels: LabelSelector,
+    fields: FieldSelector,
+}
+
+impl Filter {
+    fn of(route: &Route) -> Result<Self, Status> {
+        let bad = |e: types::selector::ParseError| Status::bad_request(e.0);
+        Ok(Self {
+            resource: route.resource.clone(),
+            namespace: route.namespace.clone(),
+            labels: LabelSelector::parse(route.query("labelSelector").unwrap_or_default()).map_err(bad)?,
+            fields: FieldSelector::parse(route.query("fieldSelector").unwrap_or_default()).map_err(bad)?,
+        })
+    }
+
+    fn matches(&self, object: &Value) -> bool {
+        (self.namespace.is_empty() || text(object, "/metadata/namespace") == self.namespace)
+            && self.labels.matches(&object["metadata"]["labels"])
+            && self.fields.matches(|field| text(object, &format!("/{}", field.replace('.', "/"))).into())
+    }
+
+    /// The line that a watcher sees; entering and leaving the selection are ADDED and DELETED.
+    fn event(&self, change: &Change) -> Option<Bytes> {
+        if change.resource != self.resource {
+            return None;
+        }
+        let (before, after) = (change.old.as_ref().is_some_and(|o| self.matches(o)), self.matches(&change.object));
+        let event = match (change.event, before, after) {
+            ("DELETED", true, _) => "DELETED",
+            ("DELETED", false, _) => return None,
+            (_, false, true) => "ADDED",
+            (_, true, true) => "MODIFIED",
+            (_, true, false) => "DELETED",
+            (_, false, false) => return None,
+        };
+        Some(line(event, &change.object))
+    }
+}
+
+fn matching(state: &State, route: &Route) -> Result<Vec<Arc<Value>>, Status> {
+    let filter = Filter::of(route)?;
+    let objects = state.objects.get(&route.resource);
+    Ok(objects.into_iter().flat_map(BTreeMap::values).filter(|o| filter.matches(o)).cloned().collect())
+}
+
+fn list(state: &State, route: &Route) -> Result<Value, Status> {
+    let items: Vec<Value> = matching(state, route)?.iter().map(|o| (**o).clone()).collect();
+    Ok(json!({
+        "kind": format!("{}List", route.kind.kind),
+        "apiVersion": route.kind.api_version(),
+        "metadata": {"resourceVersion": state.revision.to_string()},
+        "items": items,
+    }))
+}
+
+/// Nothing holds it back any more.
+fn is_done(kind: &Kind, object: &Value) -> bool {
+    let empty = |pointer: &str| object.pointer(pointer).and_then(Value::as_array).is_none_or(Vec::is_empty);
+    empty("/metadata/finalizers") && (kind.kind != "Namespace" || empty("/spec/finalizers"))
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn line(event: &str, object: &Value) -> Bytes {
+    format!("{}\n", json!({"type": event, "object": object})).into()
+}
+
+fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        match (bytes[i], text.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok())) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                i += 3;
+            }
+            (b'+', _) => {
+                out.push(b' ');
+                i += 1;
+            }
+            (byte, _) => {
+                out.push(byte);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// RFC 7386.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            if let Some(object) = target.as_object_mut() {
+                object.remove(key);
+            }
+        } else {
+            merge(&mut target[key.as_str()], value);
+        }
+    }
+}
+
+/// RFC 6902, the operations that controllers use: test, add, replace, remove.
+fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Status> {
+    for op in patch.as_array().into_iter().flatten() {
+        let path = text(op, "/path");
+        let (parent, last) = path.rsplit_once('/').ok_or_else(|| Status::bad_request("path"))?;
+        let last = last.replace("~1", "/").replace("~0", "~");
+        let invalid = || Status::new(Reason::Invalid, format!("json patch: {op}"));
+        match text(op, "/op") {
+            "test" => {
+                if target.pointer(path) != op.get("value") {
+                    return Err(invalid());
+                }
+            }
+            kind => match target.pointer_mut(parent).ok_or_else(invalid)? {
+                Value::Object(object) => {
+                    if kind == "remove" {
+                        object.remove(&last).ok_or_else(invalid)?;
+                    } else {
+                        object.insert(last, op["value"].clone());
+                    }
+                }
+                Value::Array(array) => match (kind, last.as_str(), last.parse::<usize>()) {
+                    ("add", "-", _) => array.push(op["value"].clone()),
+                    ("add", _, Ok(i)) if i <= array.len() => array.insert(i, op["value"].clone()),
+                    ("replace", _, Ok(i)) if i < array.len() => array[i] = op["value"].clone(),
+                    ("remove", _, Ok(i)) if i < array.len() => {
+                        array.remove(i);
+                    }
+                    _ => return Err(invalid()),
+                },
+                _ => return Err(invalid()),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn prune_nulls(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            object.retain(|_, v| !v.is_null());
+            object.values_mut().for_each(prune_nulls);
+        }
+        Value::Array(array) => array.iter_mut().for_each(prune_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
