@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 mod dist;
+mod images;
 mod tidy;
 
 const USAGE: &str = "usage: cargo xtask VERB
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         Some("fix") => fix(),
         Some("dist") => dist::run(rest),
         Some("bench") => script("tests/bench/run", rest),
-        Some("images") => script("images/build", rest),
+        Some("images") => images::run(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
