@@ -213,7 +213,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a consistent copy of the database to `to` while writes go on; the file is complete or absent (an existing one is
     /// replaced). Relaxed writes are in it.
     fn backup<'a>(&'a self, to: &'a std::path::Path) -> Pending<'a, Result<(), Error>>;
-    /// Flushes relaxed writes and stops the writer. Later writes fail with [`Error::Closed`].
+    /// Takes what is queued, flushes relaxed writes and stops the writer. Later writes fail with [`Error::Closed`]; snapshots
+    /// stay readable. Fails when the flush fails, in which case relaxed writes are lost. A second call only waits.
     fn close(&self) -> Pending<'_, Result<(), Error>>;
     /// Whether writes are taken; the reason when they are not (disk full). For readiness.
     fn writable(&self) -> Result<(), Error>;

@@ -172,7 +172,8 @@ impl SqliteStore {
         let writer = Writer::new(file, queue.clone(), shared.clone(), pace, view);
         let (ended, ended_receiver) = watch::channel(false);
         let end = End { queue: queue.clone(), shared: shared.clone(), ended };
-        let outcome = Arc::new(Mutex::new(None));
+        // Stands until the writer says how it ended: one that panicked has lost what was not flushed.
+        let outcome = Arc::new(Mutex::new(Some(Error::Closed)));
         let writer_outcome = outcome.clone();
         std::thread::Builder::new()
             .name("store-writer".to_owned())

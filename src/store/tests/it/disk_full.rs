@@ -57,6 +57,17 @@ async fn on_small_disk(folder: &Path) {
     let store = open(&path);
     assert_eq!(store.snapshot().count("big/"), kept + 1);
     assert_eq!(number(&store.snapshot().get("lease/node").unwrap()), 99);
+
+    // Full again: a restart serves what there is, and refuses only to write.
+    std::fs::write(&filler, vec![0; 16 << 20]).unwrap_err();
+    let mut last = kept;
+    while store.write(vec![big(last + 1)]).await.is_ok() {
+        last += 1;
+    }
+    let _ = store.close().await;
+    let store = open(&path);
+    assert_eq!(store.snapshot().count("big/"), last + 1);
+    assert!(matches!(store.write(vec![big(last + 1)]).await, Err(Error::ReadOnly { .. })));
 }
 
 #[test]

@@ -46,6 +46,20 @@ async fn relaxed_writes_cost_no_disk_until_a_durable_one_takes_them_along() {
     store.close().await.unwrap();
 }
 
+/// At every moment, also when only relaxed writes come and a block of revisions ends with one of them.
+#[tokio::test]
+async fn a_crash_never_makes_a_revision_come_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = try_open(&path, Options { revision_block: 5, ..Options::default() }).unwrap();
+    for n in 0..40 {
+        let seen = store.write(relaxed("lease/node", n)).await.unwrap()[0].modified;
+        let (revision, _) = after_a_crash(&path).await;
+        assert!(revision >= seen.0, "{seen} was seen, and {} would be used again", revision + 1);
+    }
+    store.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn relaxed_writes_are_flushed_after_their_deadline_and_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
