@@ -1,0 +1,3 @@
+//! Whole tests: the real binary on test hosts, driven by real clients.
+
+mod hosts;
