@@ -2,7 +2,7 @@
 //!
 //! It keeps any kind of the registry by generic rules: create (with `generateName`), get, list, update, patch (JSON Patch and
 //! merge; strategic and apply are taken as merge), delete (finalizers, graceful pod deletion, propagation policies), delete of
-//! collections, status apart from spec, generations, optimistic locking, watches with resource versions, streamed lists and
+//! collections, bindings, status apart from spec, generations, optimistic locking, watches with resource versions, streamed lists and
 //! bookmarks. It validates and defaults nothing, and collects no garbage.
 
 use std::collections::{BTreeMap, HashMap};
@@ -100,6 +100,13 @@ impl Fake {
             ("GET", true) => list(state, &route).map(Answer::Json),
             ("GET", false) => route.find(state).map(|o| Answer::Json((*o).clone())),
             ("POST", true) => self.create(state, &route, body).map(Answer::Created),
+            ("POST", false) if route.subresource == "binding" => {
+                let old = route.find(state)?;
+                let mut new = (*old).clone();
+                new["spec"]["nodeName"] = body["target"]["name"].clone();
+                self.store(state, &route, Some(&old), new);
+                Ok(Answer::Created(success()))
+            }
             ("POST", false) => Ok(Answer::Json(success())),
             ("PUT", false) => {
                 let old = route.find(state)?;
