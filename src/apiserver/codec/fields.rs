@@ -2,9 +2,15 @@
 //!
 //! Source: KEP-2885 (server-side field validation); sigs.k8s.io/json; apiserver `pkg/endpoints/handlers`.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use types::registry::GroupVersionKind;
 use types::status::Status;
+
+use super::gojson::type_of as json_type;
+use super::scalar::{self, Wrong};
+use super::strict;
+use super::trail::{Step, Trail, go_path, strict_path};
+use crate::schema::{self, Container, Field, Item, Type};
 
 /// What the `fieldValidation` query parameter says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +21,7 @@ pub enum FieldValidation {
 }
 
 impl FieldValidation {
-    /// The parameter's value; absent is Warn, as upstream.
+    /// The parameter's value; absent is Warn, as upstream. `None` for a word that is none of the three.
     pub fn parse(text: Option<&str>) -> Option<Self> {
         match text {
             None | Some("" | "Warn") => Some(Self::Warn),
@@ -26,11 +32,12 @@ impl FieldValidation {
     }
 }
 
-/// Removes unknown fields and nulls, checks the types of the known ones, and returns warnings (mode Warn) such as
-/// `unknown field "spec.foo"`.
+/// Brings an object into the form in which upstream's typed decoding would have left it: unknown fields, nulls and zero
+/// values of optional fields are gone, quantities and times are in canonical form, every field has its type. Returns
+/// warnings (mode Warn) such as `unknown field "spec.foo"`.
 ///
-/// `raw_json` is the body when it came as JSON: only there can duplicate fields be seen. Kinds that the type table does not
-/// have (custom kinds) pass untouched.
+/// `raw_json` is the body when it came as JSON: only there can duplicate fields be seen, and problems are listed in the
+/// order of the body. Kinds that the type table does not have (custom kinds) keep their value; duplicates are found.
 ///
 /// Errors: 400 as upstream for a field of the wrong type in every mode, and for unknown or duplicate fields in Strict.
 pub fn check(
@@ -39,6 +46,253 @@ pub fn check(
     raw_json: Option<&[u8]>,
     mode: FieldValidation,
 ) -> Result<Vec<String>, Status> {
-    let _ = (gvk, value, raw_json, mode);
-    Ok(Vec::new())
+    let ty = schema::type_of(&gvk.group, &gvk.version, &gvk.kind);
+    let cannot = |why: &str| {
+        let GroupVersionKind { kind, version, .. } = gvk;
+        Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+    };
+    let mut walker = Walker { collect: mode != FieldValidation::Ignore && raw_json.is_none(), problems: Vec::new() };
+    if let (Some(ty), Value::Object(object)) = (ty, value) {
+        walker.message(ty, object, None).map_err(|why| cannot(&why))?;
+    }
+    let mut problems = walker.problems;
+    if let Some(raw) = raw_json.filter(|_| mode != FieldValidation::Ignore) {
+        problems = strict::problems(raw, ty);
+    }
+    if mode == FieldValidation::Strict && !problems.is_empty() {
+        return Err(cannot(&strict_error(&problems)));
+    }
+    Ok(problems)
+}
+
+/// The text that upstream makes of unknown and duplicate fields; a PATCH carries it in a 422 about the field `patch`.
+pub fn strict_error(problems: &[String]) -> String {
+    format!("strict decoding error: {}", problems.join(", "))
+}
+
+struct Walker {
+    collect: bool,
+    problems: Vec<String>,
+}
+
+impl Walker {
+    fn message(
+        &mut self,
+        ty: &'static Type,
+        object: &mut Map<String, Value>,
+        at: Option<&Trail<'_>>,
+    ) -> Result<(), String> {
+        let mut failed = None;
+        object.retain(|key, value| {
+            if failed.is_some() {
+                return true;
+            }
+            let Some(field) = ty.field(key) else {
+                if self.collect && self.problems.len() < strict::PROBLEMS_MAX {
+                    self.problems.push(format!("unknown field {:?}", strict_path(at, key)));
+                }
+                return false;
+            };
+            let trail = Trail { parent: at, step: Step::Field(field) };
+            match self.field(ty, field, value, &trail) {
+                Ok(keep) => keep,
+                Err(why) => {
+                    failed = Some(why);
+                    true
+                }
+            }
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether the field stays.
+    fn field(
+        &mut self,
+        owner: &Type,
+        field: &'static Field,
+        value: &mut Value,
+        at: &Trail<'_>,
+    ) -> Result<bool, String> {
+        if value.is_null() {
+            return Ok(false);
+        }
+        match (field.container, &mut *value) {
+            (Container::Single, value) => self.item(owner, field, value, at)?,
+            (Container::List, Value::Array(items)) => {
+                for (i, item) in items.iter_mut().enumerate() {
+                    self.item(owner, field, item, &Trail { parent: Some(at), step: Step::Index(i) })?;
+                }
+            }
+            (Container::Map, Value::Object(entries)) => {
+                for (key, item) in entries.iter_mut() {
+                    self.item(owner, field, item, &Trail { parent: Some(at), step: Step::Key(key) })?;
+                }
+            }
+            (_, other) => return Err(mismatch(json_type(other), owner, field.go, at)),
+        }
+        Ok(!(field.omitempty && !field.pointer && is_zero(field, value)))
+    }
+
+    fn item(&mut self, owner: &Type, field: &'static Field, value: &mut Value, at: &Trail<'_>) -> Result<(), String> {
+        if value.is_null() {
+            *value = scalar::zero(field.item);
+            return Ok(());
+        }
+        let wrong = |value: &Value| Err(mismatch(json_type(value), owner, field.element_go(), at));
+        let place = |wrong| match wrong {
+            Wrong::Type { what, go } => mismatch(&what, owner, go, at),
+            Wrong::Text(text) => text,
+        };
+        match (field.item, &mut *value) {
+            (Item::Message(_), Value::Object(object)) => {
+                if let Some(ty) = field.message() {
+                    self.message(ty, object, Some(at))?;
+                }
+                Ok(())
+            }
+            (Item::String, Value::String(_)) | (Item::Bool, Value::Bool(_)) | (Item::Double, Value::Number(_)) => {
+                Ok(())
+            }
+            (Item::Int32, Value::Number(n)) => match n.as_i64() {
+                Some(i) if i32::try_from(i).is_ok() => Ok(()),
+                _ => Err(mismatch(&format!("number {n}"), owner, field.element_go(), at)),
+            },
+            (Item::Int64, Value::Number(n)) => match n.as_i64() {
+                Some(_) => Ok(()),
+                None => Err(mismatch(&format!("number {n}"), owner, field.element_go(), at)),
+            },
+            (Item::Bytes, Value::String(text)) => scalar::check_base64(text).map_err(place),
+            (Item::Strings, Value::Array(items)) => match items.iter().find(|i| !i.is_string()) {
+                None => Ok(()),
+                Some(other) => Err(mismatch(json_type(other), owner, "string", at)),
+            },
+            (Item::Time, value) => scalar::canonical_time(value).map_err(place),
+            (Item::MicroTime, value) => scalar::canonical_micro_time(value).map_err(place),
+            (Item::Quantity, value) => scalar::canonical_quantity(value).map_err(place),
+            (Item::IntOrString, value) => scalar::check_int_or_string(value).map_err(place),
+            (Item::Raw | Item::FieldsV1 | Item::Json, _) => Ok(()),
+            (Item::SchemaOrArray | Item::SchemaOrBool | Item::SchemaOrStrings, _) => Ok(()),
+            (
+                Item::Message(_)
+                | Item::String
+                | Item::Bool
+                | Item::Double
+                | Item::Int32
+                | Item::Int64
+                | Item::Bytes
+                | Item::Strings,
+                other,
+            ) => wrong(other),
+        }
+    }
+}
+
+/// Whether Go would leave an optional field with this value out.
+pub(super) fn is_zero(field: &Field, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty() && field.item != Item::Quantity,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => entries.is_empty() && field.container == Container::Map,
+    }
+}
+
+fn mismatch(what: &str, owner: &Type, go: &str, at: &Trail<'_>) -> String {
+    let owner = owner.go.rsplit('.').next().unwrap_or(owner.go);
+    format!("json: cannot unmarshal {what} into Go struct field {owner}.{} of type {go}", go_path(Some(at)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn deployment() -> GroupVersionKind {
+        GroupVersionKind::new("apps", "v1", "Deployment")
+    }
+
+    #[test]
+    fn canonical_form() {
+        let pod = GroupVersionKind::new("", "v1", "Pod");
+        let mut value = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "a", "generateName": "", "labels": {}, "annotations": {"k": null}, "creationTimestamp": null},
+            "spec": {"hostNetwork": false, "nodeSelector": null, "terminationGracePeriodSeconds": 0, "containers": [
+                {"name": "c", "args": [null], "resources": {"limits": {"cpu": 0.5, "memory": "1024Ki"}}}]},
+            "status": {"startTime": "2024-05-06T09:08:09+02:00"}
+        });
+        assert_eq!(check(&pod, &mut value, None, FieldValidation::Strict).unwrap(), [""; 0]);
+        assert_eq!(
+            value,
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "a", "annotations": {"k": ""}},
+                "spec": {"terminationGracePeriodSeconds": 0, "containers": [
+                    {"name": "c", "args": [""], "resources": {"limits": {"cpu": "500m", "memory": "1Mi"}}}]},
+                "status": {"startTime": "2024-05-06T07:08:09Z"}
+            })
+        );
+    }
+
+    #[test]
+    fn modes() {
+        let raw = br#"{"spec":{"replicas":1,"foo":1,"replicas":2,"template":{"spec":{"containers":[{"name":"a","bar":{"x":1}}]}}}}"#;
+        let expected = [
+            r#"unknown field "spec.foo""#,
+            r#"duplicate field "spec.replicas""#,
+            r#"unknown field "spec.template.spec.containers[0].bar""#,
+        ];
+        let value: Value = serde_json::from_slice(raw).unwrap();
+        let mut warned = value.clone();
+        assert_eq!(check(&deployment(), &mut warned, Some(raw), FieldValidation::Warn).unwrap(), expected);
+        assert_eq!(
+            warned,
+            json!({"spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "a"}]}}}}),
+            "unknown fields are dropped"
+        );
+        let error = check(&deployment(), &mut value.clone(), Some(raw), FieldValidation::Strict).unwrap_err();
+        assert_eq!(error.code, 400);
+        assert_eq!(
+            error.message,
+            format!(
+                "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: {}",
+                expected.join(", ")
+            )
+        );
+        assert!(check(&deployment(), &mut value.clone(), Some(raw), FieldValidation::Ignore).unwrap().is_empty());
+        let without_raw = check(&deployment(), &mut value.clone(), None, FieldValidation::Warn).unwrap();
+        assert_eq!(without_raw, [expected[0], expected[2]], "duplicates show only in the raw body");
+    }
+
+    #[test]
+    fn wrong_types_read_as_in_go() {
+        for (value, why) in [
+            (
+                json!({"spec": {"replicas": "3"}}),
+                "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+            ),
+            (
+                json!({"spec": {"replicas": 1.5}}),
+                "json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32",
+            ),
+            (
+                json!({"metadata": {"labels": {"a": 1}}}),
+                "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+            ),
+            (
+                json!({"spec": {"template": {"spec": {"containers": {"name": "a"}}}}}),
+                "json: cannot unmarshal object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container",
+            ),
+        ] {
+            for mode in [FieldValidation::Ignore, FieldValidation::Warn, FieldValidation::Strict] {
+                let error = check(&deployment(), &mut value.clone(), None, mode).unwrap_err();
+                assert_eq!(
+                    error.message,
+                    format!("Deployment in version \"v1\" cannot be handled as a Deployment: {why}")
+                );
+            }
+        }
+    }
 }

@@ -86,6 +86,11 @@ impl Scanner<'_> {
         self.text.get(self.at).copied().ok_or_else(|| END.to_owned())
     }
 
+    /// Within a literal, a number or an escape Go's scanner reads the end of the text as one more space.
+    fn peek_or_space(&self) -> u8 {
+        self.text.get(self.at).copied().unwrap_or(b' ')
+    }
+
     fn spaces(&mut self) {
         while matches!(self.text.get(self.at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
             self.at += 1;
@@ -115,12 +120,12 @@ impl Scanner<'_> {
                 }
                 b'\\' => {
                     self.at += 1;
-                    match self.peek()? {
+                    match self.peek_or_space() {
                         b'b' | b'f' | b'n' | b'r' | b't' | b'\\' | b'/' | b'"' => self.at += 1,
                         b'u' => {
                             self.at += 1;
                             for _ in 0..4 {
-                                if !self.peek()?.is_ascii_hexdigit() {
+                                if !self.peek_or_space().is_ascii_hexdigit() {
                                     return self.wrong("in \\u hexadecimal character escape");
                                 }
                                 self.at += 1;
@@ -137,7 +142,7 @@ impl Scanner<'_> {
 
     fn literal(&mut self, word: &str) -> Result<(), String> {
         for (i, expected) in word.bytes().enumerate() {
-            if self.peek()? != expected {
+            if self.peek_or_space() != expected {
                 let context = format!("in literal {word} (expecting {})", quote(expected));
                 return if i == 0 { self.wrong("looking for beginning of value") } else { self.wrong(&context) };
             }
@@ -156,14 +161,14 @@ impl Scanner<'_> {
         if self.peek()? == b'-' {
             self.at += 1;
         }
-        match self.peek()? {
+        match self.peek_or_space() {
             b'0' => self.at += 1,
             b'1'..=b'9' => self.digits(),
             _ => return self.wrong("in numeric literal"),
         }
         if self.text.get(self.at) == Some(&b'.') {
             self.at += 1;
-            if !self.peek()?.is_ascii_digit() {
+            if !self.peek_or_space().is_ascii_digit() {
                 return self.wrong("after decimal point in numeric literal");
             }
             self.digits();
@@ -173,7 +178,7 @@ impl Scanner<'_> {
             if matches!(self.text.get(self.at), Some(b'+' | b'-')) {
                 self.at += 1;
             }
-            if !self.peek()?.is_ascii_digit() {
+            if !self.peek_or_space().is_ascii_digit() {
                 return self.wrong("in exponent of numeric literal");
             }
             self.digits();
@@ -182,7 +187,7 @@ impl Scanner<'_> {
     }
 
     fn wrong(&self, context: &str) -> Result<(), String> {
-        Err(format!("invalid character {} {context}", quote(self.peek()?)))
+        Err(format!("invalid character {} {context}", quote(self.peek_or_space())))
     }
 }
 
@@ -223,7 +228,7 @@ mod tests {
             ("[1,]", Some("invalid character ']' looking for beginning of value")),
             ("[1 2]", Some("invalid character '2' after array element")),
             ("{} x", Some("invalid character 'x' after top-level value")),
-            ("tru", Some("unexpected end of JSON input")),
+            ("tru", Some("invalid character ' ' in literal true (expecting 'e')")),
             ("trux", Some("invalid character 'x' in literal true (expecting 'e')")),
             ("\"\\x\"", Some("invalid character 'x' in string escape code")),
             ("\"\n\"", Some("invalid character '\\n' in string literal")),

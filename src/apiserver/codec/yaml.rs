@@ -2,13 +2,12 @@
 
 use serde_json::{Map, Number, Value};
 
-/// Parses one YAML document. Keys become strings, as they must be in JSON.
+/// Parses one YAML document. Keys become strings, as they must be in JSON. Plain scalars are
+/// resolved by the YAML 1.2 core schema: `yes` and `on` are strings, where upstream's YAML 1.1 library has booleans.
 ///
-/// Errors: upstream's prefix and the parser's own words, whose positions differ from the Go library's.
+/// Errors: the parser's own words behind the Go library's prefix, whose positions differ from the Go library's.
 pub fn parse(body: &[u8]) -> Result<Value, String> {
-    let failed = |e: &dyn std::fmt::Display| {
-        format!("couldn't get version/kind; json parse error: error converting YAML to JSON: yaml: {e}")
-    };
+    let failed = |e: &dyn std::fmt::Display| format!("yaml: {e}");
     let value: serde_yaml_ng::Value = serde_yaml_ng::from_slice(body).map_err(|e| failed(&e))?;
     to_json(value).map_err(|e| failed(&e))
 }
