@@ -46,23 +46,29 @@ pub fn check(
     raw_json: Option<&[u8]>,
     mode: FieldValidation,
 ) -> Result<Vec<String>, Status> {
-    let ty = schema::type_of(&gvk.group, &gvk.version, &gvk.kind);
     let cannot = |why: &str| {
         let GroupVersionKind { kind, version, .. } = gvk;
         Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
     };
-    let mut walker = Walker { collect: mode != FieldValidation::Ignore && raw_json.is_none(), problems: Vec::new() };
-    if let (Some(ty), Value::Object(object)) = (ty, value) {
-        walker.message(ty, object, None).map_err(|why| cannot(&why))?;
-    }
-    let mut problems = walker.problems;
-    if let Some(raw) = raw_json.filter(|_| mode != FieldValidation::Ignore) {
-        problems = strict::problems(raw, ty);
+    let collect = mode != FieldValidation::Ignore;
+    let mut problems = canonicalize(gvk, value, collect && raw_json.is_none()).map_err(|why| cannot(&why))?;
+    if let Some(raw) = raw_json.filter(|_| collect) {
+        problems = strict::problems(raw, schema::type_of(&gvk.group, &gvk.version, &gvk.kind));
     }
     if mode == FieldValidation::Strict && !problems.is_empty() {
         return Err(cannot(&strict_error(&problems)));
     }
     Ok(problems)
+}
+
+/// [`check`] without its envelope: unknown fields when they are to be collected, or Go's text for a wrong type.
+pub(crate) fn canonicalize(gvk: &GroupVersionKind, value: &mut Value, collect: bool) -> Result<Vec<String>, String> {
+    let mut walker = Walker { collect, problems: Vec::new() };
+    let ty = schema::type_of(&gvk.group, &gvk.version, &gvk.kind);
+    if let (Some(ty), Value::Object(object)) = (ty, value) {
+        walker.message(ty, object, None)?;
+    }
+    Ok(walker.problems)
 }
 
 /// The text that upstream makes of unknown and duplicate fields; a PATCH carries it in a 422 about the field `patch`.

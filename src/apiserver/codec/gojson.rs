@@ -4,12 +4,10 @@
 
 use serde_json::Value;
 
-/// Parses one JSON text. The error is what Go's decoder would say, with upstream's prefix.
+/// Parses one JSON text. The error is what Go's decoder would say.
 pub fn parse(body: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice(body).map_err(|error| {
-        let why = super::gojson_scan::syntax_error(body).unwrap_or_else(|| error.to_string());
-        format!("couldn't get version/kind; json parse error: {why}")
-    })
+    serde_json::from_slice(body)
+        .map_err(|error| super::gojson_scan::syntax_error(body).unwrap_or_else(|| error.to_string()))
 }
 
 /// What Go calls the type of a JSON value.

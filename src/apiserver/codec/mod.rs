@@ -22,6 +22,7 @@ use serde_json::Value;
 use types::registry::GroupVersionKind;
 use types::status::Status;
 
+pub(crate) use gojson::{parse as parse_json, type_of as json_type};
 pub use media::Media;
 pub use negotiate::{Accepted, As, negotiate};
 
@@ -34,7 +35,7 @@ pub use negotiate::{Accepted, As, negotiate};
 /// `expected`, worded as upstream. Source: apiserver `pkg/endpoints/handlers/create.go`, `rest.go`.
 pub fn decode(content_type: Option<&str>, body: &Bytes, expected: &GroupVersionKind) -> Result<Value, Status> {
     let mut value = match Media::of(content_type)? {
-        Media::Json => gojson::parse(body).map_err(|e| unrecognized(body, expected, &e))?,
+        Media::Json => object_of(body).map_err(|e| unrecognized(body, expected, &e))?,
         Media::Yaml => yaml::parse(body).map_err(|e| unrecognized(body, expected, &e))?,
         Media::Protobuf => return protobuf::decode(body, expected),
     };
@@ -52,7 +53,7 @@ pub fn decode_options(content_type: Option<&str>, body: &Bytes, kind: &'static s
     }
     let expected = GroupVersionKind::new("meta.k8s.io", "v1", kind);
     let mut value = match Media::of(content_type)? {
-        Media::Json => gojson::parse(body).map_err(|e| unrecognized(body, &expected, &e))?,
+        Media::Json => object_of(body).map_err(|e| unrecognized(body, &expected, &e))?,
         Media::Yaml => yaml::parse(body).map_err(|e| unrecognized(body, &expected, &e))?,
         Media::Protobuf => protobuf::decode_options(body, &expected)?,
     };
@@ -62,6 +63,15 @@ pub fn decode_options(content_type: Option<&str>, body: &Bytes, kind: &'static s
     claim(&mut value, body, &expected)?;
     fields::check(&expected, &mut value, None, fields::FieldValidation::Ignore)?;
     Ok(Some(value))
+}
+
+fn object_of(body: &[u8]) -> Result<Value, String> {
+    gojson::parse(body).map_err(|why| format!("couldn't get version/kind; json parse error: {why}"))
+}
+
+/// Duplicate fields anywhere in a JSON text.
+pub(crate) fn strict_problems(body: &[u8]) -> Vec<String> {
+    strict::problems(body, None)
 }
 
 /// Fills in `apiVersion` and `kind` where the body has none and refuses others.

@@ -33,6 +33,8 @@ pub struct Field {
     pub patch_merge: bool,
     /// Strategic merge patch honours `$retainKeys` here.
     pub patch_retain_keys: bool,
+    /// Strategic merge patch replaces the struct as a whole.
+    pub patch_replace: bool,
     pub extra: Option<&'static Extra>,
 }
 

@@ -174,7 +174,7 @@ pub fn rust(facts: &Facts) -> String {
                 out,
                 "Field {{ name: {:?}, go: {:?}, item: {item_text}, container: Container::{container}, pointer: {}, \
                  omitempty: {}, required: {}, atomic: {atomic}, list: ListType::{list}, patch_merge: {}, \
-                 patch_retain_keys: {}, extra: {extra} }},",
+                 patch_retain_keys: {}, patch_replace: {}, extra: {extra} }},",
                 field.name,
                 field.go,
                 flag('p'),
@@ -182,6 +182,7 @@ pub fn rust(facts: &Facts) -> String {
                 flag('r'),
                 strategy.contains(&"merge"),
                 strategy.contains(&"retainKeys"),
+                strategy.contains(&"replace"),
             );
         }
         let mut wires: Vec<(u16, String)> = ty

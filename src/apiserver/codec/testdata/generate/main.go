@@ -32,6 +32,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes/scheme"
 	aggregator "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/randfill"
 )
 
@@ -375,6 +376,59 @@ func patches() {
 	}
 }
 
+func jsonPatches() {
+	object := `{"a":{"b":[1,2,3],"c/d":"x","e~f":null},"n":1}`
+	for _, patch := range []string{
+		`[{"op":"add","path":"/a/x","value":{"y":1}}]`,
+		`[{"op":"add","path":"/a/b/0","value":0},{"op":"add","path":"/a/b/-","value":9},{"op":"add","path":"/a/b/-1","value":8}]`,
+		`[{"op":"add","path":"/a/b/7","value":0}]`,
+		`[{"op":"add","path":"/a/b/x","value":0}]`,
+		`[{"op":"add","path":"/q/x","value":0}]`,
+		`[{"op":"add","path":"","value":{}}]`,
+		`[{"op":"add","value":{}}]`,
+		`[{"op":"remove","path":"/a/b/1"},{"op":"remove","path":"/a/c~1d"},{"op":"remove","path":"/a/e~0f"}]`,
+		`[{"op":"remove","path":"/a/q"}]`,
+		`[{"op":"remove","path":"/q/r/s"}]`,
+		`[{"op":"remove","path":"/a/b/3"}]`,
+		`[{"op":"remove","path":"/a/b/z"}]`,
+		`[{"op":"replace","path":"/n","value":2}]`,
+		`[{"op":"replace","path":"/new","value":2}]`,
+		`[{"op":"replace","path":"/a/b/9","value":2}]`,
+		`[{"op":"replace","path":"/a/b/-1","value":2}]`,
+		`[{"op":"replace","path":"/q/r","value":2}]`,
+		`[{"op":"replace","path":"","value":{"z":1}}]`,
+		`[{"op":"replace","value":1}]`,
+		`[{"op":"move","from":"/n","path":"/a/n"}]`,
+		`[{"op":"move","from":"/q","path":"/a/n"}]`,
+		`[{"op":"move","from":"/q/r","path":"/a/n"}]`,
+		`[{"op":"move","from":"/n","path":"/q/n"}]`,
+		`[{"op":"move","path":"/q/n"}]`,
+		`[{"op":"copy","from":"/a/b","path":"/bb"},{"op":"add","path":"/bb/-","value":1}]`,
+		`[{"op":"copy","from":"/q/r","path":"/bb"}]`,
+		`[{"op":"copy","from":"/n","path":"/q/r"}]`,
+		`[{"op":"test","path":"/n","value":1},{"op":"test","path":"/a/b","value":[1,2,3]},{"op":"test","path":"/a/q","value":null},{"op":"test","path":"/a/e~0f","value":null}]`,
+		`[{"op":"test","path":"/n","value":2}]`,
+		`[{"op":"test","path":"/a/b/5","value":2}]`,
+		`[{"op":"test","path":"/q/r","value":2}]`,
+		`[{"op":"test","path":"/a/q","value":2}]`,
+		`[{"op":"test","path":"/n"}]`,
+		`[{"op":"frob","path":"/n"}]`,
+		`[{"path":"/n"}]`,
+		`[]`,
+	} {
+		res := patchCase{Name: patch, Object: json.RawMessage(object), Patch: json.RawMessage(patch)}
+		p, err := jsonpatch.DecodePatch([]byte(patch))
+		if err == nil {
+			res.Result, err = p.Apply([]byte(object))
+		}
+		if err != nil {
+			res.Error = err.Error()
+			res.Result = nil
+		}
+		emit(res)
+	}
+}
+
 // The first field of watch frames: what is streamed for one event.
 func frames() {
 	pod := &core.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "5"}}
@@ -401,5 +455,5 @@ func main() {
 	}
 	metav1.AddToGroupVersion(all, schema.GroupVersion{Group: "meta.k8s.io", Version: "v1"})
 	all.AddKnownTypes(schema.GroupVersion{Group: "meta.k8s.io", Version: "v1"}, &metav1.PartialObjectMetadata{}, &metav1.PartialObjectMetadataList{})
-	map[string]func(){"objects": objects, "filled": filled, "decodes": decodes, "patches": patches, "frames": frames}[os.Args[1]]()
+	map[string]func(){"objects": objects, "filled": filled, "decodes": decodes, "patches": patches, "jsonpatches": jsonPatches, "frames": frames}[os.Args[1]]()
 }
