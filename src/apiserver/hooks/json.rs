@@ -162,6 +162,21 @@ pub fn canonical_resources(v: &mut Value, key: &str) {
     }
 }
 
+/// The same object without fields that are null or empty, to compare what is meant.
+#[cfg(test)]
+pub fn without_nulls(v: &Value) -> Value {
+    match v {
+        Value::Object(o) => o
+            .iter()
+            .filter(|(_, v)| !is_empty(v))
+            .map(|(k, v)| (k.clone(), without_nulls(v)))
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(a) => a.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

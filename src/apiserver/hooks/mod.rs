@@ -10,7 +10,8 @@
 //! create  decode → default → prepare_create → admission::mutate → default → metadata::validate → validate
 //!         → admission::validate → allocate → store
 //! update  decode or patch → default → prepare_update → admission::mutate → default → metadata::validate_update
-//!         → validate (not for status) → validate_update → admission::validate → allocate → store
+//!         → validate (not for a subresource) → validate_update → admission::validate → allocate → store
+//! delete  admission::validate (Operation::Delete, through mutate as well) → store → allocate::release
 //! ```
 //!
 //! A JSON `null` counts as an absent field everywhere, and so does an empty string where upstream's Go types cannot tell
@@ -22,6 +23,7 @@ use types::registry::Kind;
 
 pub mod apps;
 pub mod autoscaling;
+pub mod check;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
@@ -31,6 +33,7 @@ pub mod policy;
 pub mod rbac;
 pub mod reviews;
 pub mod scheduling;
+pub mod selectors;
 pub mod strategy;
 
 /// What a hook may know besides the object.

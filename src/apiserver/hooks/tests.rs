@@ -1,6 +1,7 @@
 //! Promises about all kinds at once.
 
-use types::registry::BUILT_IN;
+use serde_json::{Value, json};
+use types::registry::{BUILT_IN, by_kind};
 
 use super::*;
 
@@ -16,3 +17,209 @@ fn every_registry_entry_has_hooks() {
         }
     }
 }
+
+fn context(subresource: &str) -> Context<'_> {
+    Context { subresource, user: "tester", now: jiff::Timestamp::UNIX_EPOCH }
+}
+
+/// A valid object of each kind that has something to check, as its writer would send it.
+fn good(group: &str, kind: &str) -> Value {
+    let template = json!({
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "web", "image": "nginx:1.27", "ports": [{"containerPort": 80}]}]},
+    });
+    let mut object = match (group, kind) {
+        ("", "Pod") => json!({"spec": template["spec"]}),
+        ("", "ConfigMap") => json!({"data": {"a": "1"}}),
+        ("", "Secret") => json!({"stringData": {"a": "1"}}),
+        ("", "Service") => json!({"spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}),
+        ("", "Binding") => json!({"target": {"kind": "Node", "name": "n1"}}),
+        ("", "Endpoints") => json!({"subsets": [{"addresses": [{"ip": "10.1.1.1"}], "ports": [{"port": 80}]}]}),
+        ("", "Event") => json!({"involvedObject": {"kind": "Pod", "namespace": "shop", "name": "web"}}),
+        ("apps", _) => json!({"spec": {"selector": {"matchLabels": {"app": "web"}}, "template": template}}),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
+            json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]})
+        }
+        ("rbac.authorization.k8s.io", _) => json!({
+            "roleRef": {"kind": "ClusterRole", "name": "view"},
+            "subjects": [{"kind": "User", "name": "ann"}, {"kind": "ServiceAccount", "name": "bot", "namespace": "shop"}],
+        }),
+        ("scheduling.k8s.io", _) => json!({"value": 1000}),
+        ("coordination.k8s.io", _) => json!({"spec": {"holderIdentity": "n1", "leaseDurationSeconds": 40}}),
+        ("discovery.k8s.io", _) => json!({
+            "addressType": "IPv4", "endpoints": [{"addresses": ["10.1.1.1"]}], "ports": [{"port": 80}],
+        }),
+        ("authorization.k8s.io", _) => {
+            json!({"spec": {"user": "ann", "nonResourceAttributes": {"path": "/healthz", "verb": "get"}}})
+        }
+        _ => json!({}),
+    };
+    object["metadata"] = json!({"name": "web", "namespace": "shop"});
+    object
+}
+
+#[test]
+fn good_objects_are_valid_and_defaulting_is_idempotent() {
+    for kind in BUILT_IN.iter() {
+        let hooks = of(kind);
+        let mut object = good(&kind.group, &kind.kind);
+        if !kind.namespaced() {
+            object["metadata"].as_object_mut().unwrap().remove("namespace");
+        }
+        (hooks.default)(&mut object);
+        let once = object.clone();
+        (hooks.default)(&mut object);
+        assert_eq!(object, once, "{} defaults twice", kind.kind);
+        (hooks.prepare_create)(&mut object, &context(""));
+        let created = object.clone();
+        (hooks.default)(&mut object);
+        assert_eq!(object, created, "{} defaults after creation", kind.kind);
+        assert_eq!(metadata::validate(kind, &object), Vec::new(), "{}", kind.kind);
+        assert_eq!((hooks.validate)(&object), Vec::new(), "{}", kind.kind);
+        // writing the same again changes nothing and is allowed
+        let mut again = object.clone();
+        (hooks.prepare_update)(&mut again, &object, &context(""));
+        (hooks.default)(&mut again);
+        assert_eq!(json::without_nulls(&again), json::without_nulls(&object), "{} drifts", kind.kind);
+        assert_eq!((hooks.validate_update)(&again, &object, &context("")), Vec::new(), "{}", kind.kind);
+        // no hook panics on nonsense
+        for nonsense in [json!(null), json!([]), json!({"spec": 1, "metadata": [], "data": "x", "status": "x"})] {
+            let mut object = nonsense;
+            (hooks.default)(&mut object);
+            (hooks.prepare_create)(&mut object, &context(""));
+            (hooks.prepare_update)(&mut object, &json!({"spec": []}), &context("status"));
+            (hooks.validate)(&object);
+            (hooks.validate_update)(&object, &json!(3), &context(""));
+            (hooks.warnings)(&object);
+        }
+    }
+}
+
+/// Changes the good object of a kind and expects exactly these errors.
+fn check(group: &str, kind: &str, rows: &[(Value, &[&str])]) {
+    let hooks = named(group, kind).unwrap();
+    for (change, expected) in rows {
+        let mut object = good(group, kind);
+        merge(&mut object, change);
+        (hooks.default)(&mut object);
+        let errors: Vec<String> = (hooks.validate)(&object).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, *expected, "{change}");
+    }
+}
+
+/// RFC 7396, with one addition: an object whose keys are numbers changes the items of a list.
+fn merge(target: &mut Value, change: &Value) {
+    match (target, change) {
+        (Value::Array(items), Value::Object(changes)) => {
+            for (index, change) in changes {
+                merge(&mut items[index.parse::<usize>().unwrap()], change);
+            }
+        }
+        (Value::Object(fields), Value::Object(changes)) => {
+            for (key, change) in changes {
+                if change.is_null() {
+                    fields.remove(key);
+                } else {
+                    merge(fields.entry(key.clone()).or_insert(Value::Null), change);
+                }
+            }
+        }
+        (target, change) => *target = change.clone(),
+    }
+}
+
+#[test]
+fn metadata_is_checked() {
+    let kind = by_kind("", "v1", "ConfigMap").unwrap();
+    for (meta, expected) in [
+        (json!({"name": "web"}), vec![]),
+        (json!({"name": null}), vec!["metadata.name: Required value: name or generateName is required"]),
+        (json!({"namespace": null}), vec!["metadata.namespace: Required value"]),
+        (
+            json!({"labels": {"a": "-"}}),
+            vec![
+                "metadata.labels: Invalid value: \"-\": a valid label must be an empty string or consist of alphanumeric \
+             characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or \
+             'my_value',  or '12345', regex used for validation is \
+             '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+            ],
+        ),
+        (
+            json!({"finalizers": ["mine"]}),
+            vec![
+                "metadata.finalizers: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully \
+             qualified",
+            ],
+        ),
+        (
+            json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),
+            vec!["metadata.ownerReferences.uid: Invalid value: \"\": must not be empty"],
+        ),
+        (
+            json!({"annotations": {"a": "x".repeat(300_000)}}),
+            vec!["metadata.annotations: Too long: may not be more than 262144 bytes"],
+        ),
+    ] {
+        let mut object = good("", "ConfigMap");
+        merge(&mut object["metadata"], &meta);
+        let errors: Vec<String> = metadata::validate(kind, &object).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{meta}");
+    }
+    let generated = metadata::generate_name(&"a".repeat(80));
+    assert_eq!(generated.len(), 63);
+}
+
+#[test]
+fn metadata_updates_are_checked() {
+    let mut old = good("", "ConfigMap");
+    merge(
+        &mut old["metadata"],
+        &json!({"uid": "u1", "resourceVersion": "7", "creationTimestamp": "2026-01-01T00:00:00Z"}),
+    );
+    for (meta, expected) in [
+        (json!({}), vec![]),
+        (json!({"uid": "u2"}), vec!["metadata.uid: Invalid value: \"u2\": field is immutable"]),
+        (json!({"name": "x"}), vec!["metadata.name: Invalid value: \"x\": field is immutable"]),
+        (
+            json!({"resourceVersion": null}),
+            vec!["metadata.resourceVersion: Invalid value: \"\": must be specified for an update"],
+        ),
+    ] {
+        let mut new = old.clone();
+        merge(&mut new["metadata"], &meta);
+        let errors: Vec<String> = metadata::validate_update(&new, &old).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{meta}");
+    }
+}
+
+#[test]
+fn status_and_spec_are_written_apart() {
+    for kind in BUILT_IN.iter().filter(|k| k.subresource("status").is_some()) {
+        let hooks = of(kind);
+        let mut old = good(&kind.group, &kind.kind);
+        (hooks.default)(&mut old);
+        (hooks.prepare_create)(&mut old, &context(""));
+        let mut new = old.clone();
+        new["spec"]["marker"] = json!("new");
+        new["status"]["marker"] = json!("new");
+        let mut by_status = new.clone();
+        (hooks.prepare_update)(&mut by_status, &old, &context("status"));
+        assert_eq!(json::get(&by_status["spec"], "marker"), &Value::Null, "{}", kind.kind);
+        assert_eq!(by_status["status"]["marker"], "new", "{}", kind.kind);
+        let mut by_object = new.clone();
+        (hooks.prepare_update)(&mut by_object, &old, &context(""));
+        assert_eq!(json::get(json::get(&by_object, "status"), "marker"), &Value::Null, "{}", kind.kind);
+        if kind.kind != "Namespace" {
+            assert_eq!(by_object["spec"]["marker"], "new", "{}", kind.kind);
+        }
+        let generation = |o: &Value| o["metadata"]["generation"].as_i64();
+        if let Some(before) = generation(&old) {
+            assert_eq!(generation(&by_object), Some(before + 1), "{}", kind.kind);
+            assert_eq!(generation(&by_status), Some(before), "{}", kind.kind);
+        }
+    }
+}
+
+mod kinds;
+mod pods;
+mod services;

@@ -1,4 +1,107 @@
-//! The kinds of the apps group: workloads with a pod template.
+//! The kinds of the apps group: workloads with a selector and a pod template.
+//! Source: `pkg/apis/apps/validation/validation.go`, `pkg/registry/apps/*/strategy.go`.
+
+use serde_json::{Value, json};
+use types::field::{FieldError, Path};
+use types::selector::LabelSelector;
+
+use super::core::pod::validate as pod;
+use super::json::{at, get, has, int, same, set, text};
+use super::strategy::first_generation;
+use super::{Context, selectors};
 
 pub mod deployment;
 pub mod replica_set;
+
+const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+
+fn prepare_create(object: &mut Value, _: &Context) {
+    set(object, "status", json!({}));
+    first_generation(object);
+}
+
+fn not_negative(object: &Value, path: &Path, fields: &[&str], errors: &mut Vec<FieldError>) {
+    for field in fields {
+        if let Some(n) = int(object, field)
+            && n < 0
+        {
+            errors.push(FieldError::invalid(&path.child(field), n, NOT_NEGATIVE));
+        }
+    }
+}
+
+/// The selector: there, valid, not empty; and the template: selected by it, restarting always.
+fn selector_and_template(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
+    let path = Path::new("spec");
+    let selector = get(spec, "selector");
+    let at_selector = path.child("selector");
+    let before = errors.len();
+    if selector.is_null() {
+        errors.push(FieldError::required(&at_selector, ""));
+    } else {
+        selectors::validate(selector, &at_selector, errors);
+        if selectors::is_empty(selector) {
+            errors.push(FieldError::invalid(&at_selector, selector, format!("empty selector is invalid for {kind}")));
+        }
+    }
+    let Ok(parsed) = LabelSelector::from_object(selector) else {
+        if errors.len() == before {
+            errors.push(FieldError::invalid(&at_selector, selector, "invalid label selector"));
+        }
+        return;
+    };
+    let (template, path) = (get(spec, "template"), path.child("template"));
+    let labels = at(template, &["metadata", "labels"]);
+    if !parsed.is_empty() && !parsed.matches(labels) {
+        let shown = if labels.is_null() { json!({}) } else { labels.clone() };
+        errors.push(FieldError::invalid(
+            &path.child("metadata").child("labels"),
+            &shown,
+            "`selector` does not match template `labels`",
+        ));
+    }
+    pod::template(template, &path, errors);
+    let (spec, path) = (get(template, "spec"), path.child("spec"));
+    let policy = text(spec, "restartPolicy");
+    if policy != "Always" {
+        errors.push(FieldError::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
+    }
+    if has(spec, "activeDeadlineSeconds") {
+        errors.push(FieldError::forbidden(
+            &path.child("activeDeadlineSeconds"),
+            "activeDeadlineSeconds in ReplicaSet is not Supported",
+        ));
+    }
+}
+
+fn selector_immutable(new: &Value, old: &Value) -> Vec<FieldError> {
+    let (selector, before) = (at(new, &["spec", "selector"]), at(old, &["spec", "selector"]));
+    if same(selector, before) {
+        return Vec::new();
+    }
+    vec![FieldError::invalid(&Path::new("spec.selector"), selector, "field is immutable")]
+}
+
+/// Counts of a status are not negative, and none is above the number of replicas.
+fn status(object: &Value, parts: &[&str]) -> Vec<FieldError> {
+    let (status, path) = (get(object, "status"), Path::new("status"));
+    let mut errors = Vec::new();
+    not_negative(status, &path, &["replicas", "observedGeneration", "collisionCount"], &mut errors);
+    not_negative(status, &path, parts, &mut errors);
+    let replicas = int(status, "replicas").unwrap_or(0);
+    for part in parts.iter().filter(|p| **p != "unavailableReplicas") {
+        let n = int(status, part).unwrap_or(0);
+        if n > replicas {
+            errors.push(FieldError::invalid(&path.child(part), n, "cannot be greater than status.replicas"));
+        }
+    }
+    let (ready, available) = (int(status, "readyReplicas").unwrap_or(0), int(status, "availableReplicas").unwrap_or(0));
+    if available > ready {
+        errors.push(FieldError::invalid(
+            &path.child("availableReplicas"),
+            available,
+            "cannot be greater than readyReplicas",
+        ));
+    }
+    errors
+}

@@ -7,10 +7,26 @@ use super::super::json::{copy, ensure_list, ensure_object, get, int, list, remov
 use super::super::strategy::{bump_generation, first_generation, keep_metadata};
 use super::super::{Context, Hooks};
 
+pub mod container;
+pub mod defaults;
+pub mod placement;
+pub mod probe;
 pub mod qos;
+pub mod security;
+pub mod update;
+pub mod validate;
+pub mod volume;
 
-pub static HOOKS: Hooks =
-    Hooks { prepare_create, prepare_update, delete_returns_object: true, grace_seconds: Some(grace), ..Hooks::NEUTRAL };
+pub static HOOKS: Hooks = Hooks {
+    default: defaults::pod,
+    prepare_create,
+    prepare_update,
+    validate: validate::pod,
+    validate_update: update::validate,
+    delete_returns_object: true,
+    grace_seconds: Some(grace),
+    ..Hooks::NEUTRAL
+};
 
 fn prepare_create(pod: &mut Value, context: &Context) {
     first_generation(pod);
