@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -36,8 +35,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A root filesystem of Debian's static busybox.
-static ROOTFS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let root = std::env::temp_dir().join(format!("kedge-test-rootfs-{}", std::process::id()));
+fn make_rootfs(root: &Path) {
     for dir in ["bin", "etc", "proc", "dev", "sys", "tmp", "root", "home/web"] {
         fs::create_dir_all(root.join(dir)).unwrap();
     }
@@ -57,8 +55,7 @@ static ROOTFS: LazyLock<PathBuf> = LazyLock::new(|| {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         fs::set_permissions(root.join("bin").join(name), mode).unwrap();
     }
-    root
-});
+}
 
 /// A runtime of one test's own, removed with everything in it.
 struct Bench {
@@ -72,6 +69,7 @@ impl Bench {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = format!("/kedge-test-{}-{number}", std::process::id());
         let dir = tempfile::Builder::new().prefix("kedge-test-").tempdir().unwrap();
+        make_rootfs(&dir.path().join("rootfs"));
         let shims = Shims::open(Config::new(dir.path().join("run"), &root)).unwrap();
         Bench { shims, dir, root }
     }
@@ -112,7 +110,7 @@ impl Bench {
         let (upper, work) = (snapshot.join("upper"), snapshot.join("work"));
         fs::create_dir_all(&upper).unwrap();
         fs::create_dir_all(&work).unwrap();
-        let rootfs = Rootfs::Overlay { lower: vec![ROOTFS.clone()], upper, work };
+        let rootfs = Rootfs::Overlay { lower: vec![self.dir.path().join("rootfs")], upper, work };
         let mut spec = ContainerSpec::new(id, args.iter().map(|a| (*a).to_owned()).collect(), rootfs);
         spec.log = Some(LogPolicy { path: self.log_path(id), bytes_max: 10 << 20, files_max: 5 });
         spec
@@ -571,8 +569,9 @@ async fn limits_hold() {
     let (status, _) = bench.run(&pod, eater).await;
     assert_eq!((status.code, status.oom_killed), (137, true));
 
-    let mut forks =
-        bench.shell("forks", "for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done 2>/dev/null; echo alive; wait");
+    // A shell that cannot fork gives up: the inner one does, the outer one goes on.
+    let script = "sh -c 'for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done' 2>&1; sleep 1000";
+    let mut forks = bench.shell("forks", script);
     forks.resources = Resources { pids_limit: Some(5), cpu_quota_us: Some(50_000), ..Resources::default() };
     let id = bench.shims.start_container(&pod, forks).await.unwrap().id;
     let cgroup = format!("kubepods/burstable/podlimits/{id}");
@@ -582,6 +581,7 @@ async fn limits_hold() {
         }
     })
     .await;
+    logged(&bench, "forks", "can't fork").await;
     let bigger = Resources { memory_limit_bytes: Some(64 << 20), pids_limit: Some(50), ..Resources::default() };
     bench.shims.update_container(&pod, &id, &bigger).await.unwrap();
     let stats = bench.shims.stats(&cgroup).await.unwrap();
