@@ -261,8 +261,9 @@ pub fn receive_one_fd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// Resource limits by the names of the OCI spec.
-pub fn rlimit_number(name: &str) -> Option<u32> {
-    Some(match name {
+pub fn rlimit_number(name: &str) -> Option<i64> {
+    // The constants' type differs between C libraries.
+    Some(i64::from(match name {
         "RLIMIT_CPU" => libc::RLIMIT_CPU,
         "RLIMIT_FSIZE" => libc::RLIMIT_FSIZE,
         "RLIMIT_DATA" => libc::RLIMIT_DATA,
@@ -280,7 +281,7 @@ pub fn rlimit_number(name: &str) -> Option<u32> {
         "RLIMIT_RTPRIO" => libc::RLIMIT_RTPRIO,
         "RLIMIT_RTTIME" => libc::RLIMIT_RTTIME,
         _ => return None,
-    } as u32)
+    }))
 }
 
 pub fn set_rlimit(name: &str, soft: u64, hard: u64) -> io::Result<()> {

@@ -1,6 +1,8 @@
 //! The runtime on this host, for real: shims, containers, cgroups. Needs root. Everything made here has names of its own,
 //! below `/kedge-test-<pid>` and a temporary directory, and is removed whatever happens.
 
+#![expect(clippy::unwrap_used, reason = "a test binary: a panic is how a test fails")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
