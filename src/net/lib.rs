@@ -17,11 +17,20 @@
 //! are remembered. [`remove_all`] takes all of it back.
 
 mod config;
+mod conntrack;
 pub mod dns;
 mod error;
+mod ipam;
+mod links;
+mod netlink;
+mod netns;
 mod network;
+mod nft;
 mod pod;
 mod service;
+mod sysctl;
+mod watch;
+mod worker;
 
 pub use config::Config;
 pub use error::Error;

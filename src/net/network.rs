@@ -5,9 +5,15 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
-use crate::{Config, Error, PodNet, PodSpec, ServiceTable};
+use crate::{
+    Config, Error, PodNet, PodSpec, ServiceTable, sysctl, watch,
+    worker::{self, Command, Worker},
+};
 
 /// Requests that may wait for the thread. A burst of 250 pods (the node's most) fits, more wait in their callers.
 const QUEUE: usize = 256;
@@ -18,13 +24,17 @@ const QUEUE: usize = 256;
 pub struct Network {
     queue: mpsc::Sender<Command>,
     config: Arc<Config>,
+    _watch: Arc<Watch>,
 }
 
-pub(crate) enum Command {
-    AddPod(Box<PodSpec>, oneshot::Sender<Result<PodNet, Error>>),
-    DelPod(String, oneshot::Sender<Result<(), Error>>),
-    Pods(oneshot::Sender<Vec<PodNet>>),
-    SetServices(ServiceTable, oneshot::Sender<Result<(), Error>>),
+/// Ends the task with the last handle.
+#[derive(Debug)]
+struct Watch(JoinHandle<()>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Network {
@@ -38,8 +48,25 @@ impl Network {
     /// continues, [`remove_all`] cleans.
     pub async fn start(config: Config) -> Result<Self, Error> {
         config.check()?;
-        let (queue, _inbox) = mpsc::channel(QUEUE);
-        Ok(Self { queue, config: Arc::new(config) })
+        let config = Arc::new(if has_v6() { config } else { config.without_v6() });
+        if config.pod_cidrs.is_empty() {
+            return Err(Error::invalid("pod_cidrs", "only IPv6, and this host has none"));
+        }
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        let (ready, started) = oneshot::channel();
+        let theirs = Arc::clone(&config);
+        let thread = std::thread::Builder::new().name("kedge-net".into()).spawn(move || match Worker::start(theirs) {
+            Ok(worker) => {
+                if ready.send(worker.nft_port()).is_ok() {
+                    worker.run(inbox);
+                }
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        });
+        thread.map_err(|source| Error::Namespace { what: "start the network thread", source })?;
+        let own = started.await.map_err(|_| Error::Closed)??;
+        let watch = watch::start(queue.downgrade(), own)?;
+        Ok(Self { queue, config, _watch: Arc::new(Watch(watch)) })
     }
 
     /// The configuration in force: without IPv6 ranges when the host has no IPv6.
@@ -57,8 +84,8 @@ impl Network {
         self.call(|reply| Command::AddPod(Box::new(spec), reply)).await?
     }
 
-    /// Removes the pod's link, pin, host ports and state, and frees its addresses. Processes still in the namespace keep it,
-    /// without a link. Idempotent: an unknown id is fine.
+    /// Removes the pod's pin, host ports and state, and frees its addresses. The namespace and its link end in the background
+    /// with the last process in it, so end those first. Idempotent: an unknown id is fine.
     ///
     /// # Errors
     /// [`Error::Teardown`] when steps failed; the others were done, and calling again continues.
@@ -97,6 +124,10 @@ impl Network {
 /// # Errors
 /// [`Error::Teardown`] with every step that failed; all are tried.
 pub fn remove_all(config: &Config) -> Result<(), Error> {
-    let _ = config;
-    Ok(())
+    worker::remove_all(config)
+}
+
+/// Whether this network namespace has IPv6 and its administrator has not switched it off.
+fn has_v6() -> bool {
+    sysctl::get("net.ipv6.conf.all.disable_ipv6").as_deref() == Some("0")
 }

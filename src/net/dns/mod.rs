@@ -6,5 +6,5 @@
 mod server;
 mod zone;
 
-pub use server::{Server, ServerConfig};
+pub use server::{Server, ServerConfig, UPSTREAMS_MAX};
 pub use zone::{HeadlessEndpoint, ServicePort, ServiceRecord, ZoneSnapshot};

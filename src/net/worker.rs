@@ -1,0 +1,484 @@
+//! The one thread that owns sockets, state and namespaces. Takes commands in order, answers each.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::IpAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::{
+    BRIDGE, Backends, Config, Error, Frontend, PREFIX, PodNet, PodSpec, ServiceTable, config, conntrack,
+    ipam::Pool,
+    links,
+    netlink::Socket,
+    netns, nft,
+    sysctl::{self, Remembered},
+};
+
+/// What the handle asks for.
+pub(crate) enum Command {
+    AddPod(Box<PodSpec>, oneshot::Sender<Result<PodNet, Error>>),
+    DelPod(String, oneshot::Sender<Result<(), Error>>),
+    Pods(oneshot::Sender<Vec<PodNet>>),
+    SetServices(ServiceTable, oneshot::Sender<Result<(), Error>>),
+    /// Somebody else deleted our table.
+    TableLost,
+}
+
+/// A pod as the state folder holds it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    spec: PodSpec,
+    net: PodNet,
+}
+
+pub(crate) struct Worker {
+    config: Arc<Config>,
+    home: OwnedFd,
+    route: Socket,
+    bridge: u32,
+    table: nft::Table,
+    pools: Vec<Pool>,
+    pods: BTreeMap<String, Record>,
+    /// `None` until the first table was told: what an earlier process left then stays in force.
+    services: Option<ServiceTable>,
+    /// What the nft table was last told, host ports included.
+    told: ServiceTable,
+}
+
+impl Worker {
+    /// Brings the host's side up and adopts what is there. On the calling thread, which must be the worker's own.
+    pub(crate) fn start(config: Arc<Config>) -> Result<Self, Error> {
+        for dir in [&config.netns_dir, &config.state_dir, &pods_dir(&config)] {
+            fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        }
+        let mut route = Socket::route()?;
+        let bridge = host_side(&config, &mut route)?;
+        let table = nft::Table::open(&config)?;
+        let mut worker = Self {
+            home: netns::current()?,
+            route,
+            bridge,
+            table,
+            pools: config.pod_cidrs.iter().map(|net| Pool::new(*net)).collect(),
+            pods: BTreeMap::new(),
+            services: None,
+            told: ServiceTable::default(),
+            config,
+        };
+        worker.adopt()?;
+        Ok(worker)
+    }
+
+    pub(crate) fn nft_port(&self) -> Result<u32, Error> {
+        self.table.port()
+    }
+
+    /// Serves until every handle is gone, or the thread got lost in a pod's namespace.
+    pub(crate) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        while let Some(command) = inbox.blocking_recv() {
+            // An answer that nobody waits for any more is no error.
+            match command {
+                Command::AddPod(spec, reply) => match self.add_pod(*spec) {
+                    Ok(answer) => drop(reply.send(answer)),
+                    Err(Astray(error)) => {
+                        warn!(%error, "the network thread cannot return to its namespace and ends");
+                        drop(reply.send(Err(error)));
+                        return;
+                    }
+                },
+                Command::DelPod(id, reply) => drop(reply.send(self.del_pod(&id))),
+                Command::Pods(reply) => drop(reply.send(self.pods.values().map(|p| p.net.clone()).collect())),
+                Command::SetServices(table, reply) => {
+                    let old = self.services.replace(table);
+                    let told = self.tell();
+                    if told.is_err() {
+                        self.services = old;
+                    }
+                    drop(reply.send(told));
+                }
+                Command::TableLost => {
+                    warn!("nft table kedge was deleted by somebody else: loading it again");
+                    self.table.distrust();
+                    self.services.get_or_insert_default();
+                    if let Err(error) = self.tell() {
+                        warn!(error = &error as &dyn std::error::Error, "nft table kedge could not be loaded again");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pods whose namespace and link are both there go on; of the others, what is left is removed.
+    fn adopt(&mut self) -> Result<(), Error> {
+        let present = self.links()?;
+        let dir = pods_dir(&self.config);
+        let mut keep = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+            let path = entry.map_err(Error::io("read", &dir))?.path();
+            let record = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+            match record {
+                Some(record) if netns::is_pinned(&record.net.netns) && present.contains_key(&record.net.link) => {
+                    let fits = record.net.ips.len() == self.pools.len()
+                        && self.pools.iter_mut().zip(&record.net.ips).all(|(pool, ip)| pool.reserve(*ip));
+                    if fits {
+                        keep.push(record);
+                    } else {
+                        // The node's range changed: the pod cannot be reached any more and must be made anew.
+                        warn!(pod = record.spec.id, "pod network does not fit the node's range and is removed");
+                        self.teardown(&record.net)?;
+                    }
+                }
+                Some(record) => self.teardown(&record.net)?,
+                None => fs::remove_file(&path).map_err(Error::io("remove", path))?,
+            }
+        }
+        self.pods = keep.into_iter().map(|record| (record.spec.id.clone(), record)).collect();
+        // Leftovers without a record: a crash between two steps, or a state folder that was emptied.
+        for name in present.into_keys() {
+            if name.starts_with(PREFIX) && !self.pods.values().any(|p| p.net.link == name) {
+                self.route.batch(&name, &[links::del_link(&name)])?;
+            }
+        }
+        for pin in pins(&self.config.netns_dir)? {
+            if !self.pods.values().any(|p| p.net.netns == pin) {
+                netns::unpin(&pin)?;
+            }
+        }
+        if !self.pods.is_empty() {
+            info!(pods = self.pods.len(), "pod networks adopted");
+        }
+        Ok(())
+    }
+
+    fn add_pod(&mut self, spec: PodSpec) -> Result<Result<PodNet, Error>, Astray> {
+        if let Err(error) = spec.check().and_then(|()| self.host_ports_free(&spec)) {
+            return Ok(Err(error));
+        }
+        if let Some(record) = self.pods.get_mut(&spec.id) {
+            let former = std::mem::replace(&mut record.spec, spec.clone());
+            let answer = record.net.clone();
+            if former == spec {
+                return Ok(Ok(answer));
+            }
+            return Ok(self.save(&spec.id).and_then(|()| self.tell()).map(|()| answer));
+        }
+        let net = match self.allot(&spec.id) {
+            Ok(net) => net,
+            Err(error) => return Ok(Err(error)),
+        };
+        let id = spec.id.clone();
+        self.pods.insert(id.clone(), Record { spec, net });
+        let (error, astray) = match self.build(&id) {
+            Ok(net) => return Ok(Ok(net)),
+            Err(netns::Failure::Home(error)) => (error, false),
+            Err(netns::Failure::Astray(error)) => (error, true),
+        };
+        if astray {
+            return Err(Astray(error));
+        }
+        if let Err(rest) = self.del_pod(&id) {
+            warn!(pod = id, error = &rest as &dyn std::error::Error, "a failed pod network was not removed whole");
+        }
+        Ok(Err(error))
+    }
+
+    /// Everything in the kernel, for a pod whose record is there. The record is written first: after a crash it says what to
+    /// look for.
+    fn build(&mut self, id: &str) -> Result<PodNet, netns::Failure> {
+        let home = netns::Failure::Home;
+        self.save(id).map_err(home)?;
+        let Some(Record { spec, net }) = self.pods.get(id).cloned() else { return Err(home(Error::Closed)) };
+        let Some(primary) = net.ips.first().copied() else { return Err(home(Error::Closed)) };
+        let has_v6 = sysctl::get("net.ipv6.conf.all.disable_ipv6").is_some();
+        let defaults = pod_sysctls(has_v6).filter(|(name, _)| !spec.sysctls.contains_key(*name));
+        let wanted = defaults.chain(spec.sysctls.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+        let mut made = netns::make(&net.netns, &self.home, wanted)?;
+        let host = links::pod_host(&net.link, self.bridge, made.namespace.as_raw_fd(), primary, self.config.mtu);
+        match self.route.batch(&net.link, &host) {
+            // A former owner of the address left its namespace to processes that still run: it loses its link now.
+            Err(Error::Netlink { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+                self.route.batch(&net.link, &[links::del_link(&net.link)]).map_err(home)?;
+                self.route.batch(&net.link, &host).map_err(home)?;
+            }
+            other => other.map_err(home)?,
+        }
+        made.socket.batch(id, &links::pod_inside(&net.ips, &net.gateways)).map_err(home)?;
+        if !spec.host_ports.is_empty() {
+            self.tell().map_err(home)?;
+        }
+        Ok(net)
+    }
+
+    fn allot(&mut self, id: &str) -> Result<PodNet, Error> {
+        let mut ips = Vec::new();
+        for pool in &mut self.pools {
+            match pool.take() {
+                Ok(ip) => ips.push(ip),
+                Err(error) => {
+                    self.free(&ips);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(PodNet {
+            id: id.to_owned(),
+            netns: self.config.netns_dir.join(format!("{PREFIX}{id}")),
+            link: ips.first().map(|ip| links::link_name(*ip)).unwrap_or_default(),
+            gateways: self.config.pod_cidrs.iter().map(|net| config::gateway(*net)).collect(),
+            ips,
+        })
+    }
+
+    fn free(&mut self, ips: &[IpAddr]) {
+        for pool in &mut self.pools {
+            for ip in ips {
+                pool.free(*ip);
+            }
+        }
+    }
+
+    fn del_pod(&mut self, id: &str) -> Result<(), Error> {
+        let Some(record) = self.pods.get(id).cloned() else { return Ok(()) };
+        let mut failed = Vec::new();
+        failed.extend(self.teardown(&record.net).err());
+        if failed.is_empty() {
+            self.pods.remove(id);
+            self.free(&record.net.ips);
+            if !record.spec.host_ports.is_empty() {
+                failed.extend(self.tell().err());
+            }
+        }
+        if failed.is_empty() { Ok(()) } else { Err(Error::Teardown(failed)) }
+    }
+
+    /// Removes a pod from kernel and disk; the record goes last, so that an interrupted removal is seen at the next start. The
+    /// link dies with the namespace: deleting it here would take 35 ms under the lock that all link work in the kernel
+    /// needs, where namespaces are cleaned many at a time.
+    fn teardown(&self, net: &PodNet) -> Result<(), Error> {
+        netns::unpin(&net.netns)?;
+        let file = record_file(&self.config, &net.id);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", file)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn save(&self, id: &str) -> Result<(), Error> {
+        let Some(record) = self.pods.get(id) else { return Ok(()) };
+        let file = record_file(&self.config, id);
+        let fresh = file.with_extension("new");
+        let text = serde_json::to_vec(record).map_err(|e| Error::io("encode", &file)(io::Error::other(e)))?;
+        fs::write(&fresh, text).map_err(Error::io("write", &fresh))?;
+        fs::rename(&fresh, &file).map_err(Error::io("rename", file))
+    }
+
+    fn host_ports_free(&self, spec: &PodSpec) -> Result<(), Error> {
+        for wanted in &spec.host_ports {
+            for (id, record) in self.pods.iter().filter(|(id, _)| **id != spec.id) {
+                if record.spec.host_ports.iter().any(|p| p.collides(wanted)) {
+                    return Err(Error::HostPortTaken {
+                        port: wanted.host_port,
+                        protocol: wanted.protocol,
+                        holder: id.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the nft table to services plus host ports, and forgets UDP flows that lead to what is gone.
+    fn tell(&mut self) -> Result<(), Error> {
+        let pods = self.pods.values().map(|r| (&r.spec, &r.net));
+        let Some(services) = &self.services else {
+            return self.table.extend(&merged(&ServiceTable::default(), pods, &self.config));
+        };
+        let wanted = merged(services, pods, &self.config);
+        self.table.load(&wanted)?;
+        let stale = conntrack::stale(&self.told, &wanted);
+        if !stale.is_empty() {
+            // The table is in force; a flow that is not forgotten now ends by its time-out.
+            if let Err(error) = conntrack::forget(&stale) {
+                warn!(error = &error as &dyn std::error::Error, "stale UDP flows were not forgotten");
+            }
+        }
+        self.told = wanted;
+        Ok(())
+    }
+
+    fn links(&mut self) -> Result<BTreeMap<String, u32>, Error> {
+        link_names(&mut self.route)
+    }
+}
+
+/// The thread is in a foreign namespace.
+struct Astray(Error);
+
+/// Services and host ports in one table. A host port of a pod wins over a service's node port of the same number, as the
+/// more particular wish; the DNS addresses are served by this host itself.
+fn merged<'a>(
+    services: &ServiceTable,
+    pods: impl Iterator<Item = (&'a PodSpec, &'a PodNet)>,
+    config: &Config,
+) -> ServiceTable {
+    let mut table = services.clone();
+    table.frontends.retain(|frontend, _| !frontend.address.is_some_and(|a| config.dns_ips.contains(&a)));
+    let mut host_ports: BTreeMap<Frontend, Backends> = BTreeMap::new();
+    for (spec, net) in pods {
+        for port in &spec.host_ports {
+            let frontend = Frontend { address: port.host_ip, protocol: port.protocol, port: port.host_port };
+            let targets = net.ips.iter().filter_map(|ip| port.target(*ip));
+            host_ports.entry(frontend).or_default().endpoints.extend(targets);
+        }
+    }
+    table.frontends.extend(host_ports);
+    table
+}
+
+/// Bridge, addresses, sysctls and routes of the host. Returns the bridge's index.
+fn host_side(config: &Config, route: &mut Socket) -> Result<u32, Error> {
+    let mut remembered = Remembered::open(&config.state_dir)?;
+    let Some(primary) = config.pod_cidrs.first().map(|net| config::gateway(*net)) else {
+        return Err(Error::invalid("pod_cidrs", "no range"));
+    };
+    route.batch(BRIDGE, &[links::new_bridge(BRIDGE, primary, config.mtu)])?;
+    let index =
+        link_names(route)?.remove(BRIDGE).ok_or_else(|| Error::Protocol { what: format!("create link {BRIDGE}") })?;
+    let v6 = config::v6(&config.pod_cidrs).is_some();
+    if config::v4(&config.pod_cidrs).is_some() {
+        // Node ports on 127.0.0.1; the nft table keeps loopback addresses from the bridge out.
+        sysctl::set(&format!("net/ipv4/conf/{BRIDGE}/route_localnet"), "1")?;
+        // Everything between pods turns round at the bridge. A redirect would not only be wrong, it also uses up the rate
+        // that is meant for "port unreachable". The kernel takes the larger of this and the link's own value, so
+        // other links keep theirs.
+        sysctl::set(&format!("net/ipv4/conf/{BRIDGE}/send_redirects"), "0")?;
+        remembered.set("net.ipv4.conf.all.send_redirects", "0")?;
+        remembered.set("net.ipv4.ip_forward", "1")?;
+    }
+    if v6 {
+        sysctl::set(&format!("net/ipv6/conf/{BRIDGE}/disable_ipv6"), "0")?;
+        sysctl::set(&format!("net/ipv6/conf/{BRIDGE}/accept_ra"), "0")?;
+        forward_v6(&mut remembered)?;
+    }
+    let mut requests = vec![links::set_link(index, Some(primary), config.mtu)];
+    for net in &config.pod_cidrs {
+        let gateway = config::gateway(*net);
+        let address = ipnet::IpNet::new(gateway, net.prefix_len()).unwrap_or_else(|_| gateway.into());
+        requests.push(links::new_address(index, address));
+    }
+    requests.extend(config.dns_ips.iter().map(|ip| links::new_address(index, (*ip).into())));
+    for service in &config.service_cidrs {
+        let source =
+            config.pod_cidrs.iter().map(|n| config::gateway(*n)).find(|g| g.is_ipv4() == service.addr().is_ipv4());
+        requests.push(links::new_route(index, service.trunc(), None, source));
+    }
+    route.batch(BRIDGE, &requests)?;
+    Ok(index)
+}
+
+/// Turns IPv6 forwarding on without losing routes: a forwarding host ignores router advertisements unless `accept_ra` is 2, and
+/// edge devices live on advertised default routes.
+/// Source: Documentation/networking/ip-sysctl.rst, accept_ra.
+fn forward_v6(remembered: &mut Remembered) -> Result<(), Error> {
+    const ALL: &str = "net/ipv6/conf/all/forwarding";
+    if sysctl::get(ALL).as_deref() == Some("1") {
+        return Ok(());
+    }
+    let dir = Path::new("/proc/sys/net/ipv6/conf");
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let key = format!("net/ipv6/conf/{name}/accept_ra");
+        if name != BRIDGE && sysctl::get(&key).as_deref() == Some("1") {
+            remembered.set(&key, "2")?;
+        }
+    }
+    remembered.set(ALL, "1")
+}
+
+/// What every pod's namespace starts with. Redirects are ignored: they would lead around the host's connection table.
+fn pod_sysctls<'a>(v6: bool) -> impl Iterator<Item = (&'a str, &'a str)> {
+    const V4: [(&str, &str); 4] = [
+        ("net.ipv4.ip_unprivileged_port_start", "0"),
+        ("net.ipv4.ping_group_range", "0 2147483647"),
+        ("net.ipv4.conf.all.accept_redirects", "0"),
+        ("net.ipv4.conf.default.accept_redirects", "0"),
+    ];
+    const V6: [(&str, &str); 2] =
+        [("net.ipv6.conf.default.accept_redirects", "0"), ("net.ipv6.conf.default.accept_ra", "0")];
+    V4.into_iter().chain(V6.into_iter().filter(move |_| v6))
+}
+
+fn link_names(route: &mut Socket) -> Result<BTreeMap<String, u32>, Error> {
+    let name = |message: LinkMessage| {
+        let index = message.header.index;
+        message
+            .attributes
+            .into_iter()
+            .find_map(|a| if let LinkAttribute::IfName(n) = a { Some((n, index)) } else { None })
+    };
+    Ok(route
+        .dump("list links", links::get_links())?
+        .into_iter()
+        .filter_map(|m| if let RouteNetlinkMessage::NewLink(link) = m { name(link) } else { None })
+        .collect())
+}
+
+fn pods_dir(config: &Config) -> PathBuf {
+    config.state_dir.join("pods")
+}
+
+fn record_file(config: &Config, id: &str) -> PathBuf {
+    pods_dir(config).join(format!("{id}.json"))
+}
+
+/// Our pins in the folder; no folder is none.
+fn pins(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io("read", dir)(error)),
+        Ok(entries) => Ok(entries
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX))
+            .map(|e| e.path())
+            .collect()),
+    }
+}
+
+/// See [`crate::remove_all`].
+pub(crate) fn remove_all(config: &Config) -> Result<(), Error> {
+    let mut failed = Vec::new();
+    match pins(&config.netns_dir) {
+        Ok(pins) => failed.extend(pins.iter().filter_map(|pin| netns::unpin(pin).err())),
+        Err(error) => failed.push(error),
+    }
+    let links =
+        Socket::route().and_then(|mut route| route.batch("links", &[links::del_pod_links(), links::del_link(BRIDGE)]));
+    failed.extend(links.err());
+    failed.extend(nft::remove().err());
+    match Remembered::open(&config.state_dir) {
+        Ok(remembered) => failed.extend(remembered.restore()),
+        Err(error) => failed.push(error),
+    }
+    if failed.is_empty() {
+        for (dir, verb) in [(&config.state_dir, true), (&config.netns_dir, false)] {
+            let removed = if verb { fs::remove_dir_all(dir) } else { fs::remove_dir(dir) };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => failed.push(Error::io("remove", dir)(error)),
+                _ => {}
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(Error::Teardown(failed)) }
+}
