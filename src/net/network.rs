@@ -111,6 +111,16 @@ impl Network {
         self.call(|reply| Command::SetServices(table, reply)).await?
     }
 
+    /// Leads port 53 of the DNS addresses to where the server listens, if that is another port. Takes [`crate::dns::Server::addresses`];
+    /// call it once after the server's start.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub async fn lead_dns(&self, addresses: &[std::net::SocketAddr]) -> Result<(), Error> {
+        let addresses = addresses.to_vec();
+        self.call(|reply| Command::LeadDns(addresses, reply)).await?
+    }
+
     async fn call<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.queue.send(command(reply)).await.map_err(|_| Error::Closed)?;

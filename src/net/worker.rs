@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,7 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    BRIDGE, Backends, Config, Error, Frontend, PREFIX, PodNet, PodSpec, ServiceTable, config, conntrack,
+    BRIDGE, Backends, Config, Error, Frontend, PREFIX, PodNet, PodSpec, Protocol, ServiceTable, config, conntrack,
+    dns::DNS_PORT,
     ipam::Pool,
     links,
     netlink::Socket,
@@ -32,6 +33,7 @@ pub(crate) enum Command {
     DelPod(String, oneshot::Sender<Result<(), Error>>),
     Pods(oneshot::Sender<Vec<PodNet>>),
     SetServices(ServiceTable, oneshot::Sender<Result<(), Error>>),
+    LeadDns(Vec<SocketAddr>, oneshot::Sender<Result<(), Error>>),
     /// Somebody else deleted our table.
     TableLost,
 }
@@ -53,6 +55,8 @@ pub(crate) struct Worker {
     pods: BTreeMap<String, Record>,
     /// `None` until the first table was told: what an earlier process left then stays in force.
     services: Option<ServiceTable>,
+    /// Where the DNS server listens.
+    dns: Vec<SocketAddr>,
     /// What the nft table was last told, host ports included.
     told: ServiceTable,
 }
@@ -74,6 +78,7 @@ impl Worker {
             pools: config.pod_cidrs.iter().map(|net| Pool::new(*net)).collect(),
             pods: BTreeMap::new(),
             services: None,
+            dns: Vec::new(),
             told: ServiceTable::default(),
             config,
         };
@@ -105,6 +110,14 @@ impl Worker {
                     let told = self.tell();
                     if told.is_err() {
                         self.services = old;
+                    }
+                    drop(reply.send(told));
+                }
+                Command::LeadDns(addresses, reply) => {
+                    let old = std::mem::replace(&mut self.dns, addresses);
+                    let told = self.tell();
+                    if told.is_err() {
+                        self.dns = old;
                     }
                     drop(reply.send(told));
                 }
@@ -303,9 +316,9 @@ impl Worker {
     fn tell(&mut self) -> Result<(), Error> {
         let pods = self.pods.values().map(|r| (&r.spec, &r.net));
         let Some(services) = &self.services else {
-            return self.table.extend(&merged(&ServiceTable::default(), pods, &self.config));
+            return self.table.extend(&merged(&ServiceTable::default(), pods, &self.dns, &self.config));
         };
-        let wanted = merged(services, pods, &self.config);
+        let wanted = merged(services, pods, &self.dns, &self.config);
         self.table.load(&wanted)?;
         let stale = conntrack::stale(&self.told, &wanted);
         if !stale.is_empty() {
@@ -331,6 +344,7 @@ struct Astray(Error);
 fn merged<'a>(
     services: &ServiceTable,
     pods: impl Iterator<Item = (&'a PodSpec, &'a PodNet)>,
+    dns: &[SocketAddr],
     config: &Config,
 ) -> ServiceTable {
     let mut table = services.clone();
@@ -344,6 +358,12 @@ fn merged<'a>(
         }
     }
     table.frontends.extend(host_ports);
+    for server in dns.iter().filter(|s| s.port() != DNS_PORT && config.dns_ips.contains(&s.ip())) {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let frontend = Frontend { address: Some(server.ip()), protocol, port: DNS_PORT };
+            table.frontends.insert(frontend, Backends { endpoints: [*server].into(), ..Backends::default() });
+        }
+    }
     table
 }
 

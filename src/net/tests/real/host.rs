@@ -139,9 +139,9 @@ pub fn address(ips: &[IpAddr], v6: bool) -> IpAddr {
 
 /// Waits for what the kernel does in the background.
 pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + DEADLINE;
+    let deadline = tokio::time::Instant::now() + DEADLINE;
     while !done() {
-        assert!(std::time::Instant::now() < deadline, "{what} did not happen");
+        assert!(tokio::time::Instant::now() < deadline, "{what} did not happen");
         std::thread::yield_now();
     }
 }

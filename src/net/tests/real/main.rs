@@ -1,6 +1,9 @@
 //! The network room against the kernel. Every test has a host of its own (namespaces, see `host`); `ip` and `nft` are used to
 //! look and to build the outside world, never by what is tested. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod dns;
 mod host;
 mod pods;
 mod services;

@@ -1,8 +1,9 @@
 //! Links, addresses, namespaces, adoption, removal.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, time::Instant};
+use std::{collections::BTreeMap, fs, io::ErrorKind};
 
 use net::{Error, HostPort, Network, Protocol, remove_all};
+use tokio::time::Instant;
 
 use crate::{
     config,

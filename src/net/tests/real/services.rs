@@ -4,10 +4,10 @@ use std::{
     collections::BTreeMap,
     io::ErrorKind,
     net::{SocketAddr, UdpSocket},
-    time::Instant,
 };
 
 use net::{Affinity, Network, PodNet};
+use tokio::time::Instant;
 
 use crate::{
     config, frontend,

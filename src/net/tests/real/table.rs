@@ -1,8 +1,9 @@
 //! The nft table as the `nft` program reads it: our encoder against the reference implementation.
 
-use std::{fs, path::Path, process::Command, time::Instant};
+use std::{fs, path::Path, process::Command};
 
 use net::Network;
+use tokio::time::Instant;
 
 use crate::{
     config, frontend,
