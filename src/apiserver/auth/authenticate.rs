@@ -1,0 +1,137 @@
+//! From a request and its connection to an identity.
+//!
+//! Source: apiserver `pkg/endpoints/filters/{authentication,impersonation}.go`.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jiff::Timestamp;
+use store::View;
+use types::status::{Reason, Status};
+
+use super::Authorizer;
+use super::attributes::{Attributes, Target};
+use super::identity::{
+    GROUP_AUTHENTICATED, GROUP_SERVICE_ACCOUNTS, GROUP_UNAUTHENTICATED, Identity, SERVICE_ACCOUNT_PREFIX,
+    USER_ANONYMOUS,
+};
+use super::token::Tokens;
+use crate::server::Peer;
+
+/// Browsers cannot set headers on a WebSocket: the token comes as a subprotocol.
+const WEBSOCKET_TOKEN_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Who sends the request. Without any credentials: nobody in particular.
+///
+/// # Errors
+/// 401 for credentials that were given and are wrong.
+pub fn authenticate(
+    headers: &HeaderMap,
+    peer: &Peer,
+    tokens: &Tokens,
+    now: Timestamp,
+    view: &dyn View,
+) -> Result<Arc<Identity>, Status> {
+    let certificate = match peer {
+        Peer::Local(identity) => return Ok(identity.clone()),
+        Peer::Remote { certificate, .. } => certificate,
+    };
+    match certificate {
+        Ok(Some(identity)) => return Ok(identity.clone()),
+        Ok(None) => {}
+        Err(()) => return Err(Status::unauthorized()),
+    }
+    let Some(token) = bearer(headers) else { return Ok(Arc::new(Identity::anonymous())) };
+    match tokens.check(&token, &[], now, view) {
+        Ok((identity, _)) => Ok(Arc::new(identity)),
+        Err(why) => {
+            tracing::debug!(why, "refused a bearer token");
+            Err(Status::unauthorized())
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    if let Some(header) = headers.get(AUTHORIZATION) {
+        // Another scheme is no credential that is known here; an undecodable one is a wrong one.
+        let Ok(text) = header.to_str() else { return Some(String::new()) };
+        let (scheme, token) = text.split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned()).filter(|t| !t.is_empty());
+    }
+    let protocols = headers.get("sec-websocket-protocol")?.to_str().ok()?;
+    let encoded = protocols.split(',').find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN_PREFIX))?;
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).unwrap_or_default();
+    Some(String::from_utf8(bytes).unwrap_or_default())
+}
+
+/// The identity that the request asks to act as, when its sender may.
+///
+/// # Errors
+/// 403 for the first part of the identity that the sender may not take, 400 or 500 for headers that make no sense.
+pub fn impersonate(
+    headers: &HeaderMap,
+    sender: &Arc<Identity>,
+    authorizer: &Authorizer,
+    view: &dyn View,
+) -> Result<Arc<Identity>, Status> {
+    if !headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+        return Ok(sender.clone());
+    }
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let user = text("impersonate-user");
+    let groups: Vec<String> =
+        headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok().map(str::to_owned)).collect();
+    let uid = text("impersonate-uid");
+    let mut wanted = Identity { user, uid, groups, ..Identity::default() };
+    for (name, value) in headers {
+        if let (Some(key), Ok(value)) = (name.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
+            wanted.extra.entry(percent_decoded(key)).or_default().push(value.to_owned());
+        }
+    }
+    if wanted.user.is_empty() {
+        return Err(Status::new(
+            Reason::InternalError,
+            format!(
+                "requested [{{UID  {}  authentication.k8s.io/v1  }}] without impersonating a user name",
+                wanted.uid
+            ),
+        ));
+    }
+    let may = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
+        let target = Target::Resource { group, version: "v1", resource, subresource, namespace, name, fields: None };
+        let attributes = Attributes { identity: sender, verb: "impersonate", target };
+        authorizer.authorize(&attributes, view).map_err(|why| attributes.forbidden(&why))
+    };
+    let account = wanted.user.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|rest| rest.split_once(':'));
+    match account {
+        Some((namespace, name)) => {
+            may("", "serviceaccounts", "", namespace, name)?;
+            if wanted.groups.is_empty() {
+                wanted.groups = vec![GROUP_SERVICE_ACCOUNTS.into(), format!("{GROUP_SERVICE_ACCOUNTS}:{namespace}")];
+            }
+        }
+        None => may("", "users", "", "", &wanted.user)?,
+    }
+    for group in headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()) {
+        may("", "groups", "", "", group)?;
+    }
+    if !wanted.uid.is_empty() {
+        may("authentication.k8s.io", "uids", "", "", &wanted.uid)?;
+    }
+    for (key, values) in &wanted.extra {
+        for value in values {
+            may("authentication.k8s.io", "userextras", key, "", value)?;
+        }
+    }
+    let standing = if wanted.user == USER_ANONYMOUS { GROUP_UNAUTHENTICATED } else { GROUP_AUTHENTICATED };
+    if !wanted.in_group(GROUP_UNAUTHENTICATED) && !wanted.in_group(standing) {
+        wanted.groups.push(standing.into());
+    }
+    Ok(Arc::new(wanted))
+}
+
+fn percent_decoded(text: &str) -> String {
+    crate::http::query::percent_decode(text, false)
+}

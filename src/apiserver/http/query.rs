@@ -1,0 +1,78 @@
+//! Query strings. What never lives here: what a parameter means.
+
+/// The parameters in order, decoded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn parse(text: Option<&str>) -> Self {
+        let Some(text) = text.filter(|t| !t.is_empty()) else { return Self::default() };
+        let pairs = text.split('&').filter(|p| !p.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(name, true), percent_decode(value, true))
+        });
+        Self(pairs.collect())
+    }
+
+    /// The first value; `None` when the parameter is absent.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// The first value, unless it is empty.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|v| !v.is_empty())
+    }
+
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// As upstream reads booleans in queries: present and neither `false` nor `0`.
+    /// Source: apimachinery `pkg/runtime/converter.go` `Convert_Slice_string_To_bool`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|v| !v.eq_ignore_ascii_case("false") && v != "0")
+    }
+}
+
+/// Decodes `%XX`, and `+` as a space when `plus`. What is not a valid escape stays as it is; invalid UTF-8 is replaced.
+pub fn percent_decode(text: &str, plus: bool) -> String {
+    if !text.bytes().any(|b| b == b'%' || b == b'+') {
+        return text.to_owned();
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'+' if plus => out.push(b' '),
+            b'%' => match bytes.get(i + 1..i + 3).and_then(|hex| {
+                let digit = |b: u8| char::from(b).to_digit(16);
+                u8::try_from(digit(hex[0])? * 16 + digit(hex[1])?).ok()
+            }) {
+                Some(byte) => {
+                    out.push(byte);
+                    i += 2;
+                }
+                None => out.push(b'%'),
+            },
+            other => out.push(other),
+        }
+        i += 1;
+    }
+    String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters() {
+        let q = Query::parse(Some("a=1&b=x%3Dy+z&c&a=2&d=%zz&watch=true&e=false"));
+        assert_eq!((q.get("a"), q.get("b"), q.get("c"), q.text("c")), (Some("1"), Some("x=y z"), Some(""), None));
+        assert_eq!(q.all("a").collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(q.get("d"), Some("%zz"));
+        assert!(q.flag("watch") && q.flag("c") && !q.flag("e") && !q.flag("missing"));
+    }
+}
