@@ -1,13 +1,42 @@
 //! The server as a value: what it is given, and the one door through which requests come.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
-use ::http::{Request, Response};
+use ::http::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
+use ::http::{HeaderMap, Method, Request, Response};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http_body_util::BodyExt as _;
 use store::Store;
+use tokio::sync::Semaphore;
+use types::status::{Reason, Status};
 
+use crate::admission::allocate::{Allocation, Allocator};
+use crate::auth::authenticate::{authenticate, impersonate};
 use crate::auth::identity::Identity;
+use crate::auth::rbac::{self, Rbac};
+use crate::auth::review;
+use crate::auth::token::Tokens;
+use crate::auth::{Attributes, Authorizer, Target};
+use crate::codec::{Accepted, As, Media};
 use crate::http::body::Body;
+use crate::http::metrics::Metrics;
+use crate::http::query::Query;
+use crate::http::router::{self, Path, Resource};
+use crate::http::{documents, gzip, respond};
+use crate::verbs::ask::{Answer, Ask};
+use crate::verbs::{self, connect::Dial, object};
+
+/// Bytes of a request body. Source: apiserver `MaxRequestBodyBytes`.
+const BODY_BYTES_MAX: usize = 3 << 20;
+/// What is read and dropped of a body that is too long, so that the client hears why before it meets a closed connection.
+const BODY_BYTES_DRAINED: usize = 16 << 20;
+/// Requests from outside that are worked on at once, watches and streams not counted. Source: upstream's two limits of
+/// 400 and 200 together.
+const IN_FLIGHT_MAX: usize = 600;
 
 /// The time, for everything that is written into objects. Comes in, so that tests can choose it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -33,12 +62,20 @@ pub struct Config {
     pub api_audiences: Vec<String>,
     /// The ES256 key that signs ServiceAccount tokens (PKCS#8 in PEM), from `cluster::pki`.
     pub service_account_key_pem: String,
-    /// With which node agents are called (logs, exec, port-forward); `None`: those answer 503.
-    pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Reaches node agents (logs, exec, port-forward); `None`: those answer 503.
+    pub dialer: Option<Arc<dyn Dial>>,
     /// Service address ranges, primary first; from `--service-cidr`.
     pub service_cidrs: Vec<ipnet::IpNet>,
     /// First and last node port; from `--service-node-port-range`.
     pub node_ports: (u16, u16),
+    /// Where pods and other machines reach this server; becomes the endpoint of the `kubernetes` Service.
+    pub advertise: Option<SocketAddr>,
+}
+
+impl Config {
+    pub(crate) fn advertised(&self) -> String {
+        self.advertise.map(|a| a.to_string()).unwrap_or_default()
+    }
 }
 
 /// Why a server could not be made.
@@ -46,6 +83,8 @@ pub struct Config {
 pub enum Error {
     #[error("the token key is unusable: {0}")]
     TokenKey(String),
+    #[error("the service ranges are unusable")]
+    Ranges(#[source] crate::admission::allocate::ConfigError),
     #[error("the store refused the bootstrap objects")]
     Bootstrap(#[source] store::Error),
     #[error("cannot listen")]
@@ -67,27 +106,358 @@ pub enum Peer {
 /// The API server. A cheap handle.
 #[derive(Clone)]
 pub struct ApiServer {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
-pub(crate) struct Shared {
-    pub config: Config,
-    pub store: Arc<dyn Store>,
+/// What every request needs.
+pub struct Shared {
+    pub(crate) config: Config,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) tokens: Tokens,
+    pub(crate) allocator: Allocator,
+    pub(crate) metrics: Metrics,
+    in_flight: Semaphore,
+    stopping: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
 }
 
 impl ApiServer {
     /// Makes the server and writes what every cluster starts with (namespaces, priority classes, RBAC) where it is absent.
     /// The store must have been opened with [`crate::facts_of`].
     pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Self, Error> {
-        Ok(Self { shared: Arc::new(Shared { config, store }) })
+        let tokens = Tokens::new(
+            config.service_account_issuer.clone(),
+            config.api_audiences.clone(),
+            &config.service_account_key_pem,
+        )
+        .map_err(Error::TokenKey)?;
+        let allocation = Allocation {
+            service_cidrs: config.service_cidrs.clone(),
+            node_ports: config.node_ports.0..=config.node_ports.1,
+        };
+        let allocator = Allocator::new(allocation).map_err(Error::Ranges)?;
+        verbs::start::bootstrap(&*store, &config.clock).await.map_err(Error::Bootstrap)?;
+        allocator.load(&*store.snapshot());
+        let authorizer = Authorizer { rbac: Rbac::new(store.clone()) };
+        let shared = Arc::new(Shared {
+            config,
+            store,
+            authorizer,
+            tokens,
+            allocator,
+            metrics: Metrics::default(),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            stopping: AtomicBool::new(false),
+        });
+        tokio::spawn(follow_roles(Arc::downgrade(&shared)));
+        Ok(Self { shared })
+    }
+
+    /// The time by the server's clock.
+    pub fn now(&self) -> jiff::Timestamp {
+        (self.shared.config.clock)()
+    }
+
+    /// From here on `/readyz` fails, so that others send their requests elsewhere.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Answers one request. Never fails: what goes wrong is a `Status` in the response. Dropping the future abandons the
     /// answer; a write that was under way may still happen.
     pub async fn call(&self, request: Request<Body>, peer: Peer) -> Response<Body> {
-        let _ = (request, peer, &self.shared.config, &self.shared.store);
-        let mut response = Response::new(Body::full("not served yet"));
-        *response.status_mut() = ::http::StatusCode::SERVICE_UNAVAILABLE;
+        let started = tokio::time::Instant::now();
+        let accepted = negotiate(request.headers());
+        let mut trace = Trace::default();
+        let audit_id = audit_id(request.headers());
+        let head = request.method() == Method::HEAD;
+        let outcome = AssertUnwindSafe(self.answer(request, &peer, &mut trace)).catch_unwind().await;
+        let mut response = match outcome {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => respond::error(&accepted.unwrap_or(Accepted::JSON), &status),
+            Err(_) => {
+                // The panic itself has been logged where it happened. Others' requests go on.
+                self.shared.metrics.panicked();
+                let text = "This request caused apiserver to panic. Look in the logs for details.";
+                respond::error(&Accepted::JSON, &Status::new(Reason::InternalError, text))
+            }
+        };
+        if head && response.status() != ::http::StatusCode::SWITCHING_PROTOCOLS {
+            *response.body_mut() = Body::empty();
+        }
+        let headers = response.headers_mut();
+        headers.insert("audit-id", audit_id);
+        respond::add_warnings(headers, &trace.warnings);
+        let code = response.status().as_u16();
+        self.shared.metrics.observe(trace.verb, trace.group, trace.resource, code, started.elapsed());
         response
     }
+
+    async fn answer(&self, request: Request<Body>, peer: &Peer, trace: &mut Trace) -> Result<Response<Body>, Status> {
+        let shared = &self.shared;
+        let now = self.now();
+        let path = request.uri().path().to_owned();
+        let query = Query::parse(request.uri().query());
+        let method = request.method().clone();
+        let view = shared.store.snapshot();
+        let sender = authenticate(request.headers(), peer, &shared.tokens, now, &*view)?;
+        if sender.is_anonymous() && !documents::is_public(&path) {
+            return Err(Status::unauthorized());
+        }
+        let identity = impersonate(request.headers(), &sender, &shared.authorizer, &*view)?;
+        let resource = match router::parse(&path) {
+            Path::Resource(resource) => resource,
+            Path::Other => {
+                trace.verb = "path";
+                let verb = method.as_str().to_ascii_lowercase();
+                let attributes = Attributes { identity: &identity, verb: &verb, target: Target::Path(&path) };
+                shared.authorizer.authorize(&attributes, &*view).map_err(|why| attributes.forbidden(&why))?;
+                let accepted = negotiate(request.headers());
+                let response = documents::answer(shared, &method, &path, &query, request.headers(), accepted)?;
+                return Ok(gzip::compress(request.headers(), response));
+            }
+        };
+        let verb = resource.verb(&method, &query);
+        authorize(shared, &identity, &resource, verb, request.headers(), &query, &*view)?;
+        drop(view);
+        let (kind, sub) = resource.resolve(&method, verb)?;
+        trace.verb = verb;
+        trace.group = &kind.group;
+        trace.resource = &kind.plural;
+        let accepted = negotiate(request.headers())?;
+        let subresource = sub.map_or("", |s| &*s.name);
+        let streaming = verb == "watch" || matches!(subresource, "log" | "exec" | "attach" | "portforward");
+        let _permit =
+            match peer {
+                Peer::Remote { .. } if !streaming => Some(shared.in_flight.try_acquire().map_err(|_| {
+                    Status::too_many_requests("The apiserver is overloaded, please try again later.", 1)
+                })?),
+                _ => None,
+            };
+        let (parts, body) = request.into_parts();
+        let mut ask = Ask {
+            shared,
+            kind,
+            subresource,
+            namespace: &resource.namespace,
+            name: &resource.name,
+            query: &query,
+            headers: &parts.headers,
+            identity: &identity,
+            now,
+            accepted,
+            warnings: Vec::new(),
+        };
+        respond::check_shape(kind, &accepted)?;
+        let answer = if matches!(subresource, "log" | "exec" | "attach" | "portforward") {
+            trace.verb = "connect";
+            let mut request = Request::from_parts(parts.clone(), body);
+            // Cloned parts do not carry the connection's promise to be upgraded.
+            *request.extensions_mut() = parts.extensions.clone();
+            verbs::connect::connect(&mut ask, request).await
+        } else {
+            let body = match method {
+                Method::GET | Method::HEAD => Bytes::new(),
+                _ => read_body(&parts.headers, body).await?,
+            };
+            dispatch(&mut ask, verb, &method, &body).await
+        };
+        trace.warnings = std::mem::take(&mut ask.warnings);
+        let response = finish(&ask, answer?)?;
+        Ok(if verb == "list" || verb == "get" { gzip::compress(&parts.headers, response) } else { response })
+    }
+}
+
+/// What is counted and said of a request besides its answer.
+struct Trace {
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    warnings: Vec<String>,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self { verb: "refused", group: "", resource: "", warnings: Vec::new() }
+    }
+}
+
+/// Keeps the compiled roles in step with what other writers of the store do to them. Ends with the store.
+async fn follow_roles(shared: Weak<Shared>) {
+    loop {
+        let Some(store) = shared.upgrade().map(|s| s.store.clone()) else { return };
+        let Ok(mut feed) = store.watch(rbac::STORE_PREFIX, store.snapshot().revision()) else { return };
+        drop(store);
+        let mut events = Vec::new();
+        loop {
+            events.clear();
+            let next = feed.next(&mut events).await;
+            let Some(shared) = shared.upgrade() else { return };
+            match next {
+                Ok(_) if events.is_empty() => {}
+                Ok(_) => shared.authorizer.rbac.changed(),
+                Err(store::Error::Compacted { .. }) => {
+                    shared.authorizer.rbac.changed();
+                    break;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn negotiate(headers: &HeaderMap) -> Result<Accepted, Status> {
+    crate::codec::negotiate(headers.get(ACCEPT).and_then(|v| v.to_str().ok()))
+}
+
+/// The client's audit id, or a new one.
+fn audit_id(headers: &HeaderMap) -> HeaderValue {
+    /// Longer ones are not taken over.
+    const LENGTH_MAX: usize = 64;
+    let given = headers.get("audit-id").filter(|v| !v.is_empty() && v.len() <= LENGTH_MAX).cloned();
+    given.unwrap_or_else(|| {
+        HeaderValue::from_str(&types::random::uuid()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    })
+}
+
+fn authorize(
+    shared: &Shared,
+    identity: &Identity,
+    resource: &Resource<'_>,
+    verb: &str,
+    headers: &HeaderMap,
+    query: &Query,
+    view: &dyn store::View,
+) -> Result<(), Status> {
+    let selects = matches!(verb, "list" | "watch" | "deletecollection");
+    let fields = query.text("fieldSelector").filter(|_| selects);
+    let fields = fields.and_then(|text| types::selector::FieldSelector::parse(text).ok());
+    // A list of one name is authorized as that name.
+    let single = fields.as_ref().and_then(|f| f.required("metadata.name")).filter(|_| resource.name.is_empty());
+    let ask = |verb: &str| {
+        let target = Target::Resource {
+            group: resource.group,
+            version: resource.version,
+            resource: &resource.plural,
+            subresource: &resource.subresource,
+            namespace: resource.authorized_namespace(),
+            name: single.unwrap_or(&resource.name),
+            fields: fields.as_ref(),
+        };
+        let attributes = Attributes { identity, verb, target };
+        shared.authorizer.authorize(&attributes, view).map_err(|why| attributes.forbidden(&why))
+    };
+    ask(verb)?;
+    // Entering a container is creating something, whatever the method of the handshake. Source: KEP-5287 (1.35).
+    let enters = matches!(&*resource.subresource, "exec" | "attach" | "portforward");
+    if enters && verb != "create" && headers.contains_key(::http::header::UPGRADE) { ask("create") } else { Ok(()) }
+}
+
+async fn dispatch(ask: &mut Ask<'_>, verb: &str, method: &Method, body: &Bytes) -> Result<Answer, Status> {
+    match (ask.subresource, verb) {
+        ("scale", _) => verbs::scale::scale(ask, method, body).await,
+        ("binding", _) => verbs::binding::bind(ask, body).await,
+        ("eviction", _) => verbs::eviction::evict(ask, body).await,
+        ("token", _) => verbs::token_request::create(ask, body).await,
+        (_, "get") => verbs::read::get(ask).await,
+        (_, "list") => verbs::read::list(ask).await,
+        (_, "watch") => verbs::watch::watch(ask).await,
+        (_, "create") if ask.kind.kind == "Binding" => verbs::binding::bind(ask, body).await,
+        (_, "create") if !ask.kind.stored => review(ask, body),
+        (_, "create") => verbs::create::create(ask, body).await,
+        (_, "update") => verbs::update::update(ask, body).await,
+        (_, "patch") => verbs::patch::patch(ask, body).await,
+        (_, "delete") => verbs::delete::delete(ask, body).await,
+        (_, "deletecollection") => verbs::delete::delete_collection(ask, body).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
+    ask.dry_run("CreateOptions")?;
+    let mut object = ask.decode(body, &ask.kind.gvk())?;
+    let hooks = crate::hooks::of(ask.kind);
+    (hooks.default)(&mut object);
+    let errors = (hooks.validate)(&object);
+    if !errors.is_empty() {
+        return Err(Status::invalid(ask.kind, object::meta(&object, "name"), &errors));
+    }
+    let view = ask.view();
+    let desk = review::Desk {
+        authorizer: &ask.shared.authorizer,
+        tokens: &ask.shared.tokens,
+        view: &*view,
+        identity: ask.identity,
+        now: ask.now,
+    };
+    let mut value = review::answer(&desk, ask.kind, ask.namespace, object)?;
+    let metadata = object::meta_mut(&mut value);
+    metadata.entry("creationTimestamp").or_insert(serde_json::Value::Null);
+    Ok(Answer::Object { code: 201, value })
+}
+
+/// Reads a body to its end.
+///
+/// # Errors
+/// 413 for one that is too long, 400 for one that breaks off.
+async fn read_body(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Status> {
+    let too_large = || Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}"));
+    if let Some(bytes) = body.as_full() {
+        return if bytes.len() > BODY_BYTES_MAX { Err(too_large()) } else { Ok(bytes.clone()) };
+    }
+    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(format!("error reading the request body: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length > BODY_BYTES_DRAINED {
+            return Err(too_large());
+        }
+        if length <= BODY_BYTES_MAX {
+            pieces.push(data);
+        } else {
+            pieces.clear();
+        }
+    }
+    if length > BODY_BYTES_MAX {
+        return Err(too_large());
+    }
+    if announced.is_some_and(|n| n != length) {
+        return Err(Status::bad_request("error reading the request body: unexpected EOF"));
+    }
+    // Small bodies come in one piece, which is not copied.
+    match pieces.len() {
+        0 => Ok(Bytes::new()),
+        1 => Ok(pieces.swap_remove(0)),
+        _ => Ok(pieces.concat().into()),
+    }
+}
+
+/// The answer in the shape and format that the client accepts.
+fn finish(ask: &Ask<'_>, answer: Answer) -> Result<Response<Body>, Status> {
+    let accepted = Accepted { pretty: ask.accepted.pretty || ask.query.flag("pretty"), ..ask.accepted };
+    let plain = accepted.as_ == As::Object && accepted.media == Media::Json && !accepted.pretty;
+    let (code, value) = match answer {
+        Answer::Response(response) => return Ok(response),
+        Answer::Entry { code, entry } if plain => {
+            return Ok(respond::bytes(code, accepted.content_type(), entry.value.clone()));
+        }
+        Answer::Entry { code, entry } => (code, object::read(&entry)?),
+        Answer::Object { code, value } => (code, value),
+    };
+    let status = value["kind"] == "Status";
+    if accepted.as_ == As::Object || status {
+        return Ok(respond::value(code, &Accepted { as_: As::Object, ..accepted }, &value));
+    }
+    let shaped = respond::shaped(ask.kind, &accepted, value, verbs::read::include_object(ask)?, ask.now);
+    let body = respond::encode(accepted.media, accepted.pretty, &shaped)?;
+    Ok(respond::bytes(code, &respond::content_type(&accepted), body))
 }

@@ -1,4 +1,12 @@
 //! The wire: TLS, HTTP/1.1 and 2, routes, health, discovery, metrics. What never lives here: what a verb does.
 
 pub mod body;
+pub mod discovery;
+pub mod documents;
+pub mod gzip;
+pub mod health;
+pub mod listener;
+pub mod metrics;
 pub mod query;
+pub mod respond;
+pub mod router;

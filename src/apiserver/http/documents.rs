@@ -1,0 +1,204 @@
+//! Paths that are no resources: discovery, version, health, metrics, OpenAPI, token keys.
+//!
+//! Source: apiserver `pkg/server/routes`, kube-openapi `pkg/handler3`.
+
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
+use http::{HeaderMap, HeaderValue, Method, Response};
+use serde_json::{Value, json};
+use types::status::Status;
+
+use super::query::Query;
+use super::{discovery, health, respond};
+use crate::Body;
+use crate::codec::Accepted;
+use crate::schema::openapi;
+use crate::server::Shared;
+
+/// Documents under a hash never change: a year.
+const IMMUTABLE: &str = "public, immutable";
+const FAR_FUTURE: &str = "Thu, 31 Dec 2099 23:59:59 GMT";
+
+/// Paths that anybody may read without credentials.
+pub fn is_public(path: &str) -> bool {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    matches!(path, "/livez" | "/readyz" | "/healthz" | "/version")
+        || ["/livez/", "/readyz/", "/healthz/"].iter().any(|root| path.starts_with(root))
+}
+
+/// Answers a path that names no resource.
+///
+/// # Errors
+/// 404 and 405 as upstream.
+pub fn answer(
+    shared: &Shared,
+    method: &Method,
+    path: &str,
+    query: &Query,
+    headers: &HeaderMap,
+    accepted: Result<Accepted, Status>,
+) -> Result<Response<Body>, Status> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return Err(Status::method_not_allowed());
+    }
+    if let Some((code, text)) = health::answer(path, query, &*shared.store, shared.stopping()) {
+        let mut response = respond::text(code, text);
+        let nosniff = HeaderValue::from_static("nosniff");
+        response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, nosniff);
+        return Ok(response);
+    }
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let value = match segments.as_slice() {
+        ["version"] => version(shared),
+        ["metrics"] => {
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            return Ok(respond::bytes(200, content_type, shared.metrics.text()));
+        }
+        ["openid", "v1", "jwks"] => {
+            let body = shared.tokens.jwks().to_string();
+            return Ok(respond::bytes(200, "application/jwk-set+json", body));
+        }
+        [".well-known", "openid-configuration"] => shared.tokens.discovery(),
+        ["openapi", "v2"] => return openapi_v2(headers),
+        ["openapi", "v3"] => {
+            let index = openapi::v3_index();
+            return Ok(tagged(headers, "application/json", index.body, &format!("\"{}\"", index.hash)));
+        }
+        ["openapi", "v3", rest @ ..] => return openapi_v3(&rest.join("/"), query, headers),
+        [root @ ("api" | "apis")] => {
+            let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+            if let Some(version) = discovery::wants_aggregated(accept) {
+                let (body, tag) = discovery::aggregated_document(*root == "api", version);
+                let content_type =
+                    format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+                return Ok(tagged(headers, &content_type, body, &tag));
+            }
+            legacy(shared, &segments)?
+        }
+        ["api" | "apis", ..] => legacy(shared, &segments)?,
+        [""] => json!({"paths": paths()}),
+        _ => return Err(Status::no_such_path()),
+    };
+    let accepted = accepted?;
+    let mut response = respond::value(200, &accepted, &value);
+    if matches!(segments.first(), Some(&("api" | "apis"))) {
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    }
+    Ok(response)
+}
+
+fn legacy(shared: &Shared, segments: &[&str]) -> Result<Value, Status> {
+    discovery::legacy(segments, &shared.config.advertised()).ok_or_else(Status::no_such_path)
+}
+
+fn version(shared: &Shared) -> Value {
+    let version = &shared.config.version;
+    let numbers = version.git_version.trim_start_matches('v');
+    let mut parts = numbers.split('.');
+    let (major, minor) = (parts.next().unwrap_or("1"), parts.next().unwrap_or("0"));
+    // The oldest version that is emulated is one minor behind, as upstream says of itself.
+    let previous = minor.parse::<u32>().map_or_else(|_| minor.to_owned(), |m| m.saturating_sub(1).to_string());
+    json!({
+        "major": major, "minor": minor, "emulationMajor": major, "emulationMinor": minor,
+        "minCompatibilityMajor": major, "minCompatibilityMinor": previous,
+        "gitVersion": version.git_version, "gitCommit": version.git_commit, "gitTreeState": "clean",
+        "buildDate": version.build_date, "goVersion": "none", "compiler": "rustc",
+        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    })
+}
+
+fn paths() -> Vec<String> {
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/healthz/etcd",
+        "/healthz/log",
+        "/healthz/ping",
+        "/livez",
+        "/livez/etcd",
+        "/livez/log",
+        "/livez/ping",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/readyz/etcd",
+        "/readyz/log",
+        "/readyz/ping",
+        "/readyz/shutdown",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for kind in types::registry::BUILT_IN.iter().filter(|k| !k.group.is_empty()) {
+        paths.push(format!("/apis/{}", kind.group));
+        paths.push(format!("/apis/{}/{}", kind.group, kind.version));
+    }
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// A document with its tag; 304 when the client has it.
+fn tagged(headers: &HeaderMap, content_type: &str, body: impl Into<bytes::Bytes>, tag: &str) -> Response<Body> {
+    let known = headers
+        .get(IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.split(',').any(|t| t.trim().trim_start_matches("W/") == tag));
+    let mut response = if known {
+        let mut response = respond::bytes(304, content_type, bytes::Bytes::new());
+        response.headers_mut().remove(CONTENT_TYPE);
+        response
+    } else {
+        respond::bytes(200, content_type, body)
+    };
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(tag) {
+        headers.insert(ETAG, value);
+    }
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn openapi_v2(headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    // The protobuf form of the documents is not served: clients that prefer it take JSON too.
+    accepts_json(headers)?;
+    let document = openapi::v2();
+    Ok(tagged(headers, "application/json", document.body, &format!("\"{}\"", document.hash)))
+}
+
+fn openapi_v3(path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    accepts_json(headers)?;
+    let hash = openapi::v3_hash(path).ok_or_else(Status::no_such_path)?;
+    let asked = query.text("hash");
+    if let Some(asked) = asked
+        && asked != hash
+    {
+        let mut response = respond::bytes(301, "text/html; charset=utf-8", bytes::Bytes::new());
+        if let Ok(value) = HeaderValue::from_str(&format!("/openapi/v3/{path}?hash={hash}")) {
+            response.headers_mut().insert(LOCATION, value);
+        }
+        return Ok(response);
+    }
+    let document = openapi::v3(path).ok_or_else(Status::no_such_path)?;
+    let mut response = tagged(headers, "application/json", document.body, &format!("\"{}\"", document.hash));
+    if asked.is_some() {
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(IMMUTABLE));
+        headers.insert(EXPIRES, HeaderValue::from_static(FAR_FUTURE));
+    }
+    Ok(response)
+}
+
+fn accepts_json(headers: &HeaderMap) -> Result<(), Status> {
+    let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let takes = accept.is_empty()
+        || accept.split(',').any(|range| {
+            let essence = range.split(';').next().unwrap_or_default().trim();
+            matches!(essence, "application/json" | "*/*" | "application/*")
+        });
+    if takes { Ok(()) } else { Err(Status::not_acceptable(&["application/json"])) }
+}

@@ -1,0 +1,209 @@
+//! The TLS listener: connections in, requests to [`ApiServer::call`].
+//!
+//! What never lives here: a route, a verb.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::x509;
+use crate::server::{ApiServer, Error, Peer};
+
+/// Open connections. Each costs some tens of KiB while idle; more than this is a leak in some client.
+const CONNECTIONS_MAX: usize = 4096;
+/// A client that does not finish its handshake in this time is none.
+const HANDSHAKE_SECONDS: u64 = 10;
+/// Nor one that does not send its headers.
+const HEADERS_SECONDS: u64 = 30;
+/// Bytes of request line and headers; upstream's limit.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+/// Streams of one HTTP/2 connection: a client multiplexes all of its watches over one. Source: apiserver
+/// `http2-max-streams-per-connection`, 1000 for the kube-apiserver.
+const HTTP2_STREAMS_MAX: u32 = 1000;
+/// Open requests may finish for this long after the shutdown has begun; watches are ended at once by the store's close.
+const DRAIN_SECONDS: u64 = 5;
+
+/// Accepts any certificate in the handshake and remembers nothing: whether its chain is good is decided right after, so
+/// that a wrong certificate is answered with 401 and not with a broken connection. That the client holds the key is still
+/// proven by the handshake.
+#[derive(Debug)]
+struct AskForCertificate(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for AskForCertificate {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// What the listener proves itself with, and whom it believes.
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl Tls {
+    /// `chain` and `key` serve; certificates signed by `client_ca` are identities.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        client_ca: CertificateDer<'static>,
+    ) -> Result<Self, Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(client_ca).map_err(Error::Tls)?;
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+            .build()
+            .map_err(|e| Error::Tls(rustls::Error::General(e.to_string())))?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(Error::Tls)?
+            .with_client_cert_verifier(Arc::new(AskForCertificate(clients.clone())))
+            .with_single_cert(chain, key)
+            .map_err(Error::Tls)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { config: Arc::new(config), clients })
+    }
+}
+
+/// Serves until `stop`; then waits for open requests for a few seconds.
+pub async fn serve(listener: TcpListener, tls: Tls, server: ApiServer, stop: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let tls = Arc::new(tls);
+    loop {
+        let permit = tokio::select! {
+            () = stop.cancelled() => break,
+            permit = room.clone().acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { break };
+        let (stream, address) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, mostly: it passes when a connection ends, and an idle one will.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            },
+        };
+        let (tls, server, watcher) = (tls.clone(), server.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            connection(stream, address, &tls, server, watcher).await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    server.stop();
+    if tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS), graceful.shutdown()).await.is_err() {
+        tracing::info!("connections were still open at the end of the shutdown");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: &Tls,
+    server: ApiServer,
+    graceful: hyper_util::server::graceful::Watcher,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %address, "cannot send without delay");
+    }
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.config.clone());
+    let stream = match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS), acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, %address, "the TLS handshake failed");
+            return;
+        }
+        Err(_) => return,
+    };
+    let certificate = identify(tls, &server, stream.get_ref().1.peer_certificates());
+    let peer = Peer::Remote { address, certificate };
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let (server, peer) = (server.clone(), peer.clone());
+        async move { Ok::<_, std::convert::Infallible>(server.call(request.map(Into::into), peer).await) }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(HEADERS_SECONDS))
+        .max_buf_size(HEADER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX));
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    if let Err(error) = graceful.watch(serving.into_owned()).await {
+        tracing::debug!(error = &*error, %address, "a connection ended");
+    }
+}
+
+/// Who the client's certificate names, if its chain is good at this moment.
+fn identify(
+    tls: &Tls,
+    server: &ApiServer,
+    certificates: Option<&[CertificateDer<'static>]>,
+) -> Result<Option<Arc<crate::Identity>>, ()> {
+    let Some((leaf, intermediates)) = certificates.and_then(|c| c.split_first()) else { return Ok(None) };
+    let seconds = u64::try_from(server.now().as_second()).unwrap_or_default();
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    match tls.clients.verify_client_cert(leaf, intermediates, now) {
+        Ok(_) => x509::identity(leaf).map(|i| Some(Arc::new(i))).ok_or(()),
+        Err(error) => {
+            tracing::info!(%error, "refused a client certificate");
+            Err(())
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One request on its way through the stages, and what every verb does with the store.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use jiff::Timestamp;
+use serde_json::Value;
+use store::{Entry, Expect, Op, Snapshot, Write};
+use types::registry::Kind;
+use types::status::{Cause, Status};
+
+use super::facts;
+use super::object;
+use crate::admission;
+use crate::auth::identity::Identity;
+use crate::auth::rbac;
+use crate::codec::fields::FieldValidation;
+use crate::codec::{Accepted, Media};
+use crate::http::query::Query;
+use crate::server::Shared;
+
+/// A reader that asks for a revision which the store has not reached waits this long at most. Source: apiserver
+/// `pkg/storage/cacher/watch_cache.go` `blockTimeout`.
+pub const FRESHNESS_SECONDS: u64 = 3;
+
+/// What is asked, by whom, and how the answer is wanted.
+pub struct Ask<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub kind: &'static Kind,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    /// Empty for collections.
+    pub name: &'a str,
+    pub query: &'a Query,
+    pub headers: &'a HeaderMap,
+    pub identity: &'a Identity,
+    pub now: Timestamp,
+    pub accepted: Accepted,
+    /// Texts for `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+/// What a verb answers.
+pub enum Answer {
+    /// A stored object, served from its bytes where the format allows.
+    Entry { code: u16, entry: Arc<Entry> },
+    /// An object that is not stored, or not yet.
+    Object { code: u16, value: Value },
+    /// A response that is complete.
+    Response(http::Response<crate::Body>),
+}
+
+impl<'a> Ask<'a> {
+    pub fn view(&self) -> Snapshot {
+        self.shared.store.snapshot()
+    }
+
+    pub fn key(&self) -> String {
+        self.kind.store_key(self.namespace, self.name)
+    }
+
+    pub fn content_type(&self) -> Option<&'a str> {
+        self.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok())
+    }
+
+    pub fn context(&self) -> crate::hooks::Context<'a> {
+        // The lifetimes of the identity and of the path are the request's.
+        crate::hooks::Context { subresource: self.subresource, user: &self.identity.user, now: self.now }
+    }
+
+    pub fn user(&self) -> admission::User<'a> {
+        admission::User { name: &self.identity.user, groups: &self.identity.groups }
+    }
+
+    /// `?fieldValidation=`; 400 for a value that is none.
+    pub fn field_validation(&self) -> Result<FieldValidation, Status> {
+        FieldValidation::parse(self.query.get("fieldValidation")).ok_or_else(|| {
+            let value = self.query.get("fieldValidation").unwrap_or_default();
+            let error = types::field::FieldError::not_supported(
+                &types::field::Path::new("fieldValidation"),
+                value,
+                &["", "Ignore", "Strict", "Warn"],
+            );
+            super::options::invalid("meta.k8s.io", "CreateOptions", &[error])
+        })
+    }
+
+    /// `?dryRun=`; 422 for a value other than `All`.
+    pub fn dry_run(&self, options_kind: &str) -> Result<bool, Status> {
+        super::options::dry_run(self.query.all("dryRun").filter(|v| !v.is_empty()), options_kind)
+    }
+
+    /// Decodes the body as `expected` and checks its fields.
+    pub fn decode(
+        &mut self,
+        body: &bytes::Bytes,
+        expected: &types::registry::GroupVersionKind,
+    ) -> Result<Value, Status> {
+        let mode = self.field_validation()?;
+        let mut value = crate::codec::decode(self.content_type(), body, expected)?;
+        let raw = matches!(Media::of(self.content_type())?, Media::Json).then_some(&**body);
+        let warnings = crate::codec::fields::check(expected, &mut value, raw, mode)?;
+        self.warnings.extend(warnings);
+        Ok(value)
+    }
+
+    /// The entry under the key of this request; 404 when there is none.
+    pub fn current(&self) -> Result<Arc<Entry>, Status> {
+        self.view().get(&self.key()).ok_or_else(|| Status::not_found(self.kind, self.name))
+    }
+
+    /// Writes one entry. Roles that are written are in force when this returns.
+    pub async fn write(&self, key: Arc<str>, expect: Expect, op: Op) -> Result<Arc<Entry>, store::Error> {
+        let write = Write { key, expect, class: object::class(self.kind), op };
+        let mut written = self.shared.store.write(vec![write]).await?;
+        if self.kind.group == rbac::GROUP {
+            self.shared.authorizer.rbac.changed();
+        }
+        written.pop().ok_or(store::Error::Closed)
+    }
+
+    /// The `Status` for a store that did not do what it was asked. Preconditions are the caller's to explain; what is left
+    /// of them here is a conflict.
+    pub fn store_error(&self, error: &store::Error) -> Status {
+        store_error(self.kind, self.name, error)
+    }
+
+    pub fn admission<'r>(
+        &'r self,
+        operation: admission::Operation,
+        object: Option<&'r mut Value>,
+        old: Option<&'r Value>,
+        dry_run: bool,
+        view: &'r dyn store::View,
+    ) -> admission::Request<'r> {
+        admission::Request {
+            operation,
+            kind: self.kind,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name: self.name,
+            object,
+            old,
+            user: self.user(),
+            dry_run,
+            view,
+        }
+    }
+}
+
+/// The one place where the store's errors become what clients see.
+pub fn store_error(kind: &Kind, name: &str, error: &store::Error) -> Status {
+    match error {
+        store::Error::Precondition { .. } => Status::conflict(kind, name, types::status::OBJECT_MODIFIED),
+        store::Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        store::Error::Future { requested, current } => too_large(requested.0, current.0),
+        store::Error::ReadOnly { reason } => {
+            tracing::error!(reason, "a write was refused");
+            Status::service_unavailable(format!("the store is read-only: {reason}"))
+        }
+        store::Error::Busy => Status::too_many_requests("Too many requests, please try again later.", 1),
+        store::Error::Closed => Status::service_unavailable("the server is shutting down"),
+        store::Error::NewerSchema { .. }
+        | store::Error::Damaged { .. }
+        | store::Error::InUse { .. }
+        | store::Error::Io(_) => {
+            tracing::error!(%error, "the store failed");
+            Status::internal("the store failed")
+        }
+    }
+}
+
+/// Source: apiserver `pkg/storage/errors.go` `NewTooLargeResourceVersionError`.
+pub fn too_large(requested: u64, current: u64) -> Status {
+    Status::timeout(format!("Timeout: Too large resource version: {requested}, current: {current}"))
+        .with_cause(Cause {
+            reason: "ResourceVersionTooLarge".into(),
+            message: "Too large resource version".into(),
+            ..Cause::default()
+        })
+        .retry_after(1)
+}
+
+/// The uid of an entry.
+pub fn uid(entry: &Entry) -> &str {
+    &facts::facts(entry).uid
+}

@@ -1,0 +1,270 @@
+//! Connect: log, exec, attach and port-forward of a pod, carried to the agent of its node and back.
+//!
+//! The server reads nothing of what flows: after the agent has agreed to switch protocols, bytes are copied both ways until
+//! one side ends. What never lives here: WebSocket, SPDY, a container.
+//!
+//! Source: `pkg/registry/core/pod/{strategy,rest/subresources,rest/log}.go`, kubelet `pkg/kubelet/server/server.go`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use types::status::{Reason, Status};
+
+use super::ask::{Answer, Ask};
+use super::object;
+use crate::Body;
+use crate::admission::{self, Operation};
+use crate::http::respond;
+
+/// What of an agent's error text is passed on. Source: apimachinery `maxReadLength` of the response checker.
+const ERROR_BYTES_MAX: usize = 50_000;
+/// Where agents listen unless their Node says otherwise.
+const AGENT_PORT: u16 = 10250;
+
+/// A stream to an agent.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Reaches node agents. The default dials the node's address with TLS; a daemon that holds the agent in its own process or
+/// at the end of a reverse tunnel brings its own.
+pub trait Dial: Send + Sync {
+    /// A stream on which the agent of `node` speaks HTTP/1.1, already authenticated as the API server.
+    fn dial<'a>(&'a self, node: &'a str, host: &'a str, port: u16) -> store::Pending<'a, std::io::Result<Box<dyn Io>>>;
+}
+
+/// TLS with the API server's own client certificate to the address in the Node's status.
+pub struct TlsDial(pub Arc<rustls::ClientConfig>);
+
+impl Dial for TlsDial {
+    fn dial<'a>(&'a self, _: &'a str, host: &'a str, port: u16) -> store::Pending<'a, std::io::Result<Box<dyn Io>>> {
+        Box::pin(async move {
+            let tcp = tokio::net::TcpStream::connect((host, port)).await?;
+            tcp.set_nodelay(true)?;
+            let name = match host.parse::<IpAddr>() {
+                Ok(address) => rustls::pki_types::ServerName::IpAddress(address.into()),
+                Err(_) => rustls::pki_types::ServerName::try_from(host.to_owned())
+                    .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?,
+            };
+            let stream = tokio_rustls::TlsConnector::from(self.0.clone()).connect(name, tcp).await?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        })
+    }
+}
+
+/// Carries the request to the agent of the pod's node. `request` has no body but what an upgrade will carry.
+pub async fn connect(ask: &mut Ask<'_>, request: Request<Body>) -> Result<Answer, Status> {
+    let view = ask.view();
+    let entry = ask.current()?;
+    let pod = object::read(&entry)?;
+    if ask.subresource != "log" {
+        admission::mutate(&mut ask.admission(Operation::Connect, None, Some(&pod), false, &*view))?;
+        admission::validate(&ask.admission(Operation::Connect, None, Some(&pod), false, &*view))?;
+    }
+    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    let path = agent_path(ask, &pod)?;
+    if node.is_empty() {
+        // A pod that is nowhere has said nothing yet; there is nothing to enter.
+        return if ask.subresource == "log" {
+            Ok(Answer::Response(respond::text(200, "")))
+        } else {
+            Err(Status::bad_request(format!("pod {} does not have a host assigned", ask.name)))
+        };
+    }
+    let (host, port) = view
+        .get(&format!("core/nodes//{node}"))
+        .and_then(|entry| object::read(&entry).ok())
+        .and_then(|node| address(&node))
+        .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: [] of node {node}")))?;
+    let dialer = ask
+        .shared
+        .config
+        .dialer
+        .as_ref()
+        .ok_or_else(|| Status::service_unavailable("this server has no way to reach node agents"))?;
+    let unreachable = |error: &dyn std::fmt::Display| {
+        Status::internal(format!("error dialing backend: dial tcp {host}:{port}: {error}"))
+    };
+    let stream = dialer.dial(node, &host, port).await.map_err(|e| unreachable(&e))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
+    // Ends with the response's body or the upgraded stream: nothing else holds the connection.
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "the connection to a node agent ended");
+        }
+    });
+    let (mut parts, body) = request.into_parts();
+    let upgrades = parts.headers.contains_key(UPGRADE);
+    let client_side = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let mut outgoing = Request::new(if upgrades { Body::empty() } else { body });
+    *outgoing.method_mut() = parts.method;
+    *outgoing.uri_mut() = path.parse().map_err(|e| Status::internal(format!("{e}")))?;
+    for (name, value) in &parts.headers {
+        // The agent trusts the server, not whoever is behind it.
+        let own = name == http::header::AUTHORIZATION || name == HOST || name.as_str().starts_with("impersonate-");
+        let hop = name == CONNECTION && !upgrades;
+        if !own && !hop {
+            outgoing.headers_mut().append(name, value.clone());
+        }
+    }
+    if let Ok(value) = http::HeaderValue::from_str(&format!("{host}:{port}")) {
+        outgoing.headers_mut().insert(HOST, value);
+    }
+    let mut response = sender.send_request(outgoing).await.map_err(|e| unreachable(&e))?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client_side) = client_side else {
+            return Err(Status::bad_request("unable to upgrade: this connection cannot switch protocols"));
+        };
+        let agent_side = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            let (Ok(client), Ok(agent)) = (client_side.await, agent_side.await) else { return };
+            let (mut client, mut agent) = (TokioIo::new(client), TokioIo::new(agent));
+            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut agent).await {
+                tracing::debug!(%error, "a stream to a container ended");
+            }
+        });
+        let (parts, _) = response.into_parts();
+        return Ok(Answer::Response(Response::from_parts(parts, Body::empty())));
+    }
+    if response.status().is_success() || response.status().is_redirection() {
+        let (parts, body) = response.into_parts();
+        let mut answer = Response::from_parts(parts, Body::from(body));
+        answer.headers_mut().remove(CONNECTION);
+        return Ok(Answer::Response(answer));
+    }
+    Err(agent_error(ask, response).await)
+}
+
+/// The agent's error as the client is shown it.
+async fn agent_error(ask: &Ask<'_>, response: Response<hyper::body::Incoming>) -> Status {
+    let code = response.status().as_u16();
+    let body = http_body_util::Limited::new(response.into_body(), ERROR_BYTES_MAX).collect().await;
+    let text = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).trim_end().to_owned()).unwrap_or_default();
+    match code {
+        400 => Status::bad_request(text),
+        404 => {
+            let mut status = Status::new(
+                Reason::NotFound,
+                format!("the server could not find the requested resource ( {} {})", ask.kind.plural, ask.name),
+            );
+            if !text.is_empty() {
+                status.message = text;
+            }
+            status.about(ask.kind, ask.name)
+        }
+        500 => Status::internal(text),
+        _ => {
+            let mut status = Status::new(Reason::InternalError, text);
+            status.code = code;
+            status
+        }
+    }
+}
+
+/// Where the agent of a node listens: the addresses in upstream's order of preference, the port from the Node.
+fn address(node: &Value) -> Option<(String, u16)> {
+    let addresses = node["status"]["addresses"].as_array()?;
+    let host = ["InternalIP", "ExternalIP", "Hostname"].iter().find_map(|wanted| {
+        addresses.iter().find(|a| a["type"] == *wanted).and_then(|a| a["address"].as_str().map(str::to_owned))
+    })?;
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    Some((host, port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0).unwrap_or(AGENT_PORT)))
+}
+
+/// Query parameters that a log request passes on.
+const LOG_PARAMETERS: &[&str] =
+    &["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
+/// Query parameters of exec and attach by the agent's names.
+const STREAM_PARAMETERS: &[(&str, &str)] =
+    &[("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+
+/// The path and query at the agent.
+fn agent_path(ask: &Ask<'_>, pod: &Value) -> Result<String, Status> {
+    let (namespace, name) = (ask.namespace, ask.name);
+    let mut query = String::new();
+    let mut add = |name: &str, value: &str| {
+        query.push(if query.is_empty() { '?' } else { '&' });
+        query.push_str(name);
+        query.push('=');
+        escape(&mut query, value);
+    };
+    match ask.subresource {
+        "log" => {
+            let container = container(ask, pod)?;
+            for parameter in LOG_PARAMETERS {
+                if let Some(value) = ask.query.text(parameter) {
+                    add(parameter, value);
+                }
+            }
+            Ok(format!("/containerLogs/{namespace}/{name}/{container}{query}"))
+        }
+        "portforward" => {
+            for port in ask.query.all("ports").flat_map(|p| p.split(',')) {
+                add("port", port);
+            }
+            Ok(format!("/portForward/{namespace}/{name}{query}"))
+        }
+        verb => {
+            let container = container(ask, pod)?;
+            for (ours, theirs) in STREAM_PARAMETERS {
+                if ask.query.flag(ours) {
+                    add(theirs, "1");
+                }
+            }
+            if verb == "exec" {
+                for word in ask.query.all("command") {
+                    add("command", word);
+                }
+            }
+            Ok(format!("/{verb}/{namespace}/{name}/{container}{query}"))
+        }
+    }
+}
+
+fn escape(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push_str(&format!("{byte:02X}"));
+        }
+    }
+}
+
+/// The container that is meant; upstream's words when it is unclear or not there.
+fn container(ask: &Ask<'_>, pod: &Value) -> Result<String, Status> {
+    let names = |key: &str| -> Vec<String> {
+        let list = pod["spec"][key].as_array().into_iter().flatten();
+        list.filter_map(|c| c["name"].as_str().map(str::to_owned)).collect()
+    };
+    let (containers, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    match ask.query.text("container") {
+        Some(name) if containers.iter().chain(&init).chain(&ephemeral).any(|c| c == name) => Ok(name.to_owned()),
+        Some(name) => Err(Status::bad_request(format!("container {name} is not valid for pod {}", ask.name))),
+        None => match containers.as_slice() {
+            [only] if init.is_empty() && ephemeral.is_empty() => Ok(only.clone()),
+            [] => Err(Status::bad_request(format!("a container name must be specified for pod {}", ask.name))),
+            several => {
+                let mut text = format!(
+                    "a container name must be specified for pod {}, choose one of: [{}]",
+                    ask.name,
+                    several.join(" ")
+                );
+                if !init.is_empty() {
+                    text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                }
+                if !ephemeral.is_empty() {
+                    text.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+                }
+                Err(Status::bad_request(text))
+            }
+        },
+    }
+}

@@ -1,0 +1,131 @@
+//! Create.
+//!
+//! Source: apiserver `pkg/endpoints/handlers/create.go`, `pkg/registry/rest/create.go`, `pkg/registry/generic/registry`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+use store::{Expect, Op};
+use types::status::Status;
+
+use super::ask::{Answer, Ask};
+use super::object::{self, meta, meta_mut};
+use crate::admission::{self, Operation};
+use crate::{auth, hooks};
+
+/// How often a generated name that is taken is generated anew. Source: apiserver `pkg/registry/generic/registry/store.go`
+/// `maxNameGenerationCreateAttempts`.
+const GENERATED_NAME_ATTEMPTS: usize = 8;
+
+pub async fn create(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
+    let dry_run = ask.dry_run("CreateOptions")?;
+    let object = ask.decode(body, &ask.kind.gvk())?;
+    create_object(ask, object, dry_run).await
+}
+
+/// Creates an object that has been decoded; also the end of a PUT to a name that is free.
+pub async fn create_object(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) -> Result<Answer, Status> {
+    check_namespace(ask, &object)?;
+    if !meta(&object, "resourceVersion").is_empty() && meta(&object, "resourceVersion") != "0" {
+        // Upstream answers so, without a reason.
+        let mut status = Status::new(
+            types::status::Reason::InternalError,
+            "resourceVersion should not be set on objects to be created",
+        );
+        status.reason = String::new();
+        return Err(status);
+    }
+    let prefix = meta(&object, "generateName").to_owned();
+    let generated = meta(&object, "name").is_empty() && !prefix.is_empty();
+    if !generated {
+        return attempt(ask, object, dry_run).await.map_err(Refused::into_status);
+    }
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        meta_mut(&mut object).insert("name".into(), hooks::metadata::generate_name(&prefix).into());
+        match attempt(ask, object.clone(), dry_run).await {
+            Err(Refused::Taken(_)) if tries < GENERATED_NAME_ATTEMPTS => {}
+            other => return other.map_err(Refused::into_status),
+        }
+    }
+}
+
+enum Refused {
+    Taken(Status),
+    Other(Status),
+}
+impl Refused {
+    fn into_status(self) -> Status {
+        match self {
+            Refused::Taken(status) | Refused::Other(status) => status,
+        }
+    }
+}
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Refused::Other(status)
+    }
+}
+
+async fn attempt(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) -> Result<Answer, Refused> {
+    let hooks = hooks::of(ask.kind);
+    let view = ask.view();
+    let namespace = if ask.kind.namespaced() { ask.namespace } else { "" };
+    object::fill_new(&mut object, namespace, ask.now);
+    (hooks.default)(&mut object);
+    (hooks.prepare_create)(&mut object, &ask.context());
+    let name = meta(&object, "name").to_owned();
+    let request = |ask: &Ask<'_>, object: &mut Value| -> Result<Vec<String>, Status> {
+        let mut request = ask.admission(Operation::Create, Some(object), None, dry_run, &*view);
+        request.name = &name;
+        admission::mutate(&mut request)
+    };
+    let warnings = request(ask, &mut object)?;
+    ask.warnings.extend(warnings);
+    (hooks.default)(&mut object);
+    let mut errors = hooks::metadata::validate(ask.kind, &object);
+    errors.extend((hooks.validate)(&object));
+    if !errors.is_empty() {
+        return Err(Status::invalid(ask.kind, &name, &errors).into());
+    }
+    auth::escalation::check(&ask.shared.authorizer, ask.identity, ask.kind, &object, None, &*view)?;
+    ask.warnings.extend((hooks.warnings)(&object));
+    let mut validation = ask.admission(Operation::Create, Some(&mut object), None, dry_run, &*view);
+    validation.name = &name;
+    let warnings = admission::validate(&validation)?;
+    ask.warnings.extend(warnings);
+
+    let key = ask.kind.store_key(namespace, &name);
+    let taken = || Refused::Taken(Status::already_exists(ask.kind, &name));
+    let reservation =
+        if super::allocates(ask.kind) { Some(ask.shared.allocator.reserve_create(&mut object)?) } else { None };
+    if dry_run {
+        if view.get(&key).is_some() {
+            return Err(taken());
+        }
+        return Ok(Answer::Object { code: 201, value: object });
+    }
+    let value = object::to_store(ask.kind, &object);
+    let written = ask.write(Arc::from(key), Expect::Absent, Op::Put(value)).await;
+    let entry = written.map_err(|error| match error {
+        store::Error::Precondition { .. } => taken(),
+        other => Refused::Other(super::ask::store_error(ask.kind, &name, &other)),
+    })?;
+    if let Some(reservation) = reservation {
+        reservation.commit();
+    }
+    Ok(Answer::Entry { code: 201, entry })
+}
+
+/// The namespace in the object, when there is one, is the path's.
+pub fn check_namespace(ask: &Ask<'_>, object: &Value) -> Result<(), Status> {
+    let own = meta(object, "namespace");
+    if ask.kind.namespaced() && !own.is_empty() && own != ask.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}

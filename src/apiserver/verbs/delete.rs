@@ -1,0 +1,264 @@
+//! Delete and deletecollection: preconditions, grace, finalizers.
+//!
+//! Source: apiserver `pkg/registry/rest/delete.go`, `pkg/registry/generic/registry/store.go`,
+//! `pkg/registry/core/namespace/storage/storage.go`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use store::{Entry, Expect, Op};
+use types::registry::Kind;
+use types::status::Status;
+
+use super::allocates;
+use super::ask::{Answer, Ask, uid};
+use super::object::{self, finalizers, meta, meta_mut};
+use super::options::{DeleteOptions, Propagation, Selection, place};
+use super::update::{CONFLICT_RETRIES, Unchanged};
+use crate::admission::{self, Operation};
+use crate::hooks;
+
+const FOREGROUND: &str = "foregroundDeletion";
+const ORPHAN: &str = "orphan";
+
+pub async fn delete(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
+    let options = DeleteOptions::parse(ask.content_type(), body, ask.query)?;
+    delete_one(ask, &options).await
+}
+
+/// Deletes the object that the ask names, or begins to.
+pub async fn delete_one(ask: &mut Ask<'_>, options: &DeleteOptions) -> Result<Answer, Status> {
+    for _ in 0..=CONFLICT_RETRIES {
+        let entry = ask.current()?;
+        let view = ask.view();
+        let old = object::read(&entry)?;
+        check_preconditions(ask, options, &old)?;
+        admission::mutate(&mut ask.admission(Operation::Delete, None, Some(&old), options.dry_run, &*view))?;
+        admission::validate(&ask.admission(Operation::Delete, None, Some(&old), options.dry_run, &*view))?;
+        let step = plan(ask.kind, &old, options, ask.now);
+        let returns_object = hooks::of(ask.kind).delete_returns_object;
+        let result = match step {
+            Step::Nothing => return Ok(Answer::Entry { code: 200, entry }),
+            Step::Mark(marked) if options.dry_run => return Ok(Answer::Object { code: 200, value: marked }),
+            Step::Remove if options.dry_run => {
+                return Ok(if returns_object { Answer::Entry { code: 200, entry } } else { gone(ask, uid(&entry)) });
+            }
+            Step::Mark(marked) => {
+                let value = object::to_store(ask.kind, &marked);
+                let written = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await;
+                match written {
+                    Ok(entry) => Ok(Answer::Entry { code: 200, entry }),
+                    Err(store::Error::Precondition { .. }) => Err(Unchanged::Raced),
+                    Err(other) => Err(Unchanged::Refused(ask.store_error(&other))),
+                }
+            }
+            Step::Remove => match remove(ask, &entry, &old).await {
+                Ok(removed) if returns_object => Ok(Answer::Entry { code: 200, entry: removed }),
+                Ok(removed) => Ok(gone(ask, uid(&removed))),
+                Err(why) => Err(why),
+            },
+        };
+        match result {
+            Ok(answer) => return Ok(answer),
+            Err(Unchanged::Refused(status)) => return Err(status),
+            Err(Unchanged::Raced) => {}
+        }
+    }
+    Err(Status::conflict(ask.kind, ask.name, types::status::OBJECT_MODIFIED))
+}
+
+/// Takes the entry out of the store, and what was allocated for it back.
+pub async fn remove(ask: &Ask<'_>, entry: &Arc<Entry>, object: &Value) -> Result<Arc<Entry>, Unchanged> {
+    let removed = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Delete).await;
+    let removed = removed.map_err(|error| match error {
+        store::Error::Precondition { current: None, .. } => {
+            Unchanged::Refused(Status::not_found(ask.kind, place(&entry.key).1))
+        }
+        store::Error::Precondition { .. } => Unchanged::Raced,
+        other => Unchanged::Refused(ask.store_error(&other)),
+    })?;
+    if allocates(ask.kind) {
+        ask.shared.allocator.release(object);
+    }
+    Ok(removed)
+}
+
+/// The answer about an object that is gone.
+fn gone(ask: &Ask<'_>, uid: &str) -> Answer {
+    let mut status = Status::success().about(ask.kind, ask.name);
+    status.details.get_or_insert_default().uid = uid.to_owned();
+    Answer::Object { code: 200, value: serde_json::to_value(status).unwrap_or(Value::Null) }
+}
+
+fn check_preconditions(ask: &Ask<'_>, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
+    if let Some(wanted) = options.uid.as_deref().filter(|u| *u != meta(old, "uid")) {
+        let why = format!(
+            "the UID in the precondition ({wanted}) does not match the UID in record ({}). The object might have been \
+             deleted and then recreated",
+            meta(old, "uid")
+        );
+        return Err(Status::conflict(ask.kind, ask.name, &why));
+    }
+    if let Some(wanted) = options.resource_version.as_deref().filter(|v| *v != meta(old, "resourceVersion")) {
+        let why = format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({}). The \
+             object might have been modified",
+            meta(old, "resourceVersion")
+        );
+        return Err(Status::conflict(ask.kind, ask.name, &why));
+    }
+    Ok(())
+}
+
+/// What a DELETE does to an object.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// It is being deleted already and nothing about that changes.
+    Nothing,
+    /// It stays until its grace is over or its finalizers are gone.
+    Mark(Value),
+    Remove,
+}
+
+fn is_namespace(kind: &Kind) -> bool {
+    kind.group.is_empty() && kind.kind == "Namespace"
+}
+
+/// Whether nothing holds an object that is being deleted: no finalizer, no grace.
+pub fn released(kind: &Kind, object: &Value) -> bool {
+    let held = is_namespace(kind) && !hooks::core::namespace::finalized(object);
+    let grace = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+    finalizers(object).is_empty() && !held && grace == 0
+}
+
+/// Pure: the object as it is and what is asked, to what is done.
+fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
+    let hooks = hooks::of(kind);
+    let mut new = old.clone();
+    match options.propagation {
+        None => {}
+        Some(policy) => {
+            let mut list = finalizers(old);
+            list.retain(|f| f != FOREGROUND && f != ORPHAN);
+            match policy {
+                Propagation::Foreground => list.push(FOREGROUND.into()),
+                Propagation::Orphan => list.push(ORPHAN.into()),
+                Propagation::Background => {}
+            }
+            if list.is_empty() {
+                meta_mut(&mut new).remove("finalizers");
+            } else {
+                meta_mut(&mut new).insert("finalizers".into(), json!(list));
+            }
+        }
+    }
+    if object::is_deleting(old) {
+        let before = old["metadata"]["deletionGracePeriodSeconds"].as_i64();
+        let shorter = match (hooks.grace_seconds, before, options.grace_period_seconds) {
+            (Some(grace), Some(before), Some(_)) => {
+                Some(grace(old, options.grace_period_seconds)).filter(|seconds| *seconds < before).map(|s| (s, before))
+            }
+            _ => None,
+        };
+        if let Some((seconds, before)) = shorter {
+            // A later DELETE may only shorten what is left.
+            let deadline = meta(old, "deletionTimestamp").parse::<Timestamp>().unwrap_or(now);
+            let deadline = deadline.saturating_sub(SignedDuration::from_secs(before - seconds)).unwrap_or(now);
+            mark(&mut new, deadline, seconds);
+        }
+        return if released(kind, &new) {
+            Step::Remove
+        } else if new == *old {
+            Step::Nothing
+        } else {
+            Step::Mark(new)
+        };
+    }
+    let seconds = hooks.grace_seconds.map_or(0, |grace| grace(old, options.grace_period_seconds));
+    let deadline = now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(now);
+    mark(&mut new, deadline, seconds);
+    if released(kind, &new) {
+        return Step::Remove;
+    }
+    if is_namespace(kind) {
+        hooks::core::namespace::begin_deletion(&mut new);
+    }
+    let metadata = meta_mut(&mut new);
+    if let Some(generation) = metadata.get("generation").and_then(Value::as_i64).filter(|g| *g > 0) {
+        metadata.insert("generation".into(), (generation + 1).into());
+    }
+    Step::Mark(new)
+}
+
+fn mark(object: &mut Value, deadline: Timestamp, seconds: i64) {
+    let metadata = meta_mut(object);
+    metadata.insert("deletionTimestamp".into(), types::time::rfc3339(deadline).into());
+    metadata.insert("deletionGracePeriodSeconds".into(), seconds.into());
+}
+
+/// Deletes every object that the query selects, one by one; objects that go meanwhile do not matter.
+pub async fn delete_collection(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
+    let options = DeleteOptions::parse(ask.content_type(), body, ask.query)?;
+    let selection = Selection::parse(ask.kind, ask.query)?;
+    let prefix = super::read::prefix(ask);
+    let view = ask.view();
+    let chosen: Vec<Arc<Entry>> = view.range(&prefix, None).filter(|e| selection.matches(e)).cloned().collect();
+    for entry in &chosen {
+        let (namespace, name) = place(&entry.key);
+        let mut one = Ask { namespace, name, warnings: Vec::new(), ..*ask };
+        match delete_one(&mut one, &options).await {
+            Err(status) if !status.is(types::status::Reason::NotFound) => return Err(status),
+            _ => {}
+        }
+    }
+    // What was deleted, as a list, as upstream answers.
+    Ok(Answer::Response(super::read::respond_list(ask, &chosen, view.revision().0, None, None)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use types::registry::by_kind;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn steps() {
+        let config_map = by_kind("", "v1", "ConfigMap").unwrap();
+        let namespace = by_kind("", "v1", "Namespace").unwrap();
+        let pod = by_kind("", "v1", "Pod").unwrap();
+        let none = DeleteOptions::default();
+        let with = |propagation| DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
+        let grace = |n| DeleteOptions { grace_period_seconds: Some(n), ..DeleteOptions::default() };
+        let plain = json!({"metadata": {"name": "a", "generation": 1}});
+        assert_eq!(plan(config_map, &plain, &none, now()), Step::Remove);
+        let Step::Mark(marked) = plan(config_map, &plain, &with(Propagation::Foreground), now()) else { panic!() };
+        assert_eq!(marked["metadata"]["finalizers"], json!([FOREGROUND]));
+        assert_eq!(marked["metadata"]["deletionTimestamp"], "2026-01-01T00:00:00Z");
+        assert_eq!(marked["metadata"]["generation"], 2);
+        assert_eq!(plan(config_map, &marked, &none, now()), Step::Nothing);
+        assert_eq!(plan(config_map, &marked, &with(Propagation::Background), now()), Step::Remove);
+        let held =
+            json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
+        let Step::Mark(marked) = plan(namespace, &held, &none, now()) else { panic!() };
+        assert_eq!(marked["status"]["phase"], "Terminating");
+
+        let running = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30},
+            "status": {"phase": "Running"}});
+        let Step::Mark(marked) = plan(pod, &running, &none, now()) else { panic!() };
+        assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+        assert_eq!(marked["metadata"]["deletionTimestamp"], "2026-01-01T00:00:30Z");
+        assert_eq!(plan(pod, &marked, &none, now()), Step::Nothing);
+        assert_eq!(plan(pod, &marked, &grace(60), now()), Step::Nothing);
+        let Step::Mark(shorter) = plan(pod, &marked, &grace(10), now()) else { panic!() };
+        assert_eq!(shorter["metadata"]["deletionTimestamp"], "2026-01-01T00:00:10Z");
+        assert_eq!(plan(pod, &marked, &grace(0), now()), Step::Remove);
+        let unbound = json!({"metadata": {"name": "p"}, "spec": {"terminationGracePeriodSeconds": 30}});
+        assert_eq!(plan(pod, &unbound, &none, now()), Step::Remove);
+    }
+}

@@ -1,0 +1,323 @@
+//! Get and list: from one snapshot, from the stored bytes.
+//!
+//! Source: apiserver `pkg/endpoints/handlers/get.go`, `pkg/storage/{etcd3,cacher}`; KEP-365 (paginated lists).
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::Response;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use serde_json::{Value, json};
+use store::{Entry, Revision, Snapshot};
+use types::registry::GroupVersionKind;
+use types::status::Status;
+
+use super::ask::{Answer, Ask, FRESHNESS_SECONDS, store_error, too_large};
+use super::object;
+use super::options::{ListOptions, Match, Selection};
+use crate::Body;
+use crate::codec::{As, Media, protobuf};
+use crate::http::body::BoxError;
+use crate::http::respond;
+use crate::printers::{IncludeObject, Table};
+
+/// What is copied into one frame of a list: large enough for TLS records and HTTP/2 windows, small enough that a list of
+/// any length takes no memory of its own.
+const FRAME_BYTES: usize = 64 * 1024;
+
+pub async fn get(ask: &Ask<'_>) -> Result<Answer, Status> {
+    if let Some(version) = ask.query.text("resourceVersion").filter(|v| *v != "0") {
+        let version: u64 = version.parse().map_err(|_| {
+            Status::bad_request(format!(
+                "resourceVersion: Invalid value: {version:?}: strconv.ParseUint: parsing {version:?}: invalid syntax"
+            ))
+        })?;
+        fresh(ask, Revision(version)).await?;
+    }
+    Ok(Answer::Entry { code: 200, entry: ask.current()? })
+}
+
+/// The prefix of the keys that the ask is about.
+pub fn prefix(ask: &Ask<'_>) -> String {
+    if ask.namespace.is_empty() { ask.kind.store_prefix() } else { ask.kind.store_namespace_prefix(ask.namespace) }
+}
+
+/// Waits until the store has reached a revision.
+///
+/// # Errors
+/// 504 when it does not in time.
+pub async fn fresh(ask: &Ask<'_>, revision: Revision) -> Result<(), Status> {
+    if ask.shared.store.snapshot().revision() >= revision {
+        return Ok(());
+    }
+    let deadline = Duration::from_secs(FRESHNESS_SECONDS);
+    match tokio::time::timeout(deadline, ask.shared.store.reached(revision)).await {
+        Ok(reached) => reached.map_err(|e| store_error(ask.kind, ask.name, &e)),
+        Err(_) => Err(too_large(revision.0, ask.shared.store.snapshot().revision().0)),
+    }
+}
+
+/// Where a chunked list goes on.
+#[derive(Debug, PartialEq)]
+struct Continue {
+    /// `None`: at whatever is newest.
+    revision: Option<u64>,
+    /// The store key below the prefix.
+    start: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        let revision = self.revision.map_or(-1, |r| i64::try_from(r).unwrap_or(i64::MAX));
+        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": self.start}).to_string())
+    }
+
+    fn decode(text: &str) -> Result<Self, Status> {
+        let wrong = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| wrong(&e.to_string()))?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| wrong(&e.to_string()))?;
+        if value["v"] != "meta.k8s.io/v1" {
+            return Err(wrong("server does not recognize this encoded version"));
+        }
+        let revision = value["rv"].as_i64().ok_or_else(|| wrong("incorrect encoded start resourceVersion"))?;
+        let start = value["start"].as_str().filter(|s| !s.is_empty()).ok_or_else(|| wrong("no start key"))?;
+        let revision = match revision {
+            -1 => None,
+            n => Some(u64::try_from(n).map_err(|_| wrong("incorrect encoded start resourceVersion"))?),
+        };
+        Ok(Self { revision, start: start.to_owned() })
+    }
+}
+
+const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can \
+     start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder \
+     of the results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+     modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
+pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
+    let selection = Selection::parse(ask.kind, ask.query)?;
+    let options = ListOptions::parse(ask.query, false)?;
+    let prefix = prefix(ask);
+    let (view, start) = starting_point(ask, &options).await?;
+    // The cache-like answer to version 0 is never chunked, as upstream's.
+    let limit = options.limit.filter(|_| options.resource_version != Some(0) || options.continue_token.is_some());
+    let mut chosen: Vec<Arc<Entry>> = Vec::new();
+    let (mut next, mut remaining) = (None, None);
+    // One object by its name is looked up, not searched for: that is how single objects are watched.
+    let single =
+        selection.fields.required("metadata.name").filter(|_| !ask.namespace.is_empty() || !ask.kind.namespaced());
+    if let Some(name) = single {
+        let entry = view.get(&ask.kind.store_key(ask.namespace, name));
+        chosen.extend(entry.filter(|e| selection.matches(e)));
+    } else {
+        let from = start.as_ref().map(|s| format!("{prefix}{s}"));
+        let mut entries = view.range(&prefix, from.as_deref());
+        if limit.is_none() && selection.is_everything() && from.is_none() {
+            chosen.reserve_exact(view.count(&prefix));
+        }
+        while let Some(entry) = entries.next() {
+            if !selection.matches(entry) {
+                continue;
+            }
+            if limit.is_some_and(|limit| chosen.len() == limit) {
+                let start = entry.key[prefix.len()..].to_owned();
+                next = Some(Continue { revision: Some(view.revision().0), start }.encode());
+                remaining = selection.is_everything().then(|| 1 + entries.count() as i64);
+                break;
+            }
+            chosen.push(entry.clone());
+        }
+    }
+    Ok(Answer::Response(respond_list(ask, &chosen, view.revision().0, next, remaining)?))
+}
+
+/// The state that a list shows, and the key below the prefix at which it begins.
+async fn starting_point(ask: &Ask<'_>, options: &ListOptions) -> Result<(Snapshot, Option<String>), Status> {
+    let store = &ask.shared.store;
+    if let Some(token) = &options.continue_token {
+        if options.resource_version.is_some_and(|v| v != 0) {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let token = Continue::decode(token)?;
+        return match token.revision {
+            None => Ok((store.snapshot(), Some(token.start))),
+            Some(revision) => match store.snapshot_at(Revision(revision)) {
+                Ok(view) => Ok((view, Some(token.start))),
+                Err(store::Error::Compacted { .. }) => {
+                    let mut status = Status::expired(CONTINUE_EXPIRED);
+                    let inconsistent = Continue { revision: None, start: token.start };
+                    status.metadata.continue_token = inconsistent.encode();
+                    Err(status)
+                }
+                Err(other) => Err(store_error(ask.kind, ask.name, &other)),
+            },
+        };
+    }
+    let Some(version) = options.resource_version.filter(|v| *v != 0) else { return Ok((store.snapshot(), None)) };
+    fresh(ask, Revision(version)).await?;
+    // A limit without a match rule has always meant exactly that version.
+    let exact =
+        options.version_match == Match::Exact || (options.version_match == Match::Unset && options.limit.is_some());
+    if !exact {
+        return Ok((store.snapshot(), None));
+    }
+    let view = store.snapshot_at(Revision(version)).map_err(|e| store_error(ask.kind, ask.name, &e))?;
+    Ok((view, None))
+}
+
+/// The list of these entries in the shape and format that the client accepts.
+pub fn respond_list(
+    ask: &Ask<'_>,
+    entries: &[Arc<Entry>],
+    revision: u64,
+    next: Option<String>,
+    remaining: Option<i64>,
+) -> Result<Response<Body>, Status> {
+    let accepted = &ask.accepted;
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    if let Some(next) = &next {
+        metadata["continue"] = json!(next);
+    }
+    if let Some(count) = remaining {
+        metadata["remainingItemCount"] = json!(count);
+    }
+    let content_type = respond::content_type(accepted);
+    if accepted.as_ == As::Object && accepted.media == Media::Json && !accepted.pretty {
+        let head = format!(
+            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+            ask.kind.kind,
+            ask.kind.api_version()
+        );
+        let items = Items::new(head, entries);
+        return Ok(respond::stream(200, &content_type, Body::stream(items)));
+    }
+    let objects = entries.iter().map(|e| object::read(e));
+    if accepted.as_ == As::Object && accepted.media == Media::Protobuf {
+        let objects = objects.collect::<Result<Vec<_>, _>>()?;
+        let version = revision.to_string();
+        let meta = protobuf::ListMeta {
+            resource_version: &version,
+            continue_token: next.as_deref().unwrap_or_default(),
+            remaining_item_count: remaining,
+        };
+        let gvk = GroupVersionKind { kind: format!("{}List", ask.kind.kind).into(), ..ask.kind.gvk() };
+        let body = protobuf::encode_list(&gvk, &meta, objects.iter())?;
+        return Ok(respond::bytes(200, &content_type, body));
+    }
+    let value = match accepted.as_ {
+        As::TableV1 | As::TableV1beta1 => {
+            let version = respond::table_version(accepted.as_);
+            let mut table = Table::new(ask.kind, version, include_object(ask)?, ask.now);
+            for object in objects {
+                table.push(&object?);
+            }
+            table.finish(metadata, true)
+        }
+        As::PartialObjectMetadata | As::PartialObjectMetadataList => {
+            let items = objects.map(|o| o.map(|o| respond::partial(&o))).collect::<Result<Vec<_>, _>>()?;
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
+        }
+        As::Object => {
+            let items = objects.collect::<Result<Vec<_>, _>>()?;
+            json!({"kind": format!("{}List", ask.kind.kind), "apiVersion": ask.kind.api_version(),
+                "metadata": metadata, "items": items})
+        }
+    };
+    Ok(respond::bytes(200, &content_type, respond::encode(accepted.media, accepted.pretty, &value)?))
+}
+
+/// `?includeObject=` of a Table.
+pub fn include_object(ask: &Ask<'_>) -> Result<IncludeObject, Status> {
+    let text = ask.query.get("includeObject").unwrap_or_default();
+    IncludeObject::parse(text).ok_or_else(|| Status::bad_request(format!("unrecognized includeObject value: {text:?}")))
+}
+
+/// A list's JSON, put together frame by frame from the stored bytes while it is sent.
+struct Items {
+    head: Option<Bytes>,
+    entries: VecDeque<Arc<Entry>>,
+    first: bool,
+    tail: bool,
+    left: u64,
+}
+
+const TAIL: &[u8] = b"]}\n";
+
+impl Items {
+    fn new(head: String, entries: &[Arc<Entry>]) -> Self {
+        let commas = entries.len().saturating_sub(1);
+        let items: usize = entries.iter().map(|e| e.value.len()).sum();
+        let left = (head.len() + items + commas + TAIL.len()) as u64;
+        Self {
+            head: Some(Bytes::from(head)),
+            entries: entries.iter().cloned().collect(),
+            first: true,
+            tail: true,
+            left,
+        }
+    }
+}
+
+impl HttpBody for Items {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let mut frame = BytesMut::with_capacity(FRAME_BYTES.min(usize::try_from(this.left).unwrap_or(FRAME_BYTES)));
+        if let Some(head) = this.head.take() {
+            frame.put(head);
+        }
+        while let Some(entry) = this.entries.front() {
+            if !frame.is_empty() && frame.len() + entry.value.len() > FRAME_BYTES {
+                break;
+            }
+            if !std::mem::take(&mut this.first) {
+                frame.put_u8(b',');
+            }
+            frame.put_slice(&entry.value);
+            this.entries.pop_front();
+        }
+        if this.entries.is_empty() && std::mem::take(&mut this.tail) {
+            frame.put_slice(TAIL);
+        }
+        if frame.is_empty() {
+            return Poll::Ready(None);
+        }
+        this.left -= frame.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(frame.freeze()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.tail
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn continue_tokens() {
+        for token in
+            [Continue { revision: Some(7), start: "a/b".into() }, Continue { revision: None, start: "x".into() }]
+        {
+            assert_eq!(Continue::decode(&token.encode()).unwrap(), token);
+        }
+        for wrong in ["!", "e30", &URL_SAFE_NO_PAD.encode("{\"v\":\"meta.k8s.io/v1\",\"rv\":-2,\"start\":\"a\"}")] {
+            let status = Continue::decode(wrong).unwrap_err();
+            assert_eq!(status.code, 400);
+            assert!(status.message.starts_with("continue key is not valid: "), "{}", status.message);
+        }
+    }
+}

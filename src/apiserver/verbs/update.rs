@@ -1,0 +1,187 @@
+//! Update, of an object or one of its subresources, and what patch and the other changing verbs share with it.
+//!
+//! Source: apiserver `pkg/endpoints/handlers/update.go`, `pkg/registry/rest/update.go`, `pkg/registry/generic/registry`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+use store::{Entry, Expect, Op};
+use types::field::{FieldError, Path};
+use types::status::Status;
+
+use super::ask::{Answer, Ask};
+use super::object::{self, meta, meta_mut};
+use super::{create, delete};
+use crate::admission::{self, Operation};
+use crate::{auth, hooks};
+
+/// A change that named no version is tried again when another one came first. Source: apiserver
+/// `pkg/endpoints/handlers/patch.go` `MaxRetryWhenPatchConflicts`, etcd3 store `GuaranteedUpdate`.
+pub const CONFLICT_RETRIES: usize = 5;
+
+/// What `replace` did not do.
+pub enum Unchanged {
+    /// Another write came first; the caller may read again and repeat.
+    Raced,
+    Refused(Status),
+}
+impl From<Status> for Unchanged {
+    fn from(status: Status) -> Self {
+        Unchanged::Refused(status)
+    }
+}
+
+/// PUT of the object or of a subresource that exchanges the object itself.
+pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
+    let dry_run = ask.dry_run("UpdateOptions")?;
+    let object = ask.decode(body, &ask.kind.gvk())?;
+    let name = meta(&object, "name");
+    if name.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    if name != ask.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            ask.name
+        )));
+    }
+    create::check_namespace(ask, &object)?;
+    let hooks = hooks::of(ask.kind);
+    for attempt in 0.. {
+        let Some(entry) = ask.view().get(&ask.key()) else {
+            if !hooks.create_on_update || !ask.subresource.is_empty() {
+                return Err(Status::not_found(ask.kind, ask.name));
+            }
+            if !meta(&object, "uid").is_empty() {
+                let why =
+                    format!("Precondition failed: UID in precondition: {}, UID in object meta: ", meta(&object, "uid"));
+                return Err(Status::conflict(ask.kind, ask.name, &why));
+            }
+            let mut object = object;
+            meta_mut(&mut object).remove("resourceVersion");
+            return create::create_object(ask, object, dry_run).await;
+        };
+        let conditional = !meta(&object, "resourceVersion").is_empty();
+        if !conditional && !hooks.unconditional_update {
+            let path = Path::new("metadata.resourceVersion");
+            let error = FieldError {
+                value: Some("0x0".into()),
+                ..FieldError::invalid(&path, "", "must be specified for an update")
+            };
+            return Err(Status::invalid(ask.kind, ask.name, &[error]));
+        }
+        match replace(ask, entry, object.clone(), dry_run).await {
+            Ok(answer) => return Ok(answer),
+            Err(Unchanged::Refused(status)) => return Err(status),
+            Err(Unchanged::Raced) if !conditional && attempt < CONFLICT_RETRIES => {}
+            Err(Unchanged::Raced) => break,
+        }
+    }
+    Err(Status::conflict(ask.kind, ask.name, types::status::OBJECT_MODIFIED))
+}
+
+/// Puts `new` in the place of what `entry` holds, through defaulting, admission and validation.
+pub async fn replace(ask: &mut Ask<'_>, entry: Arc<Entry>, new: Value, dry_run: bool) -> Result<Answer, Unchanged> {
+    let old = object::read(&entry)?;
+    replace_read(ask, entry, old, new, dry_run).await
+}
+
+pub async fn replace_read(
+    ask: &mut Ask<'_>,
+    entry: Arc<Entry>,
+    old: Value,
+    mut new: Value,
+    dry_run: bool,
+) -> Result<Answer, Unchanged> {
+    let hooks = hooks::of(ask.kind);
+    let view = ask.view();
+    keep_system_fields(ask, &old, &mut new)?;
+    (hooks.default)(&mut new);
+    (hooks.prepare_update)(&mut new, &old, &ask.context());
+    let warnings =
+        admission::mutate(&mut ask.admission(Operation::Update, Some(&mut new), Some(&old), dry_run, &*view))?;
+    ask.warnings.extend(warnings);
+    (hooks.default)(&mut new);
+    let mut errors = hooks::metadata::validate_update(&new, &old);
+    if ask.subresource.is_empty() {
+        errors.extend((hooks.validate)(&new));
+    }
+    errors.extend((hooks.validate_update)(&new, &old, &ask.context()));
+    if !errors.is_empty() {
+        return Err(Status::invalid(ask.kind, ask.name, &errors).into());
+    }
+    auth::escalation::check(&ask.shared.authorizer, ask.identity, ask.kind, &new, Some(&old), &*view)?;
+    if ask.subresource.is_empty() {
+        ask.warnings.extend((hooks.warnings)(&new));
+    }
+    let warnings = admission::validate(&ask.admission(Operation::Update, Some(&mut new), Some(&old), dry_run, &*view))?;
+    ask.warnings.extend(warnings);
+
+    let reservation = if super::allocates(ask.kind) && ask.subresource.is_empty() {
+        Some(ask.shared.allocator.reserve_update(&mut new, &old)?)
+    } else {
+        None
+    };
+    if new == old {
+        // Nothing changes: no revision is spent and no watcher woken, as upstream.
+        return Ok(Answer::Entry { code: 200, entry });
+    }
+    let done = object::is_deleting(&new) && delete::released(ask.kind, &new);
+    if dry_run {
+        return Ok(Answer::Object { code: 200, value: new });
+    }
+    if done {
+        // The last finalizer is gone: the update completes the deletion.
+        let gone = delete::remove(ask, &entry, &new).await?;
+        return Ok(Answer::Entry { code: 200, entry: gone });
+    }
+    let value = object::to_store(ask.kind, &new);
+    let written = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await;
+    let entry = written.map_err(|error| match error {
+        store::Error::Precondition { .. } => Unchanged::Raced,
+        other => Unchanged::Refused(ask.store_error(&other)),
+    })?;
+    if let Some(reservation) = reservation {
+        reservation.commit();
+    }
+    Ok(Answer::Entry { code: 200, entry })
+}
+
+/// What a client may leave out of an update and must not change, and the version that it must have seen.
+fn keep_system_fields(ask: &Ask<'_>, old: &Value, new: &mut Value) -> Result<(), Status> {
+    let version = meta(new, "resourceVersion");
+    if !version.is_empty() && version != "0" && version != meta(old, "resourceVersion") {
+        return Err(match version.parse::<u64>() {
+            Ok(_) => Status::conflict(ask.kind, ask.name, types::status::OBJECT_MODIFIED),
+            Err(_) => {
+                let path = Path::new("metadata.resourceVersion");
+                let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+                Status::invalid(ask.kind, ask.name, &[FieldError::invalid(&path, version, why)])
+            }
+        });
+    }
+    let uid = meta(new, "uid");
+    if !uid.is_empty() && uid != meta(old, "uid") {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta(old, "uid"));
+        return Err(Status::conflict(ask.kind, ask.name, &why));
+    }
+    let before = &old["metadata"];
+    let metadata = meta_mut(new);
+    metadata.insert("resourceVersion".into(), before["resourceVersion"].clone());
+    for field in ["uid", "name", "namespace", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if metadata.get(field).is_none_or(Value::is_null) {
+            match before.get(field) {
+                Some(value) => metadata.insert(field.into(), value.clone()),
+                None => metadata.remove(field),
+            };
+        }
+    }
+    // The generation is the server's alone; the kind's strategy counts it on.
+    match before.get("generation") {
+        Some(generation) => metadata.insert("generation".into(), generation.clone()),
+        None => metadata.remove("generation"),
+    };
+    metadata.remove("selfLink");
+    Ok(())
+}
