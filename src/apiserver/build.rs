@@ -1,6 +1,8 @@
 //! Turns the facts about types (schema/types.tsv) into static tables, and k8s-openapi's schemas plus those facts into one
 //! compressed OpenAPI document per group and version. Nothing of k8s-openapi or schemars is linked into the server.
 
+#[path = "schema/build/openapi.rs"]
+mod openapi;
 #[path = "schema/build/tables.rs"]
 mod tables;
 
@@ -12,4 +14,5 @@ fn main() {
     let text = std::fs::read_to_string("schema/types.tsv").expect("schema/types.tsv is readable");
     let facts = tables::Facts::parse(&text);
     std::fs::write(out.join("types.rs"), tables::rust(&facts)).expect("OUT_DIR is writable");
+    openapi::write(&facts, &out);
 }

@@ -1,6 +1,28 @@
-//! The OpenAPI documents: made for a request from compressed parts, never kept.
+//! The OpenAPI documents: made for a request from compressed definitions and the kind registry, and dropped when sent.
+//! Only their hashes are kept.
+//!
+//! Source: kube-openapi `pkg/handler3`, `pkg/builder3`; apiserver `pkg/endpoints/installer.go`.
+
+use std::io::Read;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha512};
+use types::registry::BUILT_IN;
+
+use super::paths;
+
+/// The definitions of one group and version, or all of them, as a deflated JSON object.
+pub struct Components {
+    group: &'static str,
+    version: &'static str,
+    /// Of the JSON text, in bytes.
+    length: usize,
+    deflated: &'static [u8],
+}
+
+include!(concat!(env!("OUT_DIR"), "/openapi.rs"));
 
 /// A document and what HTTP caching needs to know about it.
 #[derive(Debug, Clone)]
@@ -12,22 +34,211 @@ pub struct Document {
 
 /// `/openapi/v3`: the paths of the documents, each with its hash.
 pub fn v3_index() -> Document {
-    Document { body: Bytes::from_static(b"{\"paths\":{}}"), hash: String::new() }
+    let paths: Map<String, Value> = hashes()
+        .iter()
+        .map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")})))
+        .collect();
+    let body = json!({"paths": paths}).to_string();
+    Document { hash: hash(&[body.as_bytes()]), body: Bytes::from(body) }
 }
 
 /// The hash of one document of `/openapi/v3/<path>`, e.g. `apis/apps/v1`; for `304` and redirects without making it.
 pub fn v3_hash(path: &str) -> Option<String> {
-    let _ = path;
-    None
+    hashes().iter().find(|(p, _)| p == path).map(|(_, hash)| hash.clone())
 }
 
 /// One document of `/openapi/v3/<path>`.
 pub fn v3(path: &str) -> Option<Document> {
-    let _ = path;
-    None
+    let hash = v3_hash(path)?;
+    let (paths, components) = parts(path)?;
+    let mut body = Vec::with_capacity(components.map_or(0, |c| c.length) + paths.len() + 256);
+    body.extend_from_slice(br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":"#);
+    body.extend_from_slice(paths.as_bytes());
+    body.extend_from_slice(br#","components":{"schemas":"#);
+    match components {
+        Some(components) => inflate(components, &mut body),
+        None => body.extend_from_slice(b"{}"),
+    }
+    body.extend_from_slice(
+        br#","securitySchemes":{"BearerToken":{"type":"apiKey","description":"Bearer Token authentication","name":"authorization","in":"header"}}}}"#,
+    );
+    Some(Document { body: Bytes::from(body), hash })
 }
 
 /// `/openapi/v2` as JSON.
 pub fn v2() -> Document {
-    Document { body: Bytes::from_static(b"{\"swagger\":\"2.0\",\"paths\":{},\"definitions\":{}}"), hash: String::new() }
+    let mut paths = Map::new();
+    for (group, version) in group_versions() {
+        paths.extend(paths::v2(group, version));
+    }
+    let paths = Value::Object(paths).to_string();
+    let mut body = Vec::with_capacity(V2.length + paths.len() + 256);
+    body.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":"#);
+    body.extend_from_slice(paths.as_bytes());
+    body.extend_from_slice(br#","definitions":"#);
+    inflate(&V2, &mut body);
+    body.extend_from_slice(
+        br#","securityDefinitions":{"BearerToken":{"description":"Bearer Token authentication","in":"header","name":"authorization","type":"apiKey"}},"security":[{"BearerToken":[]}]}"#,
+    );
+    Document { hash: hash(&[V2.deflated, paths.as_bytes()]), body: Bytes::from(body) }
+}
+
+/// The groups and versions that the registry serves, in its order.
+fn group_versions() -> Vec<(&'static str, &'static str)> {
+    let mut found: Vec<(&str, &str)> = Vec::new();
+    for kind in BUILT_IN.iter() {
+        if !found.contains(&(&*kind.group, &*kind.version)) {
+            found.push((&kind.group, &kind.version));
+        }
+    }
+    found
+}
+
+/// Every document with its hash, in order of their paths. Built-in kinds never change while the server runs.
+fn hashes() -> &'static [(String, String)] {
+    static HASHES: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    HASHES.get_or_init(|| {
+        let mut names: Vec<String> = vec!["api".into(), "apis".into(), "version".into()];
+        for (group, version) in group_versions() {
+            if group.is_empty() {
+                names.push(format!("api/{version}"));
+            } else {
+                names.extend([format!("apis/{group}"), format!("apis/{group}/{version}")]);
+            }
+        }
+        names.sort();
+        names.dedup();
+        let with_hash = |name: String| {
+            let (paths, components) = parts(&name)?;
+            let hash = hash(&[paths.as_bytes(), components.map_or(&[], |c| c.deflated)]);
+            Some((name, hash))
+        };
+        names.into_iter().filter_map(with_hash).collect()
+    })
+}
+
+/// What a document is made of: its paths as JSON and its definitions.
+fn parts(path: &str) -> Option<(String, Option<&'static Components>)> {
+    let (group, version) = match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["api", version] => ("", *version),
+        ["apis", group, version] => (*group, *version),
+        ["api" | "apis" | "version"] | ["apis", _] => return Some((paths::discovery(path).to_string(), None)),
+        _ => return None,
+    };
+    let paths = paths::v3(group, version);
+    if paths.is_empty() {
+        return None;
+    }
+    let components = COMPONENTS.iter().find(|c| c.group == group && c.version == version);
+    Some((Value::Object(paths).to_string(), components))
+}
+
+fn hash(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha512::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize().iter().map(|b| format!("{b:02X}")).collect()
+}
+
+fn inflate(components: &Components, out: &mut Vec<u8>) {
+    flate2::read::DeflateDecoder::new(components.deflated)
+        .read_to_end(out)
+        .expect("the build script has compressed it");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(path: &str) -> Value {
+        serde_json::from_slice(&v3(path).unwrap().body).unwrap()
+    }
+
+    #[test]
+    fn the_index_lists_what_is_served() {
+        let index: Value = serde_json::from_slice(&v3_index().body).unwrap();
+        for (path, entry) in index["paths"].as_object().unwrap() {
+            let document = v3(path).unwrap();
+            assert_eq!(document.hash.len(), 128, "{path}");
+            assert_eq!(entry["serverRelativeURL"], format!("/openapi/v3/{path}?hash={}", document.hash));
+            serde_json::from_slice::<Value>(&document.body).unwrap_or_else(|e| panic!("{path}: {e}"));
+        }
+        assert!(v3("apis/nonsense/v1").is_none() && v3("api/v2").is_none() && v3("").is_none());
+    }
+
+    /// Clients walk references without checking them.
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn walk(value: &Value, names: &Map<String, Value>, prefix: &str, path: &str) {
+            match value {
+                Value::Object(object) => {
+                    if let Some(target) = object.get("$ref").and_then(Value::as_str) {
+                        let name = target.strip_prefix(prefix).unwrap_or_else(|| panic!("{path}: {target}"));
+                        assert!(names.contains_key(name), "{path}: {target}");
+                    }
+                    object.values().for_each(|v| walk(v, names, prefix, path));
+                }
+                Value::Array(items) => items.iter().for_each(|v| walk(v, names, prefix, path)),
+                _ => {}
+            }
+        }
+        for (path, _) in hashes() {
+            let document = parsed(path);
+            let names = document["components"]["schemas"].as_object().unwrap();
+            walk(&document, names, "#/components/schemas/", path);
+        }
+        let v2: Value = serde_json::from_slice(&v2().body).unwrap();
+        walk(&v2, v2["definitions"].as_object().unwrap(), "#/definitions/", "v2");
+    }
+
+    /// What kubectl reads to choose between validating here and validating itself, and between patch types.
+    #[test]
+    fn what_kubectl_looks_for() {
+        for kind in BUILT_IN.iter() {
+            let path = if kind.group.is_empty() {
+                "api/v1".to_owned()
+            } else {
+                format!("apis/{}/{}", kind.group, kind.version)
+            };
+            let document = parsed(&path);
+            let definitions = document["components"]["schemas"].as_object().unwrap();
+            let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+            assert!(
+                definitions.values().any(|d| {
+                    d["x-kubernetes-group-version-kind"].as_array().is_some_and(|kinds| kinds.contains(&gvk))
+                        && d["properties"].is_object()
+                }),
+                "{}",
+                kind.kind
+            );
+            if !kind.allows(types::registry::Verb::Patch) {
+                continue;
+            }
+            let patch = document["paths"]
+                .as_object()
+                .unwrap()
+                .values()
+                .map(|p| &p["patch"])
+                .find(|p| p["x-kubernetes-group-version-kind"] == gvk);
+            let patch = patch.unwrap_or_else(|| panic!("{} has no PATCH", kind.kind));
+            assert!(patch["parameters"].as_array().unwrap().iter().any(|p| p["name"] == "fieldValidation"));
+            assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object());
+        }
+    }
+
+    #[test]
+    fn facts_are_in_the_definitions() {
+        let document = parsed("apis/apps/v1");
+        let definitions = &document["components"]["schemas"];
+        let spec = &definitions["io.k8s.api.core.v1.PodSpec"];
+        assert_eq!(spec["required"], json!(["containers"]));
+        let containers = &spec["properties"]["containers"];
+        assert_eq!(containers["x-kubernetes-list-type"], "map");
+        assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+        assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+        let protocol = &definitions["io.k8s.api.core.v1.ContainerPort"]["properties"]["protocol"];
+        assert_eq!((&protocol["default"], &protocol["enum"]), (&json!("TCP"), &json!(["SCTP", "TCP", "UDP"])));
+        assert!(spec["properties"]["nodeName"]["description"].as_str().is_some_and(|d| d.len() > 20));
+        let list = &definitions["io.k8s.api.apps.v1.DeploymentList"];
+        assert_eq!(list["x-kubernetes-group-version-kind"][0]["kind"], "DeploymentList");
+    }
 }
