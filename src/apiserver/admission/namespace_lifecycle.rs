@@ -27,7 +27,7 @@ pub fn admit(request: &Request) -> Result<(), Status> {
         Operation::Delete if is_namespace && KEPT.contains(&request.name) => {
             Err(Status::forbidden(request.kind, request.name, "this namespace may not be deleted"))
         }
-        // what is not stored (reviews in a namespace, evictions, tokens) is asked of things that exist anyway
+        // subresources count too: nothing is bound or evicted where everything is about to go
         Operation::Create
             if request.kind.namespaced() && !request.namespace.is_empty() && !is_access_review(request) =>
         {

@@ -54,14 +54,14 @@ fn node(request: &Request, node: &str) -> Result<(), Status> {
             if !crate::hooks::json::same(get(get(new, "spec"), "taints"), get(get(old, "spec"), "taints")) {
                 return refuse(request, &format!("node {node:?} is not allowed to modify taints"));
             }
-            reserved_labels(request, node, old, new)
+            reserved_labels(request, old, new)
         }
         _ => Ok(()),
     }
 }
 
 /// Labels that isolate workloads by node must not be the node's to choose.
-fn reserved_labels(request: &Request, node: &str, old: &Value, new: &Value) -> Result<(), Status> {
+fn reserved_labels(request: &Request, old: &Value, new: &Value) -> Result<(), Status> {
     const ISOLATION: &str = "node-restriction.kubernetes.io";
     let (before, after) = (get(get(old, "metadata"), "labels"), get(get(new, "metadata"), "labels"));
     let isolating = |key: &str| {
@@ -78,7 +78,7 @@ fn reserved_labels(request: &Request, node: &str, old: &Value, new: &Value) -> R
         return Ok(());
     }
     changed.sort_unstable();
-    refuse(request, &format!("is not allowed to modify labels: {} (node {node:?})", changed.join(", ")))
+    refuse(request, &format!("is not allowed to modify labels: {}", changed.join(", ")))
 }
 
 fn pod(request: &Request, node: &str) -> Result<(), Status> {

@@ -179,6 +179,34 @@ fn containers() {
 }
 
 #[test]
+fn host_network_ports() {
+    let ports = |port: Value| json!({"hostNetwork": true, "containers": {"0": {"ports": [port]}}});
+    let wrong = "hostPort: Invalid value: 9: must match `containerPort` when `hostNetwork` is true";
+    check(
+        "",
+        "Pod",
+        &[
+            (json!({"spec": ports(json!({"containerPort": 8}))}), &[]),
+            (
+                json!({"spec": ports(json!({"containerPort": 8, "hostPort": 9}))}),
+                &[&format!("spec.containers[0].ports[0].{wrong}")],
+            ),
+        ],
+    );
+    check(
+        "apps",
+        "ReplicaSet",
+        &[
+            (json!({"spec": {"template": {"spec": ports(json!({"containerPort": 8}))}}}), &[]),
+            (
+                json!({"spec": {"template": {"spec": ports(json!({"containerPort": 8, "hostPort": 9}))}}}),
+                &[&format!("spec.template.spec.containers[0].ports[0].{wrong}")],
+            ),
+        ],
+    );
+}
+
+#[test]
 fn the_spec() {
     check(
         "",
@@ -248,6 +276,10 @@ fn updates() {
         (json!({"spec": {"containers": {"0": {"image": "nginx:2"}}}}), &[]),
         (json!({"spec": {"activeDeadlineSeconds": 5}}), &[]),
         (json!({"spec": {"tolerations": {"0": {"tolerationSeconds": 9}}}}), &[]),
+        (
+            json!({"spec": {"schedulingGates": [{"name": "g"}]}}),
+            &["spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'g'"],
+        ),
         (
             json!({"spec": {"activeDeadlineSeconds": 50}}),
             &["spec.activeDeadlineSeconds: Invalid value: 50: must be less than or equal to previous value"],

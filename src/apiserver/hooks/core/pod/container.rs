@@ -58,14 +58,19 @@ pub fn containers(spec: &Value, path: &Path, volumes: &[&str], errors: &mut Erro
                 _ => ephemeral_only(container, &path, errors),
             }
             if boolean(spec, "hostNetwork") {
-                for (path, port) in items(container, "ports", &path) {
-                    let number = int(port, "containerPort").unwrap_or(0);
-                    if int(port, "hostPort").unwrap_or(0) != number {
-                        let words = "must match `hostPort` when `hostNetwork` is true";
-                        errors.push(FieldError::invalid(&path.child("containerPort"), number, words));
-                    }
-                }
+                host_network_ports(container, &path, errors);
             }
+        }
+    }
+}
+
+/// On the host's network a port is the host's own. Templates may leave the host port out; pods have it by default.
+fn host_network_ports(container: &Value, path: &Path, errors: &mut Errors) {
+    for (path, port) in items(container, "ports", path) {
+        let number = int(port, "hostPort").unwrap_or(0);
+        if number != 0 && int(port, "containerPort") != Some(number) {
+            let words = "must match `containerPort` when `hostNetwork` is true";
+            errors.push(FieldError::invalid(&path.child("hostPort"), number, words));
         }
     }
 }

@@ -113,11 +113,11 @@ fn deadline(spec: &Value, before: &Value, path: &Path, errors: &mut Errors) {
 
 fn gates(spec: &Value, before: &Value, path: &Path, errors: &mut Errors) {
     let known = list(before, "schedulingGates");
-    for gate in list(spec, "schedulingGates") {
+    for (i, gate) in list(spec, "schedulingGates").iter().enumerate() {
         let name = text(gate, "name");
         if !known.iter().any(|g| text(g, "name") == name) {
             let words = format!("only deletion is allowed, but found new scheduling gate '{name}'");
-            errors.push(FieldError::forbidden(&path.child("schedulingGates"), words));
+            errors.push(FieldError::forbidden(&path.child("schedulingGates").index(i).child("name"), words));
         }
     }
 }

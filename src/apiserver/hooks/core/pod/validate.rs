@@ -53,9 +53,8 @@ fn spec(spec: &Value, path: &Path, errors: &mut Errors) {
     container::containers(spec, path, &volumes, errors);
     required_one_of(errors, spec, "restartPolicy", path, RESTART_POLICIES);
     dns(spec, path, errors);
-    for field in ["nodeSelector"] {
-        errors.extend(names::labels(&path.child(field), map(spec, field).map(|(k, v)| (k, v.as_str()))));
-    }
+    let selector = map(spec, "nodeSelector").map(|(k, v)| (k, v.as_str()));
+    errors.extend(names::labels(&path.child("nodeSelector"), selector));
     for (field, rule) in [
         ("serviceAccountName", names::dns1123_subdomain as fn(&str) -> Vec<String>),
         ("nodeName", names::dns1123_subdomain),

@@ -40,12 +40,7 @@ fn source(volume: &Value, path: &Path, errors: &mut Errors) {
     }
     let path = path.child(kind);
     match kind.as_str() {
-        "emptyDir" => {
-            if has(source, "sizeLimit") && quantity(get(source, "sizeLimit")).is_none_or(|q| q.is_negative()) {
-                let words = "SizeLimit field must be a valid resource quantity";
-                errors.push(FieldError::forbidden(&path.child("sizeLimit"), words));
-            }
-        }
+        "emptyDir" => size_limit(source, &path, errors),
         "hostPath" => {
             let at = required(errors, source, "path", &path);
             no_backsteps(errors, at, &path.child("path"));
@@ -78,12 +73,17 @@ fn source(volume: &Value, path: &Path, errors: &mut Errors) {
             required(errors, source, "driver", &path);
         }
         "image" => one_of(errors, source, "pullPolicy", &path, &["Always", "IfNotPresent", "Never"]),
-        "ephemeral" => {
-            if !has(source, "volumeClaimTemplate") {
-                errors.push(FieldError::required(&path.child("volumeClaimTemplate"), ""));
-            }
+        "ephemeral" if !has(source, "volumeClaimTemplate") => {
+            errors.push(FieldError::required(&path.child("volumeClaimTemplate"), ""));
         }
         _ => {}
+    }
+}
+
+fn size_limit(source: &Value, path: &Path, errors: &mut Errors) {
+    if has(source, "sizeLimit") && quantity(get(source, "sizeLimit")).is_none_or(|q| q.is_negative()) {
+        let words = "SizeLimit field must be a valid resource quantity";
+        errors.push(FieldError::forbidden(&path.child("sizeLimit"), words));
     }
 }
 
