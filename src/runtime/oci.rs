@@ -140,9 +140,9 @@ pub fn build(pod: &PodSpec, container: &ContainerSpec, place: &Place, facts: &Fa
         Rootfs::Overlay { .. } => place.dir.join(ROOTFS_DIR),
         Rootfs::Directory(path) => path.clone(),
     };
+    // No host name: the shim has set it in the namespace that is joined, and without one it must not be set.
     let config = json!({
         "ociVersion": "1.2.0",
-        "hostname": pod.hostname,
         "root": {"path": root, "readonly": container.read_only_rootfs},
         "process": process(pod, container, &capabilities, facts),
         "mounts": mounts,

@@ -96,13 +96,27 @@ const ARCHITECTURES: [&str; 0] = [];
 /// The `linux.seccomp` of a container with these (effective) capabilities; `None` is no filter. Errors: the profile is not
 /// JSON, or not one.
 pub fn profile(seccomp: &Seccomp, capabilities: &[String]) -> Result<Option<Value>, String> {
-    match seccomp {
-        Seccomp::Unconfined => Ok(None),
-        Seccomp::RuntimeDefault => Ok(Some(default_profile(capabilities))),
+    let mut value = match seccomp {
+        Seccomp::Unconfined => return Ok(None),
+        Seccomp::RuntimeDefault => default_profile(capabilities),
         Seccomp::Profile(text) => {
             let value = serde_json::from_str(text).map_err(|error| format!("seccomp profile: {error}"))?;
-            convert(value, capabilities).map(Some)
+            convert(value, capabilities)?
         }
+    };
+    turn_masks(&mut value);
+    Ok(Some(value))
+}
+
+/// The OCI spec says `argument & value == valueTwo`; libcontainer 0.7 hands the two to libseccomp the wrong way round, which
+/// turns "no namespace flags" into "always". Turned here, they arrive right; the host test that makes the calls would tell
+/// if a later version did its part.
+fn turn_masks(profile: &mut Value) {
+    let rules = profile.get_mut("syscalls").and_then(Value::as_array_mut).into_iter().flatten();
+    let args = rules.filter_map(|rule| rule.get_mut("args")?.as_array_mut()).flatten();
+    for arg in args.filter(|arg| arg["op"] == "SCMP_CMP_MASKED_EQ").filter_map(Value::as_object_mut) {
+        let mask = arg.insert("value".into(), arg.get("valueTwo").cloned().unwrap_or(json!(0)));
+        arg.insert("valueTwo".into(), mask.unwrap_or(json!(0)));
     }
 }
 

@@ -27,9 +27,56 @@ static BECOME_SHIM: extern "C" fn() = {
         if args.get(1).is_some_and(|verb| verb == "shim") {
             runtime::shim::main(&args[2..]);
         }
+        if args.get(1).is_some_and(|verb| verb == "probe-seccomp") {
+            probe_seccomp();
+        }
     }
     become_shim
 };
+
+/// Puts the default filter on this process and prints what some system calls with arguments answer.
+fn probe_seccomp() -> ! {
+    let profile = runtime::seccomp::profile(&Seccomp::RuntimeDefault, &[]).unwrap().unwrap();
+    let filter = serde_json::from_value(profile).unwrap();
+    // JUSTIFICATION: nix's prctl feature is not enabled for one call.
+    // SAFETY: takes integers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    libcontainer::seccomp::initialize_seccomp(&filter).unwrap();
+    let call = |name: &str, number: i64, first: i64| {
+        // JUSTIFICATION: no library makes these calls with these arguments.
+        // SAFETY: each takes integers only; a child that clone makes ends at once.
+        let result = unsafe { libc::syscall(number, first, 0, 0, 0, 0) };
+        if result == 0 && number == libc::SYS_clone {
+            std::process::exit(0);
+        }
+        let answer = if result < 0 { std::io::Error::last_os_error().raw_os_error().unwrap() } else { 0 };
+        println!("{name} {answer}");
+    };
+    call("clone", libc::SYS_clone, i64::from(libc::SIGCHLD));
+    call("clone-user", libc::SYS_clone, i64::from(libc::CLONE_NEWUSER | libc::SIGCHLD));
+    call("clone-net", libc::SYS_clone, i64::from(libc::CLONE_NEWNET | libc::SIGCHLD));
+    call("clone3", libc::SYS_clone3, 0);
+    call("personality-linux", libc::SYS_personality, 0);
+    call("personality-no-random", libc::SYS_personality, 0x0004_0000);
+    call("socket-vsock", libc::SYS_socket, 40);
+    call("unshare", libc::SYS_unshare, 0);
+    std::process::exit(0)
+}
+
+#[test]
+fn the_default_filter_looks_at_arguments() {
+    let output = std::process::Command::new("/proc/self/exe").arg("probe-seccomp").output().unwrap();
+    let (eperm, enosys) = (libc::EPERM, libc::ENOSYS);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!(
+            "clone 0\nclone-user {eperm}\nclone-net {eperm}\nclone3 {enosys}\npersonality-linux 0\n\
+             personality-no-random {eperm}\nsocket-vsock {eperm}\nunshare {eperm}\n"
+        ),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
 
 /// Nothing here takes longer unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -434,6 +481,102 @@ async fn mounts_are_as_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn mounts_propagate_as_asked() {
+    let bench = Bench::new();
+    let pod = bench.pod("propagate").await;
+    let shared = bench.dir.path().join("shared");
+    fs::create_dir_all(shared.join("later")).unwrap();
+    let mount = |args: &[&str]| {
+        assert!(std::process::Command::new("mount").args(args).status().unwrap().success(), "{args:?}");
+    };
+    let path = shared.to_str().unwrap();
+    mount(&["--bind", path, path]);
+    mount(&["--make-rshared", path]);
+    let with = |propagation| Mount { propagation, ..Mount::bind(&shared, "/shared", false) };
+    let wait =
+        "while ! test -e /shared/go; do sleep 0.01; done; test -e /shared/later/seen && echo seen || echo unseen";
+    let mut ids = Vec::new();
+    for (name, propagation) in
+        [("private", runtime::Propagation::Private), ("slave", runtime::Propagation::HostToContainer)]
+    {
+        let mut spec = bench.shell(name, wait);
+        spec.mounts.push(with(propagation));
+        ids.push(bench.shims.start_container(&pod, spec).await.unwrap().id);
+    }
+    let later = shared.join("later");
+    mount(&["-t", "tmpfs", "kedge-test", later.to_str().unwrap()]);
+    fs::write(later.join("seen"), "").unwrap();
+    fs::write(shared.join("go"), "").unwrap();
+    for id in &ids {
+        within(bench.shims.wait(&pod, id)).await.unwrap();
+    }
+    assert_eq!((bench.text("private").as_str(), bench.text("slave").as_str()), ("unseen\n", "seen\n"));
+
+    // A mount made in the container arrives on the host only when that was asked for.
+    for (name, propagation, arrives) in [
+        ("from-slave", runtime::Propagation::HostToContainer, false),
+        ("from-shared", runtime::Propagation::Bidirectional, true),
+    ] {
+        let mut spec =
+            bench.shell(name, &format!("busybox mkdir /shared/{name} && mount -t tmpfs x /shared/{name} && echo ok"));
+        spec.mounts.push(with(propagation));
+        (spec.privileged, spec.seccomp) = (true, Seccomp::Unconfined);
+        spec.capabilities = runtime::capability::resolve(true, &[], &[]).unwrap();
+        assert_eq!(bench.run(&pod, spec).await.1, "ok\n");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert_eq!(mounts.contains(&format!("{path}/{name} ")), arrives, "{name}");
+    }
+    assert!(std::process::Command::new("umount").args(["-R", path]).status().unwrap().success());
+    bench.shims.remove_pod(&pod).await.unwrap();
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaces_are_joined_or_the_hosts() {
+    let bench = Bench::new();
+    // A network namespace of the test's own, pinned like the network room pins them.
+    let netns = bench.dir.path().join("netns");
+    fs::write(&netns, "").unwrap();
+    let pin = format!("--net={}", netns.display());
+    assert!(std::process::Command::new("unshare").args([&pin, "true"]).status().unwrap().success());
+    let mut spec = bench.pod_spec("joined");
+    spec.network = NetworkNamespace::Path(netns.clone());
+    spec.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "7".into());
+    let pod = bench.shims.start_pod(spec).await.unwrap().id;
+    let (_, text) = bench
+        .run(&pod, bench.shell("net", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start; ls /sys/class/net"))
+        .await;
+    assert_eq!(text, "7\nlo\n");
+    let here = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    assert_ne!(here, "7\n", "the host's own stays as it is");
+    bench.shims.remove_pod(&pod).await.unwrap();
+
+    let mut spec = bench.pod_spec("host");
+    (spec.pid, spec.ipc, spec.uts) = (Namespace::Host, Namespace::Host, Namespace::Host);
+    let pod = bench.shims.start_pod(spec).await.unwrap().id;
+    let probe = "for n in pid ipc uts net; do busybox readlink /proc/self/ns/$n; done; hostname";
+    let (_, text) = bench.run(&pod, bench.shell("ns", probe)).await;
+    let mut wanted = String::new();
+    for name in ["pid", "ipc", "uts", "net"] {
+        wanted += &format!("{}\n", fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display());
+    }
+    assert_eq!(text, wanted + &fs::read_to_string("/proc/sys/kernel/hostname").unwrap());
+    // Nothing of a container outlives it, although the process namespace does.
+    let id = bench.shims.start_container(&pod, bench.shell("left", "sleep 1234 & echo $!; exit 0")).await.unwrap().id;
+    within(bench.shims.wait(&pod, &id)).await.unwrap();
+    let left: u32 = bench.text("left").trim().parse().unwrap();
+    within(async {
+        while fs::read_to_string(format!("/proc/{left}/cmdline")).is_ok_and(|line| line.contains("1234")) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    bench.shims.remove_pod(&pod).await.unwrap();
+    let _ = nix::mount::umount(&netns);
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn logs_are_cut_and_rotated() {
     let bench = Bench::new();
     let pod = bench.pod("logs").await;
@@ -665,9 +808,18 @@ async fn a_killed_shim_is_a_dead_pod() {
     assert_eq!(bench.leftovers(), Vec::<String>::new());
 }
 
+/// The shim of a container's first process: the leader of its parent's session. The parent itself may still be the creator,
+/// which has answered and is about to end.
 fn shim_of(pid: u32) -> u32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+    let field = |pid: u32, at: usize| -> Option<u32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(at)?.parse().ok()
+    };
+    loop {
+        if let Some(session) = field(pid, 1).and_then(|parent| field(parent, 3)) {
+            return session;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
