@@ -27,7 +27,7 @@ impl Transport for Local {
         let (server, identity) = (self.server.clone(), Arc::clone(&self.identity));
         async move {
             let response = server.call(request.map(ServerBody::full), Peer::Local(identity)).await;
-            Ok(response.map(BodyExt::boxed_unsync))
+            Ok(response.map(|body| body.boxed_unsync()))
         }
         .boxed()
     }

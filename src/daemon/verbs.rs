@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{Args as _, Command, FromArgMatches as _};
+use clap::{Args as _, Command};
 
 use crate::config::{self, ConfigError};
-use crate::{check, unit};
+use crate::{check, log, server, unit};
 
 const VERBS: &[&str] = &["server", "agent", "check", "unit"];
 
@@ -48,9 +48,25 @@ pub fn run(args: &[String]) -> ExitCode {
             Err(error) => usage(&error),
         },
         _ => match config::server(&named) {
-            Ok(_) => fail("kedge server", "not yet"),
+            Ok(server) => serve(server),
             Err(error) => usage(&error),
         },
+    }
+}
+
+/// Runs a server in a runtime of its own until it is asked to stop.
+fn serve(config: config::Server) -> ExitCode {
+    if let Err(error) = log::start(&config.common.log_level, config.common.log_format) {
+        return usage(&error);
+    }
+    let run = || -> anyhow::Result<()> {
+        server::preflight()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(server::run(config))
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail("kedge server", format!("{error:#}")),
     }
 }
 

@@ -1,0 +1,283 @@
+//! `kedge server`: the components of one server, started in order, stopped in reverse.
+//!
+//! ```text
+//! store → certificates → API server → listener → controllers, scheduler → node agent → manifests → READY
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use apiserver::{ApiServer, Identity};
+use client::Recorder;
+use cluster::pki::{self, Host, Pki};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use store::Store;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Server;
+use crate::{clock, host, local, notify, version};
+
+/// The backlog of the API's listener: a burst of agents that come back together after a power cut.
+const BACKLOG: u32 = 1024;
+
+/// What was started, each with how it stops; stopped last to first.
+#[derive(Default)]
+struct Started(Vec<(&'static str, BoxFuture<'static, ()>)>);
+
+impl Started {
+    fn push(&mut self, name: &'static str, stop: impl Future<Output = ()> + Send + 'static) {
+        tracing::debug!(component = name, "started");
+        self.0.push((name, stop.boxed()));
+    }
+
+    async fn stop(mut self) {
+        while let Some((name, stop)) = self.0.pop() {
+            stop.await;
+            tracing::debug!(component = name, "stopped");
+        }
+    }
+}
+
+/// The folders and facts that several components share.
+struct Place {
+    server_dir: PathBuf,
+    node_name: String,
+    node_ips: Vec<IpAddr>,
+    advertise: IpAddr,
+}
+
+impl Place {
+    fn of(config: &Server) -> Result<Self> {
+        let node_ips = match config.common.node_ip.as_slice() {
+            [] => host::addresses(),
+            given => given.to_vec(),
+        };
+        let advertise = config.advertise_address.or(node_ips.first().copied()).context("this host has no address")?;
+        Ok(Self {
+            server_dir: config.common.data_dir.join("server"),
+            node_name: config.common.node_name.clone().unwrap_or_else(host::node_name),
+            node_ips,
+            advertise,
+        })
+    }
+}
+
+/// Runs until a signal asks to stop. Pods go on.
+///
+/// # Errors
+/// What keeps the server from starting, as one line that says what to do.
+pub async fn run(config: Server) -> Result<()> {
+    let begun = clock::monotonic();
+    tracing::info!(version = version::git_version(), "kedge server starts");
+    let stop = signals()?;
+    let mut started = Started::default();
+    let outcome = tokio::select! {
+        outcome = start(&config, &mut started) => outcome,
+        () = stop.cancelled() => Ok(()),
+    };
+    match outcome {
+        Ok(()) => {
+            if !stop.is_cancelled() {
+                tracing::info!(ms = begun.elapsed().as_millis() as u64, "ready");
+                notify::notify("READY=1");
+                stop.cancelled().await;
+            }
+            tracing::info!("kedge server stops; pods go on");
+            notify::notify("STOPPING=1");
+            started.stop().await;
+            Ok(())
+        }
+        Err(error) => {
+            started.stop().await;
+            Err(error)
+        }
+    }
+}
+
+fn signals() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+async fn start(config: &Server, started: &mut Started) -> Result<()> {
+    let place = Place::of(config)?;
+    let listener = listen(config)?;
+    let store = open_store(&place.server_dir).await?;
+    let closing = Arc::clone(&store);
+    started.push("store", async move {
+        if let Err(error) = closing.close().await {
+            tracing::error!(%error, "the store could not be closed cleanly");
+        }
+    });
+
+    let pki = Pki::open(&place.server_dir.join("tls"), clock::now()).context("certificates")?;
+    let server = api_server(config, &place, &pki, store).await?;
+    let serving = CancellationToken::new();
+    let leaf = pki.api_server(&serving_hosts(config, &place)).context("certificates")?;
+    let tls = apiserver::http::listener::Tls::new(leaf.chain()?, leaf.key()?, pki.ca_der().clone()).context("TLS")?;
+    let task = tokio::spawn(apiserver::http::listener::serve(listener, tls, server.clone(), serving.clone()));
+    let stopping = server.clone();
+    started.push("listener", async move {
+        stopping.stop();
+        serving.cancel();
+        let _ = task.await;
+    });
+    write_kubeconfig(config, &pki)?;
+    tracing::info!(port = config.https_listen_port, "the API serves");
+
+    start_control(config, &place, &pki, &server, started);
+    Ok(())
+}
+
+fn listen(config: &Server) -> Result<TcpListener> {
+    let address = SocketAddr::new(config.bind_address, config.https_listen_port);
+    let attempt = |address: SocketAddr| -> std::io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    let listened = match attempt(address) {
+        // a kernel without IPv6: every IPv4 address instead
+        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) && address.ip().is_unspecified() => {
+            attempt(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), address.port()))
+        }
+        other => other,
+    };
+    listened.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "port {} is taken: stop what listens there (ss -ltnp 'sport = :{0}') or choose another with --https-listen-port",
+            address.port()
+        ),
+        _ => anyhow::anyhow!("cannot listen on {address}: {e}"),
+    })
+}
+
+async fn open_store(server_dir: &Path) -> Result<Arc<dyn Store>> {
+    cluster::files::make_folder(server_dir)?;
+    let path = server_dir.join("state.db");
+    let opened = tokio::task::spawn_blocking(move || {
+        store::SqliteStore::open(&path, Arc::new(apiserver::facts_of), store::Options::default())
+    });
+    let store = opened.await.context("opening the store")??;
+    Ok(store)
+}
+
+async fn api_server(config: &Server, place: &Place, pki: &Pki, store: Arc<dyn Store>) -> Result<ApiServer> {
+    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+    let kubelet = pki.kubelet_client().context("certificates")?;
+    let dialer = apiserver::verbs::connect::TlsDial(Arc::new(client_tls(pki, &kubelet)?));
+    let settings = apiserver::Config {
+        clock: Arc::new(clock::now),
+        version: version::served(),
+        service_account_issuer: issuer.clone(),
+        api_audiences: vec![issuer],
+        service_account_key_pem: pki.service_account_key_pem().to_owned(),
+        dialer: Some(Arc::new(dialer)),
+        service_cidrs: config.service_cidr.clone(),
+        node_ports: config.service_node_port_range,
+        advertise: Some(SocketAddr::new(place.advertise, config.https_listen_port)),
+    };
+    ApiServer::new(settings, store).await.context("the API server")
+}
+
+/// How this server proves itself to node agents, and whom it believes.
+fn client_tls(pki: &Pki, leaf: &pki::Leaf) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(pki.ca_der().clone())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(leaf.chain()?, leaf.key()?)?)
+}
+
+/// The names and addresses by which clients may reach the API.
+fn serving_hosts(config: &Server, place: &Place) -> Vec<Host> {
+    let mut others: Vec<Host> = config.tls_san.iter().map(|s| Host::from(s.as_str())).collect();
+    others.push(Host::from(host::node_name().as_str()));
+    others.push(Host::from(place.node_name.as_str()));
+    others.extend(place.node_ips.iter().copied().map(Host::Address));
+    others.push(Host::Address(place.advertise));
+    others.extend(config.service_cidr.iter().skip(1).filter_map(|r| nth(r, 1)).map(Host::Address));
+    pki::api_server_hosts(&config.cluster_domain, config.service_cidr.first().and_then(|r| nth(r, 1)), &others)
+}
+
+/// The `n`th address of a range; `None` past its end.
+pub fn nth(range: &ipnet::IpNet, n: u32) -> Option<IpAddr> {
+    let address: IpAddr = match range.network() {
+        IpAddr::V4(v4) => u32::from(v4).checked_add(n).map(|a| std::net::Ipv4Addr::from(a).into()),
+        IpAddr::V6(v6) => u128::from(v6).checked_add(n.into()).map(|a| std::net::Ipv6Addr::from(a).into()),
+    }?;
+    range.contains(&address).then_some(address)
+}
+
+fn write_kubeconfig(config: &Server, pki: &Pki) -> Result<()> {
+    let admin = pki.admin().context("certificates")?;
+    let host = match config.bind_address {
+        IpAddr::V4(v4) if !v4.is_unspecified() => v4.to_string(),
+        IpAddr::V6(v6) if !v6.is_unspecified() => format!("[{v6}]"),
+        _ => "127.0.0.1".into(),
+    };
+    let url = format!("https://{host}:{}", config.https_listen_port);
+    let text = cluster::kubeconfig::render("kedge", &url, pki.ca_pem(), &admin);
+    let path = &config.write_kubeconfig;
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    cluster::files::write(path, text.as_bytes())?;
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.write_kubeconfig_mode))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))
+}
+
+fn start_control(config: &Server, place: &Place, pki: &Pki, server: &ApiServer, started: &mut Started) {
+    let _ = (config, place, pki);
+    let clock = client::Clock::system();
+    let informers = client::Informers::new(local::client(server, Identity::admin()));
+
+    let scheduler =
+        local::client(server, Identity::component("system:kube-scheduler")).with_user_agent("kube-scheduler");
+    let recorder = Recorder::new(scheduler.clone(), "default-scheduler", "", clock);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(control::scheduler::run(scheduler, informers, recorder, clock, stop.clone()));
+    started.push("scheduler", async move {
+        stop.cancel();
+        let _ = task.await;
+    });
+}
+
+/// Refuses to run where it cannot.
+pub fn preflight() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("kedge server needs root: run it with sudo");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_a_range() {
+        let range = "10.43.0.0/16".parse().unwrap();
+        assert_eq!(nth(&range, 10), Some(IpAddr::from([10, 43, 0, 10])));
+        assert_eq!(nth(&"10.0.0.0/30".parse().unwrap(), 4), None);
+        assert_eq!(nth(&"fd43::/112".parse().unwrap(), 10), Some("fd43::a".parse().unwrap()));
+    }
+}
