@@ -320,6 +320,13 @@ impl Client {
         self.send_json(Method::GET, &params.query().on(collection), None).await
     }
 
+    /// Lists metadata only; `T` reads what it wants of each `PartialObjectMetadata`.
+    pub async fn list_metadata<T: DeserializeOwned>(&self, collection: &str, params: &ListParams) -> Result<List<T>> {
+        let path = params.query().on(collection);
+        let bytes = self.send(Method::GET, &path, ACCEPT_METADATA_LIST, None).await?;
+        decode(&path, &bytes)
+    }
+
     pub async fn create_path<T: DeserializeOwned>(
         &self,
         collection: &str,

@@ -1,0 +1,35 @@
+//! The controllers, one file each: a contract, a pure `plan`, an `apply` that makes no choices, tests.
+//!
+//! To add one see docs/checklists/new-controller.md.
+
+use crate::Context;
+
+pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod garbage;
+pub mod namespace;
+pub mod node_lifecycle;
+pub mod pod_garbage;
+pub mod replicaset;
+pub mod root_ca;
+pub mod service_account;
+pub mod taint_eviction;
+
+#[cfg(test)]
+mod harness;
+
+/// Every controller's start function.
+pub const ALL: &[fn(&Context)] = &[
+    namespace::start,
+    service_account::start,
+    root_ca::start,
+    deployment::start,
+    replicaset::start,
+    endpoints::start,
+    endpointslice::start,
+    garbage::start,
+    node_lifecycle::start,
+    taint_eviction::start,
+    pod_garbage::start,
+];

@@ -1,0 +1,434 @@
+//! ReplicaSet controller. Keeps `spec.replicas` pods alive; adopts and releases pods by selector; reports status.
+//!
+//! `plan` never waits and never reads a clock. A failed create or delete is remembered until the next plan, which writes it
+//! into the status before trying again.
+//!
+//! Source: kubernetes `pkg/controller/replicaset/{replica_set,replica_set_utils}.go`, `pkg/controller/controller_utils.go`.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use client::runner::{Controller, Plan, Seen};
+use client::{Cache, Client, DeleteParams, Error, Key, Object, Patch, Recorder, Result, Selector};
+use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use serde_json::Value;
+
+use crate::Context;
+use crate::failures::{Failure, Failures};
+use crate::pods::{self, Claim};
+
+const NAME: &str = "replicaset-controller";
+/// Pods created or deleted in one go; the rest follows when these are seen. Upstream's `BurstReplicas`.
+const BURST: usize = 500;
+/// ReplicaSets worked on at once; upstream's `--concurrent-replicaset-syncs`.
+const WORKERS: usize = 5;
+/// Annotation by which users say which pods to remove first.
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// What a plan is made from.
+pub struct Observed<'a> {
+    pub set: &'a ReplicaSet,
+    /// Pods of the namespace that it owns or could own.
+    pub pods: &'a [Arc<Pod>],
+    /// Active pods per node, of all sets of the same owner: where pods are doubled up.
+    pub on_node: HashMap<String, usize>,
+    /// How the last attempt to create or delete pods ended.
+    pub failure: Option<Failure>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    Adopt {
+        pod: Key,
+        patch: Value,
+    },
+    Release {
+        pod: Key,
+        patch: Value,
+    },
+    /// In batches of 1, 2, 4, … so that a refusal is met once, not five hundred times.
+    Create {
+        pod: Box<Pod>,
+        count: usize,
+        set: Box<ReplicaSet>,
+    },
+    Delete {
+        pods: Vec<(Key, String)>,
+        set: Box<ReplicaSet>,
+    },
+    Status(Box<ReplicaSet>),
+}
+
+pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
+    let mut plan = Plan::nothing();
+    let set = observed.set;
+    let Some(spec) = &set.spec else { return plan };
+    let Some(selector) = pods::matcher(&spec.selector).filter(|s| !s.is_empty()) else { return plan };
+    let me = pods::controller_reference(set);
+
+    let mut mine: Vec<&Arc<Pod>> = Vec::new();
+    let mut terminating = 0;
+    for pod in observed.pods {
+        let claim = pods::claim(set, &selector, &**pod);
+        if !pods::is_active(pod) {
+            if claim == Claim::Mine && pod.is_terminating() && !pods::is_finished(pod) {
+                terminating += 1;
+            }
+            continue;
+        }
+        match claim {
+            Claim::Mine => mine.push(pod),
+            Claim::Adopt => {
+                let patch = pods::owners_patch(&**pod, &me, true);
+                plan.push(Action::Adopt { pod: pod.key(), patch }, format!("{} matches and has no owner", pod.name()));
+                mine.push(pod);
+            }
+            Claim::Release => {
+                let patch = pods::owners_patch(&**pod, &me, false);
+                plan.push(Action::Release { pod: pod.key(), patch }, format!("{} does not match any more", pod.name()));
+            }
+            Claim::NotMine => {}
+        }
+    }
+
+    let (status, next) = status(set, &mine, terminating, observed.failure.as_ref(), now);
+    if let Some(at) = next {
+        plan.again_at(at);
+    }
+    if set.status.as_ref() != Some(&status) {
+        let mut new = set.clone();
+        new.status = Some(status);
+        plan.push(Action::Status(Box::new(new)), "status changed");
+    }
+
+    if set.is_terminating() {
+        return plan;
+    }
+    let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
+    match mine.len().cmp(&wanted) {
+        Ordering::Less => {
+            let count = (wanted - mine.len()).min(BURST);
+            let pod = Box::new(new_pod(set, me));
+            let why = format!("{} of {wanted} replicas", mine.len());
+            plan.push(Action::Create { pod, count, set: Box::new(identity(set)) }, why);
+        }
+        Ordering::Greater => {
+            let count = (mine.len() - wanted).min(BURST);
+            let why = format!("{} of {wanted} replicas", mine.len());
+            rank(&mut mine, &observed.on_node, now);
+            let pods = mine.iter().take(count).map(|p| (p.key(), p.uid().to_owned())).collect();
+            plan.push(Action::Delete { pods, set: Box::new(identity(set)) }, why);
+        }
+        Ordering::Equal => {}
+    }
+    plan
+}
+
+/// Enough of a set to record events about it.
+fn identity(set: &ReplicaSet) -> ReplicaSet {
+    let m = &set.metadata;
+    let metadata = ObjectMeta {
+        name: m.name.clone(),
+        namespace: m.namespace.clone(),
+        uid: m.uid.clone(),
+        resource_version: m.resource_version.clone(),
+        ..ObjectMeta::default()
+    };
+    ReplicaSet { metadata, ..ReplicaSet::default() }
+}
+
+fn new_pod(set: &ReplicaSet, owner: OwnerReference) -> Pod {
+    let template = set.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
+    let meta = template.metadata.unwrap_or_default();
+    let metadata = ObjectMeta {
+        generate_name: Some(format!("{}-", set.name())),
+        namespace: set.metadata.namespace.clone(),
+        labels: meta.labels,
+        annotations: meta.annotations,
+        finalizers: meta.finalizers,
+        owner_references: Some(vec![owner]),
+        ..ObjectMeta::default()
+    };
+    Pod { metadata, spec: template.spec, status: None }
+}
+
+/// The status, and when time alone will change it.
+fn status(
+    set: &ReplicaSet,
+    mine: &[&Arc<Pod>],
+    terminating: i32,
+    failure: Option<&Failure>,
+    now: Timestamp,
+) -> (ReplicaSetStatus, Option<Timestamp>) {
+    let spec = set.spec.clone().unwrap_or_default();
+    let labels = spec.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone());
+    let labels: BTreeMap<String, String> = labels.unwrap_or_default();
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let labelled = mine.iter().filter(|p| labels.iter().all(|(k, v)| p.label(k) == Some(v))).count();
+    let min_ready = spec.min_ready_seconds.unwrap_or(0);
+    let ready: Vec<Timestamp> = mine.iter().filter_map(|p| pods::available_at(p, min_ready)).collect();
+    let next = ready.iter().filter(|at| **at > now).min().copied();
+    let old = set.status.clone().unwrap_or_default();
+    let mut conditions = old.conditions.unwrap_or_default();
+    match failure {
+        Some(failure) => {
+            let known =
+                conditions.iter().any(|c| c.type_ == "ReplicaFailure" && c.reason.as_deref() == Some(failure.reason));
+            if !known {
+                conditions.retain(|c| c.type_ != "ReplicaFailure");
+                conditions.push(ReplicaSetCondition {
+                    type_: "ReplicaFailure".into(),
+                    status: "True".into(),
+                    reason: Some(failure.reason.into()),
+                    message: Some(failure.message.clone()),
+                    last_transition_time: Some(Time(whole_second(now))),
+                });
+            }
+        }
+        None => conditions.retain(|c| c.type_ != "ReplicaFailure"),
+    }
+    // Zero is left out where the wire leaves it out, so that the comparison with what is stored holds.
+    let some = |n: i32| Some(n).filter(|n| *n != 0);
+    let status = ReplicaSetStatus {
+        replicas: count(mine.len()),
+        fully_labeled_replicas: some(count(labelled)),
+        ready_replicas: some(count(ready.len())),
+        available_replicas: some(count(ready.iter().filter(|at| **at <= now).count())),
+        terminating_replicas: Some(terminating),
+        observed_generation: set.metadata.generation,
+        conditions: Some(conditions).filter(|c| !c.is_empty()),
+    };
+    (status, next)
+}
+
+/// The API keeps whole seconds.
+pub fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// Sorts pods so that those to delete first come first: what costs least to lose.
+pub fn rank(list: &mut [&Arc<Pod>], on_node: &HashMap<String, usize>, now: Timestamp) {
+    // Ages are compared by order of magnitude, so that the choice among old pods is spread and not always the newest.
+    let magnitude = |at: Timestamp| match now.duration_since(at).as_nanos() {
+        age if age <= 0 => -1,
+        age => i64::from(age.ilog2()),
+    };
+    let phase_rank = |p: &Pod| match pods::phase(p) {
+        "Running" => 2,
+        "Unknown" => 1,
+        _ => 0,
+    };
+    let cost = |p: &Pod| p.annotation(DELETION_COST).and_then(|c| c.parse::<i32>().ok()).unwrap_or(0);
+    let node_count = |p: &Pod| on_node.get(pods::node_name(p)).copied().unwrap_or(0);
+    let created = |p: &Pod| p.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    list.sort_by(|a, b| {
+        let (a, b): (&Pod, &Pod) = (a, b);
+        let assigned = |p: &Pod| !pods::node_name(p).is_empty();
+        assigned(a)
+            .cmp(&assigned(b))
+            .then_with(|| phase_rank(a).cmp(&phase_rank(b)))
+            .then_with(|| pods::is_ready(a).cmp(&pods::is_ready(b)))
+            .then_with(|| cost(a).cmp(&cost(b)))
+            .then_with(|| node_count(b).cmp(&node_count(a)))
+            .then_with(|| match (pods::ready_since(a), pods::ready_since(b)) {
+                (Some(a), Some(b)) => magnitude(a).cmp(&magnitude(b)),
+                _ => Ordering::Equal,
+            })
+            .then_with(|| pods::restarts(b).cmp(&pods::restarts(a)))
+            .then_with(|| match (created(a), created(b)) {
+                (Some(a), Some(b)) => magnitude(a).cmp(&magnitude(b)),
+                (a, b) => b.is_none().cmp(&a.is_none()).reverse(),
+            })
+            .then_with(|| a.uid().cmp(b.uid()))
+    });
+}
+
+pub struct ReplicaSets {
+    client: Client,
+    sets: Arc<Cache<ReplicaSet>>,
+    pods: Arc<Cache<Pod>>,
+    recorder: Recorder,
+    failures: Failures,
+}
+
+/// Starts the controller on the shared caches.
+pub fn start(context: &Context) {
+    let client = context.client(NAME);
+    let recorder = context.recorder(&client, NAME);
+    let (sets, pods) = (context.informers.cache::<ReplicaSet>(Selector::all()), context.pods());
+    let queue = context.queue();
+    let dirty = Arc::clone(&queue);
+    sets.on_change(Box::new(move |old, new| {
+        if let Some(set) = new.or(old) {
+            dirty.add(set.key());
+        }
+    }));
+    let (dirty, all) = (Arc::clone(&queue), Arc::clone(&sets));
+    pods.on_change(Box::new(move |old, new| {
+        for pod in old.into_iter().chain(new) {
+            match pod.controller_owner() {
+                Some(owner) if owner.kind == "ReplicaSet" => dirty.add(Key::new(pod.namespace(), &owner.name)),
+                Some(_) => {}
+                // An orphan wakes whoever could take it.
+                None => {
+                    for set in all.in_namespace(pod.namespace()) {
+                        let selector = set.spec.as_ref().and_then(|s| pods::matcher(&s.selector));
+                        if selector.is_some_and(|s| !s.is_empty() && s.matches(&pod.metadata.labels)) {
+                            dirty.add(set.key());
+                        }
+                    }
+                }
+            }
+        }
+    }));
+    context.run(ReplicaSets { client, sets, pods, recorder, failures: Failures::default() }, queue, WORKERS);
+}
+
+impl ReplicaSets {
+    fn on_node(&self, set: &ReplicaSet, pods: &[Arc<Pod>]) -> HashMap<String, usize> {
+        let owner = set.controller_owner().map(|o| o.uid.as_str());
+        let sets = self.sets.in_namespace(set.namespace());
+        let related = |uid: &str| {
+            uid == set.uid()
+                || owner.is_some_and(|o| {
+                    sets.iter().any(|s| s.uid() == uid && s.controller_owner().is_some_and(|c| c.uid == o))
+                })
+        };
+        let mut counts = HashMap::new();
+        for pod in pods.iter().filter(|p| pods::is_active(p) && p.controller_owner().is_some_and(|o| related(&o.uid))) {
+            *counts.entry(pods::node_name(pod).to_owned()).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    async fn create(&self, pod: &Pod, count: usize, set: &ReplicaSet) -> Result<Vec<Seen>> {
+        let (mut left, mut batch, mut seen) = (count, 1usize, Vec::new());
+        let mut failure = None;
+        while left > 0 && failure.is_none() {
+            let size = batch.min(left);
+            for outcome in join_all((0..size).map(|_| self.client.create(pod))).await {
+                match outcome {
+                    Ok(created) => {
+                        self.recorder.normal(set, "SuccessfulCreate", format!("Created pod: {}", created.name()));
+                        seen.push(Box::pin(self.pods.reached(created.revision())) as Seen);
+                    }
+                    // Nothing can be created there any more; the set will go too.
+                    Err(error) if error.is_namespace_terminating() => return Ok(seen),
+                    Err(error) => {
+                        self.recorder.warning(set, "FailedCreate", format!("Error creating: {error}"));
+                        failure = Some(error);
+                    }
+                }
+            }
+            left -= size;
+            batch *= 2;
+        }
+        self.finish(set, "FailedCreate", failure, seen).await
+    }
+
+    async fn delete(&self, pods: &[(Key, String)], set: &ReplicaSet) -> Result<Vec<Seen>> {
+        let mut seen = Vec::new();
+        let mut failure = None;
+        let deletes = pods.iter().map(|(key, uid)| async move {
+            (key, uid, self.client.delete::<Pod>(&key.namespace, &key.name, &DeleteParams::uid(uid)).await)
+        });
+        for (key, uid, outcome) in join_all(deletes).await {
+            match outcome {
+                Ok(_) => {
+                    self.recorder.normal(set, "SuccessfulDelete", format!("Deleted pod: {}", key.name));
+                    seen.push(Box::pin(self.pods.going(key, uid)) as Seen);
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    self.recorder.warning(set, "FailedDelete", format!("Error deleting: {error}"));
+                    failure = Some(error);
+                }
+            }
+        }
+        self.finish(set, "FailedDelete", failure, seen).await
+    }
+
+    /// Remembers or forgets a failure. What was done before it is waited for here, so that the next attempt counts it.
+    async fn finish(
+        &self,
+        set: &ReplicaSet,
+        reason: &'static str,
+        failure: Option<Error>,
+        seen: Vec<Seen>,
+    ) -> Result<Vec<Seen>> {
+        match failure {
+            None => {
+                self.failures.clear(set.uid());
+                Ok(seen)
+            }
+            Some(error) => {
+                self.failures.set(set.uid(), Failure { reason, message: error.to_string() });
+                let limit = std::time::Duration::from_secs(client::runner::SEEN_SECONDS_MAX);
+                let _ = tokio::time::timeout(limit, join_all(seen)).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A set that is gone or going must not take pods; the cache may not know yet.
+    async fn may_adopt(&self, key: &Key) -> Result<bool> {
+        let live = self.client.get::<ReplicaSet>(&key.namespace, &key.name).await?;
+        Ok(!live.is_terminating() && self.sets.get(key).is_some_and(|s| s.uid() == live.uid()))
+    }
+}
+
+impl Controller for ReplicaSets {
+    type Action = Action;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn plan(&self, key: &Key, now: Timestamp) -> Plan<Action> {
+        let Some(set) = self.sets.get(key) else { return Plan::nothing() };
+        let pods = self.pods.in_namespace(&key.namespace);
+        let on_node = self.on_node(&set, &pods);
+        let mut plan = plan(&Observed { set: &set, pods: &pods, on_node, failure: self.failures.get(set.uid()) }, now);
+        let acts = plan.actions.iter().any(|a| matches!(a, Action::Create { .. } | Action::Delete { .. }));
+        // Neither too few nor too many: the failure is history, and its condition goes with the next status.
+        if !acts && self.failures.clear(set.uid()) {
+            plan.again_at(now + SignedDuration::from_millis(1));
+        }
+        plan
+    }
+
+    async fn apply(&self, key: &Key, action: Action) -> Result<Vec<Seen>> {
+        match action {
+            Action::Adopt { pod, patch } => {
+                if !self.may_adopt(key).await? {
+                    return Ok(vec![]);
+                }
+                let pod: Pod = self.client.patch(&pod.namespace, &pod.name, Patch::Merge(&patch)).await?;
+                Ok(vec![Box::pin(self.pods.reached(pod.revision()))])
+            }
+            Action::Release { pod, patch } => {
+                match self.client.patch::<Pod>(&pod.namespace, &pod.name, Patch::Merge(&patch)).await {
+                    Ok(pod) => Ok(vec![Box::pin(self.pods.reached(pod.revision()))]),
+                    Err(error) if error.is_not_found() => Ok(vec![]),
+                    Err(error) => Err(error),
+                }
+            }
+            Action::Create { pod, count, set } => self.create(&pod, count, &set).await,
+            Action::Delete { pods, set } => self.delete(&pods, &set).await,
+            Action::Status(set) => match self.client.update_status(&*set).await {
+                Ok(set) => Ok(vec![Box::pin(self.sets.reached(set.revision()))]),
+                Err(error) if error.is_not_found() => Ok(vec![]),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "replicaset_tests.rs"]
+mod tests;

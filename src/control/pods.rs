@@ -1,0 +1,117 @@
+//! What controllers ask about pods and owners.
+//!
+//! Source: kubernetes `pkg/api/v1/pod/util.go`, `pkg/controller/controller_utils.go`.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
+use types::selector::{LabelSelector as Matcher, Requirement};
+
+use client::Object;
+
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Counts towards a controller's replicas.
+pub fn is_active(pod: &Pod) -> bool {
+    !is_finished(pod) && !pod.is_terminating()
+}
+
+pub fn condition<'a>(pod: &'a Pod, condition_type: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == condition_type)
+}
+
+/// Since when the pod is ready; the epoch when it does not say.
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready").filter(|c| c.status == "True")?;
+    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    ready_since(pod).is_some()
+}
+
+/// When a ready pod counts as available; `None`: it is not ready.
+pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
+    Some(ready_since(pod)? + SignedDuration::from_secs(min_ready_seconds.into()))
+}
+
+pub fn node_name(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}
+
+/// Most restarts of any container.
+pub fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
+    statuses.into_iter().flatten().map(|c| c.restart_count).max().unwrap_or(0)
+}
+
+/// A label selector object as something that matches. `None`: its operator is unknown, it matches nothing.
+pub fn matcher(selector: &LabelSelector) -> Option<Matcher> {
+    let mut requirements: Vec<Requirement> =
+        selector.match_labels.iter().flatten().map(|(k, v)| Requirement::In(k.clone(), vec![v.clone()])).collect();
+    for e in selector.match_expressions.iter().flatten() {
+        let values = e.values.clone().unwrap_or_default();
+        requirements.push(match e.operator.as_str() {
+            "In" => Requirement::In(e.key.clone(), values),
+            "NotIn" => Requirement::NotIn(e.key.clone(), values),
+            "Exists" => Requirement::Exists(e.key.clone()),
+            "DoesNotExist" => Requirement::Absent(e.key.clone()),
+            _ => return None,
+        });
+    }
+    Some(Matcher { requirements })
+}
+
+/// The reference that says that `owner` manages an object.
+pub fn controller_reference<K: Object>(owner: &K) -> OwnerReference {
+    OwnerReference {
+        api_version: K::API_VERSION.into(),
+        kind: K::KIND.into(),
+        name: owner.name().into(),
+        uid: owner.uid().into(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// How an object relates to one that might manage it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    Mine,
+    Adopt,
+    Release,
+    NotMine,
+}
+
+/// Decides by owner, selector and deletion. Source: `pkg/controller/controller_ref_manager.go`.
+pub fn claim<O: Object, K: Object>(owner: &O, selector: &Matcher, object: &K) -> Claim {
+    let matches = selector.matches(&object.metadata().labels);
+    match object.controller_owner() {
+        Some(reference) if reference.uid != owner.uid() => Claim::NotMine,
+        Some(_) if matches => Claim::Mine,
+        Some(_) if owner.is_terminating() => Claim::NotMine,
+        Some(_) => Claim::Release,
+        None if owner.is_terminating() || !matches || object.is_terminating() => Claim::NotMine,
+        None => Claim::Adopt,
+    }
+}
+
+/// The merge patch that adds or removes `owner` among an object's owners; fails when the object changed since.
+pub fn owners_patch<K: Object>(object: &K, owner: &OwnerReference, add: bool) -> serde_json::Value {
+    let mut owners = object.metadata().owner_references.clone().unwrap_or_default();
+    owners.retain(|o| o.uid != owner.uid);
+    if add {
+        owners.push(owner.clone());
+    }
+    serde_json::json!({"metadata": {
+        "uid": object.uid(),
+        "resourceVersion": object.metadata().resource_version,
+        "ownerReferences": if owners.is_empty() { serde_json::Value::Null } else { serde_json::json!(owners) },
+    }})
+}
