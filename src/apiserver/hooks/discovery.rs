@@ -5,8 +5,9 @@ use serde_json::Value;
 use types::field::{FieldError, Path};
 use types::names;
 
+use super::check::PORT_RANGE;
 use super::core::endpoints;
-use super::core::service::validate::{PORT_RANGE, PROTOCOLS};
+use super::core::service::validate::PROTOCOLS;
 use super::json::{each_mut, ensure_object, get, int, list, same, set, set_absent, text};
 use super::strategy::first_generation;
 use super::{Context, Hooks};

@@ -1,12 +1,15 @@
 //! Cluster IPs and node ports of Services: reserved around the write, so that no two services ever get the same.
 //!
-//! Memory is the index, the store the truth: [`Allocator::load`] rebuilds it at start. A caller reserves, writes, and
-//! commits; a [`Reservation`] that is dropped gives back what it took, so a dry run reserves and drops. There must be one
-//! allocator for all writers of a store (in a cluster: the leader's).
+//! Memory is the index, the store the truth: [`Allocator::load`] rebuilds it at start. A caller reserves, says that the
+//! write is on its way, writes, and commits or undoes. A [`Reservation`] that is dropped before [`Reservation::sent`] gives
+//! back what it took, so a dry run reserves and drops. One that is dropped after it (the client went away while the store
+//! was writing) keeps everything: nobody knows whether the write happened, and an address too many that is held until the
+//! service is deleted or the server starts again is better than one address for two services. There must be one allocator
+//! for all writers of a store (in a cluster: the leader's).
 //!
 //! ```text
-//! create  reserve_create(&mut service) → store.write → commit
-//! update  reserve_update(&mut new, old) → store.write → commit
+//! create  reserve_create(&mut service) → sent → store.write → commit | undo
+//! update  reserve_update(&mut new, old) → sent → store.write → commit | undo
 //! delete  store.write → release(&deleted)
 //! ```
 //!
@@ -78,13 +81,14 @@ enum Item {
     NodePort(u128),
 }
 
-/// What one write has taken and will give up. Dropped without [`Reservation::commit`], it undoes itself.
+/// What one write has taken and will give up. Dropped before [`Reservation::sent`], it undoes itself.
 #[must_use = "commit after the write, or the addresses are given back"]
 pub struct Reservation<'a> {
     allocator: &'a Allocator,
     owner: Owner,
     taken: Vec<Item>,
     given_up: Vec<Item>,
+    sent: bool,
 }
 
 impl Allocator {
@@ -151,8 +155,13 @@ impl Allocator {
         families::complete(self, service, old)?;
         let before = old.map(|old| self.items_of(get(old, "spec"))).unwrap_or_default();
         // from here on an early return drops the reservation, which gives back what it has taken
-        let mut reservation =
-            Reservation { allocator: self, owner: owner_of(service), taken: Vec::new(), given_up: Vec::new() };
+        let mut reservation = Reservation {
+            allocator: self,
+            owner: owner_of(service),
+            taken: Vec::new(),
+            given_up: Vec::new(),
+            sent: false,
+        };
         reservation.cluster_ips(service, &before)?;
         ports::reserve(&mut reservation, service, &before)?;
         let after = self.items_of(get(service, "spec"));
@@ -224,6 +233,16 @@ impl Reservation<'_> {
     pub fn commit(mut self) {
         self.taken.clear();
         self.allocator.free(&self.given_up, &self.owner);
+    }
+
+    /// The write is on its way and may happen even if its caller goes away. Call right before it.
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    /// The write has failed for certain: gives back what was taken.
+    pub fn undo(mut self) {
+        self.sent = false;
     }
 
     /// Takes exactly this.
@@ -304,7 +323,7 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if !self.taken.is_empty() {
+        if !self.sent {
             self.allocator.free(&self.taken, &self.owner);
         }
     }

@@ -108,6 +108,22 @@ fn a_dropped_reservation_takes_nothing() {
 }
 
 #[test]
+fn a_write_whose_caller_went_away_keeps_its_address() {
+    let allocator = allocator(&["10.43.0.0/24"]);
+    let fixed = |name: &str| service(name, json!({"clusterIP": "10.43.0.9"}));
+    let mut reservation = allocator.reserve_create(&mut fixed("a")).unwrap();
+    reservation.sent();
+    drop(reservation);
+    assert!(create(&allocator, &mut fixed("b")).is_err());
+    // the write did happen, and now the service is deleted
+    allocator.release(&fixed("a"));
+    let mut reservation = allocator.reserve_create(&mut fixed("b")).unwrap();
+    reservation.sent();
+    reservation.undo();
+    create(&allocator, &mut fixed("c")).unwrap();
+}
+
+#[test]
 fn what_is_out_of_range_is_refused() {
     let allocator = allocator(&["10.43.0.0/24"]);
     for (spec, words) in [

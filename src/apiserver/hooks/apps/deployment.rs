@@ -3,11 +3,12 @@
 use serde_json::Value;
 use types::field::{FieldError, Path};
 
+use super::super::check::NOT_NEGATIVE;
 use super::super::core::pod::defaults;
 use super::super::json::{at, copy, ensure_object, get, has, int, same, set, set_absent, set_blank, text};
 use super::super::strategy::{bump_generation, keep_metadata};
 use super::super::{Context, Hooks};
-use super::{NOT_NEGATIVE, not_negative, prepare_create, selector_and_template, selector_immutable, status};
+use super::{not_negative, prepare_create, selector_and_template, selector_immutable, status};
 
 pub static HOOKS: Hooks =
     Hooks { default, prepare_create, prepare_update, validate, validate_update, ..Hooks::NEUTRAL };

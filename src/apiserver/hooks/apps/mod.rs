@@ -8,12 +8,10 @@ use types::selector::LabelSelector;
 use super::core::pod::validate as pod;
 use super::json::{at, get, has, int, same, set, text};
 use super::strategy::first_generation;
-use super::{Context, selectors};
+use super::{Context, check, selectors};
 
 pub mod deployment;
 pub mod replica_set;
-
-const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
 fn prepare_create(object: &mut Value, _: &Context) {
     set(object, "status", json!({}));
@@ -22,11 +20,7 @@ fn prepare_create(object: &mut Value, _: &Context) {
 
 fn not_negative(object: &Value, path: &Path, fields: &[&str], errors: &mut Vec<FieldError>) {
     for field in fields {
-        if let Some(n) = int(object, field)
-            && n < 0
-        {
-            errors.push(FieldError::invalid(&path.child(field), n, NOT_NEGATIVE));
-        }
+        check::not_negative(errors, object, field, path);
     }
 }
 

@@ -7,8 +7,9 @@ use types::field::{FieldError, Path};
 use types::names;
 
 use super::super::Hooks;
+use super::super::check::PORT_RANGE;
 use super::super::json::{each_mut, int, list, set_blank, text};
-use super::service::validate::{PORT_RANGE, PROTOCOLS};
+use super::service::validate::PROTOCOLS;
 
 pub static HOOKS: Hooks = Hooks { default, validate, create_on_update: true, ..Hooks::NEUTRAL };
 

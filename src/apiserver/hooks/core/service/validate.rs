@@ -8,12 +8,11 @@ use types::field::{FieldError, Path};
 use types::names;
 
 use super::super::super::Context;
-use super::super::super::check::port_name;
+use super::super::super::check::{PORT_RANGE, port_name};
 use super::super::super::json::{at, get, has, int, list, map, text};
 use super::super::endpoints;
 use super::{defaults, is_headless, needs_cluster_ip};
 
-pub const PORT_RANGE: &str = "must be between 1 and 65535, inclusive";
 pub const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const ONCE: &str = "may not change once set";
