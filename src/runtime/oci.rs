@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cgroup::Version;
-use crate::shim::protocol::{DeviceRule, IPC_FD, PID_FD, ROOTFS_DIR, Staged, StagedKind, UTS_FD};
+use crate::shim::protocol::{DeviceRule, IPC_FD, LENT, PID_FD, ROOTFS_DIR, Staged, StagedKind, UTS_FD};
 use crate::spec::{
     ContainerSpec, Mount, MountSource, Namespace, NetworkNamespace, PodSpec, Propagation, Resources, Rootfs,
 };
@@ -64,6 +64,8 @@ pub struct DeviceNode {
 pub struct Built {
     pub config: Value,
     pub staged: Vec<Staged>,
+    /// The profile to compile. Not in `config`: the executor loads it, see [`lent`].
+    pub seccomp: Option<Value>,
     /// Every allowed device, for v2.
     pub device_rules: Option<Vec<DeviceRule>>,
 }
@@ -123,9 +125,8 @@ pub fn build(pod: &PodSpec, container: &ContainerSpec, place: &Place, facts: &Fa
         linux["maskedPaths"] = json!(MASKED.iter().chain(&MASKED_MORE).collect::<Vec<_>>());
         linux["readonlyPaths"] = json!(READ_ONLY);
     }
-    if let Some(profile) = seccomp::profile(&container.seccomp, &capabilities)? {
-        linux["seccomp"] = profile;
-    }
+    let seccomp = seccomp::profile(&container.seccomp, &capabilities)?;
+    let lent = if seccomp.is_some() && !container.no_new_privileges { lent(&capabilities) } else { Vec::new() };
     if !place.devices.is_empty() {
         linux["devices"] = place
             .devices
@@ -144,12 +145,21 @@ pub fn build(pod: &PodSpec, container: &ContainerSpec, place: &Place, facts: &Fa
     let config = json!({
         "ociVersion": "1.2.0",
         "root": {"path": root, "readonly": container.read_only_rootfs},
-        "process": process(pod, container, &capabilities, facts),
+        "process": process(pod, container, &[capabilities, lent.clone()].concat(), facts),
         "mounts": mounts,
+        "annotations": {LENT: lent.join(",")},
         "linux": linux,
     });
     let device_rules = (facts.version == Version::V2 && !container.privileged).then(|| device_rules(place));
-    Ok(Built { config, staged, device_rules })
+    Ok(Built { config, staged, seccomp, device_rules })
+}
+
+/// Without no_new_privs a filter can only be loaded with CAP_SYS_ADMIN. So the process is lent that, and what it takes to
+/// give it back, until just before exec: the filter goes on last, and the lent capabilities are cut off the bounding set,
+/// which exec then applies.
+fn lent(capabilities: &[String]) -> Vec<String> {
+    let needed = ["CAP_SYS_ADMIN", "CAP_SETPCAP"];
+    needed.iter().filter(|name| !capabilities.iter().any(|c| c == *name)).map(|name| (*name).to_owned()).collect()
 }
 
 fn check(container: &ContainerSpec) -> Result<(), String> {

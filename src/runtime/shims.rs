@@ -28,7 +28,7 @@ use crate::cgroup::{Driver, Version};
 use crate::oci::{self, DeviceNode, Facts, Place};
 use crate::shim::protocol::{
     CONTAINER_FILE, CONTAINERS_DIR, Exec, MESSAGE_FILE, OCI_FILE, POD_FILE, ROOTFS_DIR, Refusal, RefusalKind, Reply,
-    SHIM_FILE, Setup, Start, Uts, Verb,
+    SECCOMP_FILE, SHIM_FILE, Setup, Start, Uts, Verb,
 };
 use crate::shim::sys;
 use crate::spec::{
@@ -48,6 +48,8 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// The kernel tells nobody when a v1 cgroup has emptied: look again this often, this many times (10 s).
 const EMPTY_LOOK: Duration = Duration::from_millis(5);
 const EMPTY_LOOKS_MAX: u32 = 2000;
+/// Compiled filters that are kept, of about 5 KiB each: a node has a handful of profiles and sets of capabilities.
+const FILTERS_MAX: usize = 32;
 /// The shims' own cgroup, beside the pods'.
 const SHIMS_CGROUP: &str = "shims";
 /// Leaf for a pod's first process, beside its containers: v2 allows processes in leaves only.
@@ -89,6 +91,8 @@ struct Inner {
     adopted: OnceCell<()>,
     events: broadcast::Sender<Event>,
     token: AtomicU64,
+    /// Compiled filters by profile text.
+    filters: Mutex<BTreeMap<String, Arc<Vec<u8>>>>,
 }
 
 impl Shims {
@@ -103,6 +107,7 @@ impl Shims {
         let driver = Driver::detect(&config.cgroup_root)?;
         let facts = facts(driver.version());
         let inner = Inner {
+            filters: Mutex::default(),
             config,
             driver,
             facts,
@@ -515,6 +520,20 @@ impl Inner {
         Err(Error::Io { what: "start shim in", path: dir.into(), source: io::Error::other(text.trim().to_owned()) })
     }
 
+    fn filter(&self, profile: &serde_json::Value) -> Result<Arc<Vec<u8>>> {
+        let key = profile.to_string();
+        if let Some(known) = self.filters.lock().get(&key) {
+            return Ok(known.clone());
+        }
+        let program = Arc::new(crate::seccomp::compile(profile).map_err(Error::Invalid)?);
+        let mut filters = self.filters.lock();
+        if filters.len() >= FILTERS_MAX {
+            filters.clear();
+        }
+        filters.insert(key, program.clone());
+        Ok(program)
+    }
+
     /// Writes a container's directory: record, OCI spec, termination message file.
     fn prepare_container(&self, pod: &Pod, file: &ContainerFile, pid_target: Option<u32>) -> Result<Start> {
         let spec = &file.spec;
@@ -566,6 +585,10 @@ impl Inner {
             message,
         };
         let built = oci::build(&pod.spec, spec, &place, &self.facts).map_err(Error::Invalid)?;
+        if let Some(profile) = &built.seccomp {
+            let path = dir.join(SECCOMP_FILE);
+            fs::write(&path, &*self.filter(profile)?).map_err(Error::io("write", &path))?;
+        }
         write_json(&dir.join(OCI_FILE), &built.config)?;
         write_json(&dir.join(CONTAINER_FILE), file)?;
         let (lower, upper, work) = match &spec.rootfs {

@@ -12,7 +12,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
-use super::protocol::{Refusal, RefusalKind, Start};
+use super::protocol::{LENT, Refusal, RefusalKind, SECCOMP_FILE, Start};
 use super::{rootfs, sys};
 
 /// Where the container's first three descriptors come from.
@@ -40,10 +40,11 @@ pub fn run(start: &Start, dir: &Path, stdio: Stdio) -> Result<u32, Refusal> {
             .map_err(|error| create(format!("device rules: {error}")))?;
     }
     let (mut failure, failure_writer) = io::pipe().map_err(|error| create(error.to_string()))?;
+    let filter = read_filter(dir).map_err(|error| create(format!("seccomp filter: {error}")))?.map(std::rc::Rc::new);
     let mut builder = ContainerBuilder::new(start.container.clone(), SyscallType::default())
         .with_root_path(dir.join(STATE_DIR))
         .map_err(|error| create(chain(&error)))?
-        .with_executor(Exec { failure: std::rc::Rc::new(failure_writer.into()) });
+        .with_executor(Exec { failure: std::rc::Rc::new(failure_writer.into()), filter });
     builder = match stdio {
         Stdio::Pipes { stdin, stdout, stderr } => builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr),
         Stdio::Console(path) => builder.with_console_socket(Some(path)),
@@ -89,6 +90,21 @@ fn chain(error: &dyn std::error::Error) -> String {
 struct Exec {
     /// Closed by a successful exec.
     failure: std::rc::Rc<OwnedFd>,
+    filter: Option<std::rc::Rc<Vec<u8>>>,
+}
+
+/// The container's compiled filter, if it has one. Read before its directory is out of reach.
+pub fn read_filter(dir: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(dir.join(SECCOMP_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Numbers of the capabilities that the spec only lends.
+pub fn lent(spec: &Spec) -> impl Iterator<Item = u32> {
+    let names = spec.annotations().as_ref().and_then(|all| all.get(LENT)).map_or("", String::as_str);
+    names.split(',').filter_map(crate::capability::number)
 }
 
 impl Exec {
@@ -111,6 +127,14 @@ impl Executor for Exec {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let args = process.args().as_deref().unwrap_or_default();
+        // Last of all: exec applies the bounding set, so the filter need not allow giving capabilities back.
+        let confined = lent(spec)
+            .try_for_each(|capability| sys::prctl(libc::PR_CAPBSET_DROP, u64::from(capability)))
+            .and_then(|()| self.filter.as_ref().map_or(Ok(()), |filter| crate::seccomp::load(filter)));
+        if let Err(error) = confined {
+            self.fail(&format!("seccomp: {error}"));
+            return Err(ExecutorError::Other("seccomp".into()));
+        }
         let env: Vec<String> = std::env::vars().map(|(name, value)| format!("{name}={value}")).collect();
         let text = execute(args, &env);
         self.fail(&text);

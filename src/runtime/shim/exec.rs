@@ -34,6 +34,7 @@ pub fn run(
         |what: &'static str| move |error: io::Error| Refusal::new(RefusalKind::Failed, format!("{what}: {error}"));
     let spec = Spec::load(dir.join(OCI_FILE)).map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))?;
     let process = spec.process().as_ref().ok_or_else(|| Refusal::new(RefusalKind::Failed, "spec without process"))?;
+    let filter = creator::read_filter(dir).map_err(failed("seccomp filter"))?;
     let pidfd = sys::pidfd_open(init).map_err(|_| Refusal::new(RefusalKind::NotRunning, "container is not running"))?;
     let _ = fs::write("/proc/self/oom_score_adj", oom_score_adj.to_string());
     for cgroup in cgroups {
@@ -59,7 +60,7 @@ pub fn run(
     };
     let (mut failure, failure_writer) = io::pipe().map_err(failed("pipe"))?;
     let pid = sys::fork(|| {
-        let error = inside(exec, &spec, process, &stdio, master.is_some());
+        let error = inside(exec, &spec, process, &stdio, master.is_some(), filter.as_deref());
         let _ = nix::unistd::write(&failure_writer, error.as_bytes());
         127
     })
@@ -74,8 +75,15 @@ pub fn run(
 }
 
 /// The process itself, up to exec; returns why it failed.
-fn inside(exec: &Exec, spec: &Spec, process: &Process, stdio: &[OwnedFd; 3], terminal: bool) -> String {
-    match prepare(exec, spec, process, stdio, terminal) {
+fn inside(
+    exec: &Exec,
+    spec: &Spec,
+    process: &Process,
+    stdio: &[OwnedFd; 3],
+    terminal: bool,
+    filter: Option<&[u8]>,
+) -> String {
+    match prepare(exec, spec, process, stdio, terminal, filter) {
         Ok(env) => creator::execute(&exec.args, &env),
         Err(error) => error.to_string(),
     }
@@ -87,6 +95,7 @@ fn prepare(
     process: &Process,
     stdio: &[OwnedFd; 3],
     terminal: bool,
+    filter: Option<&[u8]>,
 ) -> io::Result<Vec<String>> {
     let named = |what: &'static str| move |error: io::Error| io::Error::other(format!("{what}: {error}"));
     nix::unistd::setsid()?;
@@ -115,22 +124,18 @@ fn prepare(
     let entered = std::env::set_current_dir(&cwd);
     let no_new_privileges = process.no_new_privileges() == Some(true);
     // Loading a filter needs CAP_SYS_ADMIN or no_new_privs: before the capabilities go, or after the flag is set.
-    let filter = || -> io::Result<()> {
-        if let Some(seccomp) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-            libcontainer::seccomp::initialize_seccomp(seccomp).map_err(io::Error::other)?;
-        }
-        Ok(())
-    };
+    let load = || filter.map_or(Ok(()), crate::seccomp::load);
     if no_new_privileges {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     } else {
-        filter().map_err(named("seccomp"))?;
+        load().map_err(named("seccomp"))?;
     }
     let capabilities = process.capabilities().as_ref().and_then(|c| c.bounding().clone()).unwrap_or_default();
     let mask = capabilities
         .iter()
         .filter_map(|c| crate::capability::number(&json_name(c)))
         .fold(0u64, |mask, n| mask | 1 << n);
+    let mask = creator::lent(spec).fold(mask, |mask, n| mask & !(1 << n));
     sys::set_credentials(user.uid, user.gid, &user.additional_gids, mask, last_capability())
         .map_err(named("credentials"))?;
     if let Err(error) = entered {
@@ -138,7 +143,7 @@ fn prepare(
         std::env::set_current_dir(&cwd).map_err(|_| io::Error::other(format!("chdir to cwd ({cwd:?}): {error}")))?;
     }
     if no_new_privileges {
-        filter().map_err(named("seccomp"))?;
+        load().map_err(named("seccomp"))?;
     }
     Ok(env)
 }

@@ -25,6 +25,10 @@ pub const CONTAINER_FILE: &str = "container.json";
 pub const OCI_FILE: &str = "config.json";
 pub const EXIT_FILE: &str = "exit.json";
 pub const MESSAGE_FILE: &str = "message";
+/// A compiled filter, where the container has one.
+pub const SECCOMP_FILE: &str = "seccomp.bpf";
+/// Annotation of the OCI spec: capabilities that are only lent to load the filter, by name, separated by commas.
+pub const LENT: &str = "dev.kedge.lent-capabilities";
 pub const ROOTFS_DIR: &str = "rootfs";
 
 /// Descriptors at which every shim holds its pod's namespaces; OCI specs name them as `/proc/self/fd/<n>`.

@@ -37,11 +37,11 @@ static BECOME_SHIM: extern "C" fn() = {
 /// Puts the default filter on this process and prints what some system calls with arguments answer.
 fn probe_seccomp() -> ! {
     let profile = runtime::seccomp::profile(&Seccomp::RuntimeDefault, &[]).unwrap().unwrap();
-    let filter = serde_json::from_value(profile).unwrap();
+    let filter = runtime::seccomp::compile(&profile).unwrap();
     // JUSTIFICATION: nix's prctl feature is not enabled for one call.
     // SAFETY: takes integers.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    libcontainer::seccomp::initialize_seccomp(&filter).unwrap();
+    runtime::seccomp::load(&filter).unwrap();
     let call = |name: &str, number: i64, first: i64| {
         // JUSTIFICATION: no library makes these calls with these arguments.
         // SAFETY: each takes integers only; a child that clone makes ends at once.
@@ -420,8 +420,13 @@ async fn identity_and_confinement() {
     assert!(text.contains("CapEff:\t00000000a82425fa\nNoNewPrivs:\t0\nSeccomp:\t2\n"), "{text}");
     assert!(!text.contains("denied"), "CAP_SYS_ADMIN opens unshare in the default filter: {text}");
     assert!(text.contains("made\n") && text.contains("Operation not permitted"), "device allow-list: {text}");
-    let (_, text) = bench.run(&pod, bench.shell("filtered", "unshare -U true 2>&1 || echo denied")).await;
+    let (_, text) = bench
+        .run(&pod, bench.shell("filtered", "grep ^Cap /proc/self/status; unshare -U true 2>&1 || echo denied"))
+        .await;
     assert!(text.contains("denied"), "{text}");
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert!(text.contains(&format!("{set}:\t00000000a80425fb\n")), "what was lent is given back: {text}");
+    }
     let mut open = bench.shell("open", "grep ^Seccomp: /proc/self/status");
     open.seccomp = Seccomp::Unconfined;
     assert_eq!(bench.run(&pod, open).await.1, "Seccomp:\t0\n");
@@ -715,7 +720,7 @@ async fn limits_hold() {
     assert_eq!((status.code, status.oom_killed), (137, true));
 
     // A shell that cannot fork gives up: the inner one does, the outer one goes on.
-    let script = "sh -c 'for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done' 2>&1; sleep 1000";
+    let script = "sh -c 'for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done' 2>&1; sleep 1000; :";
     let mut forks = bench.shell("forks", script);
     forks.resources = Resources { pids_limit: Some(5), cpu_quota_us: Some(50_000), ..Resources::default() };
     let id = bench.shims.start_container(&pod, forks).await.unwrap().id;
