@@ -122,6 +122,8 @@ pub struct Correlator {
     similar: Bounded<Similar, Recent>,
     logged: Bounded<(Similar, String), Option<Logged>>,
     spam: Bounded<(String, String, String, String), Tokens>,
+    /// Last stamp used in a name: two events of one instant must not share theirs.
+    stamp: i128,
 }
 
 impl Correlator {
@@ -132,6 +134,7 @@ impl Correlator {
             similar: Bounded::new(),
             logged: Bounded::new(),
             spam: Bounded::new(),
+            stamp: 0,
         }
     }
 
@@ -171,8 +174,12 @@ impl Correlator {
         let object = (key.kind.clone(), key.namespace.clone(), key.name.clone(), key.uid.clone());
         let logged = self.logged.get_or((key, logged_as), || None);
         let seen = logged.is_some();
+        let stamp = now.as_nanosecond().max(self.stamp + 1);
+        if !seen {
+            self.stamp = stamp;
+        }
         let entry = logged.get_or_insert_with(|| Logged {
-            name: format!("{}.{:x}", text(&about.name), now.as_nanosecond()),
+            name: format!("{}.{:x}", text(&about.name), stamp),
             first: now,
             count: 0,
         });

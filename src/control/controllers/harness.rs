@@ -16,7 +16,6 @@ use crate::{Config, Handle, pods};
 pub struct Cluster {
     pub fake: Fake,
     pub client: Client,
-    pub clock: Clock,
     pub handle: Handle,
     /// Caches of the test's own, for waiting.
     pub informers: Informers,
@@ -58,7 +57,7 @@ impl Cluster {
         handle.ready().await;
         let informers = Informers::new(client.clone());
         let kubelet = tokio::spawn(run_pods(client.clone(), informers.clone(), clock, kubelet));
-        Self { fake, client, clock, handle, informers, kubelet }
+        Self { fake, client, handle, informers, kubelet }
     }
 
     /// Waits until the condition holds, looking after each change; fails after ten minutes of the cluster's time.

@@ -84,10 +84,10 @@ pub fn start(context: &Context) {
     let (nodes, pods, queue) = (context.informers.cache::<Node>(Selector::all()), context.pods(), context.queue());
     let dirty = Arc::clone(&queue);
     nodes.on_change(Box::new(move |old, new| {
-        if old.is_none() || new.is_none() {
-            if let Some(node) = new.or(old) {
-                dirty.add(node.key());
-            }
+        if (old.is_none() || new.is_none())
+            && let Some(node) = new.or(old)
+        {
+            dirty.add(node.key());
         }
     }));
     let (dirty, all) = (Arc::clone(&queue), Arc::clone(&nodes));
