@@ -127,7 +127,7 @@ write_environment() {
 # The binary carries the files of systemd/, so that a piped install needs no checkout.
 unit() { "$BIN_DIR/kedge" unit "$1" --bin "$BIN_DIR/kedge" --service "$SERVICE" --exec "$EXEC"; }
 
-PIDFILE=/run/kedge/daemon.pid
+PIDFILE=${KEDGE_RUN_DIR:-/run/kedge}/kedge.pid # the daemon writes it
 
 # With neither systemd nor OpenRC: in the background, with its log in /var/log/kedge.log.
 start_in_background() {
@@ -142,7 +142,7 @@ start_in_background() {
 			sleep 0.1
 		done
 	fi
-	mkdir -p "${PIDFILE%/*}" /var/log
+	mkdir -p /var/log
 	(
 		set -a
 		# shellcheck disable=SC1090
@@ -151,7 +151,6 @@ start_in_background() {
 		# shellcheck disable=SC2086
 		exec setsid "$BIN_DIR/kedge" $EXEC >>/var/log/kedge.log 2>&1 </dev/null
 	) &
-	echo $! >"$PIDFILE"
 }
 
 install_service() {
@@ -227,6 +226,9 @@ main() {
 	chmod 755 "$BIN_DIR/.kedge.new"
 	mv "$BIN_DIR/.kedge.new" "$BIN_DIR/kedge"
 	write_environment
+	# for `kedge reset`
+	grep -qs "^SERVICE=$SERVICE\$" /etc/kedge/installed || echo "SERVICE=$SERVICE" >>/etc/kedge/installed
+	grep -qs "^BIN=$BIN_DIR/kedge\$" /etc/kedge/installed || echo "BIN=$BIN_DIR/kedge" >>/etc/kedge/installed
 	install_service
 	if [ -n "$STARTED" ]; then
 		wait_ready

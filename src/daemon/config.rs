@@ -11,6 +11,11 @@ use ipnet::IpNet;
 
 mod files;
 
+/// Default ranges of pod addresses.
+pub const CLUSTER_CIDRS: [&str; 2] = ["10.42.0.0/16", "fd42::/56"];
+/// Default ranges of service addresses.
+pub const SERVICE_CIDRS: [&str; 2] = ["10.43.0.0/16", "fd43::/112"];
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{path}: cannot be read: {source}")]
@@ -115,10 +120,10 @@ pub struct Server {
     #[arg(long, env = "KEDGE_WRITE_KUBECONFIG_MODE", value_name = "MODE", default_value = "600", value_parser = octal)]
     pub write_kubeconfig_mode: u32,
     /// Ranges of pod addresses
-    #[arg(long, env = "KEDGE_CLUSTER_CIDR", value_name = "CIDR,…", value_delimiter = ',', default_values = ["10.42.0.0/16", "fd42::/56"])]
+    #[arg(long, env = "KEDGE_CLUSTER_CIDR", value_name = "CIDR,…", value_delimiter = ',', default_values = CLUSTER_CIDRS)]
     pub cluster_cidr: Vec<IpNet>,
     /// Ranges of service addresses
-    #[arg(long, env = "KEDGE_SERVICE_CIDR", value_name = "CIDR,…", value_delimiter = ',', default_values = ["10.43.0.0/16", "fd43::/112"])]
+    #[arg(long, env = "KEDGE_SERVICE_CIDR", value_name = "CIDR,…", value_delimiter = ',', default_values = SERVICE_CIDRS)]
     pub service_cidr: Vec<IpNet>,
     /// Address of the cluster's DNS; the tenth of the first service range by default
     #[arg(long, env = "KEDGE_CLUSTER_DNS", value_name = "IP")]

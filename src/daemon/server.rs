@@ -116,6 +116,10 @@ fn signals() -> Result<CancellationToken> {
 async fn start(config: &Server, started: &mut Started) -> Result<()> {
     let place = Place::of(config)?;
     let listener = listen(config)?;
+    let pid_file = write_pid(&config.common.run_dir)?;
+    started.push("pid file", async move {
+        let _ = std::fs::remove_file(pid_file);
+    });
     let store = open_store(&place.server_dir).await?;
     let closing = Arc::clone(&store);
     started.push("store", async move {
@@ -165,6 +169,13 @@ fn listen(config: &Server) -> Result<TcpListener> {
         ),
         _ => anyhow::anyhow!("cannot listen on {address}: {e}"),
     })
+}
+
+fn write_pid(run_dir: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(run_dir).with_context(|| format!("cannot make {}", run_dir.display()))?;
+    let path = run_dir.join(crate::reset::PID_FILE);
+    std::fs::write(&path, format!("{}\n", std::process::id())).with_context(|| path.display().to_string())?;
+    Ok(path)
 }
 
 async fn open_store(server_dir: &Path) -> Result<Arc<dyn Store>> {

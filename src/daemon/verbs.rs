@@ -1,13 +1,13 @@
-//! The verbs that run on this host rather than against an API: `server`, `agent`, `check`, `unit`.
+//! The verbs that run on this host rather than against an API: `server`, `agent`, `check`, `reset`, `unit`.
 
 use std::process::ExitCode;
 
 use clap::{Args as _, Command};
 
 use crate::config::{self, ConfigError};
-use crate::{check, log, server, unit};
+use crate::{check, log, reset, server, unit};
 
-const VERBS: &[&str] = &["server", "agent", "check", "unit"];
+const VERBS: &[&str] = &["server", "agent", "check", "reset", "unit"];
 
 /// Whether `verb` is one of this room's.
 pub fn owns(verb: &str) -> bool {
@@ -16,11 +16,17 @@ pub fn owns(verb: &str) -> bool {
 
 /// The verbs as commands, for the program's help and completion.
 pub fn commands() -> Vec<Command> {
-    vec![config::server_command(), config::agent_command(), check_command(), unit_command()]
+    vec![config::server_command(), config::agent_command(), check_command(), reset_command(), unit_command()]
 }
 
 fn check_command() -> Command {
     check::Check::augment_args(Command::new("check").about("Check whether this host can run Kedge, and say what to do"))
+}
+
+fn reset_command() -> Command {
+    reset::Reset::augment_args(
+        Command::new("reset").about("Stop everything of Kedge on this host and remove every trace"),
+    )
 }
 
 fn unit_command() -> Command {
@@ -34,6 +40,11 @@ pub fn run(args: &[String]) -> ExitCode {
         "check" => match parse::<check::Check>(check_command(), &named) {
             Ok(check) if check::run(&check) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
+            Err(code) => code,
+        },
+        "reset" => match parse::<reset::Reset>(reset_command(), &named).map(|r| reset::run(&r)) {
+            Ok(Ok(())) => ExitCode::SUCCESS,
+            Ok(Err(error)) => fail("kedge reset", format!("{error:#}")),
             Err(code) => code,
         },
         "unit" => match parse::<unit::Unit>(unit_command(), &named) {

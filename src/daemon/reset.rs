@@ -1,0 +1,277 @@
+//! `kedge reset`: stops everything of Kedge on this host and removes every trace.
+//!
+//! Steps in the order in which they must happen; each is tried whatever became of the one before, and what could not be
+//! removed is named at the end. Idempotent: run again, it finishes what was left.
+
+use std::io::{BufRead as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use runtime::Runtime as _;
+
+use crate::config::CLUSTER_CIDRS;
+
+#[derive(Debug, Clone, Args)]
+pub struct Reset {
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Keep the binary, its service file and /etc/kedge
+    #[arg(long)]
+    pub keep_installation: bool,
+    #[arg(long, env = "KEDGE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/kedge")]
+    pub data_dir: PathBuf,
+    #[arg(long, env = "KEDGE_RUN_DIR", value_name = "DIR", default_value = "/run/kedge")]
+    pub run_dir: PathBuf,
+    #[arg(long, env = "KEDGE_CGROUP_ROOT", value_name = "PATH", default_value = "/kedge")]
+    pub cgroup_root: String,
+}
+
+/// Where install.sh notes what it put where: `BIN=…`, `SERVICE=…`.
+const INSTALLED: &str = "/etc/kedge/installed";
+/// The daemon's own pid, written while it runs.
+pub const PID_FILE: &str = "kedge.pid";
+/// A stopping daemon finishes open requests and flushes its store; longer than its own limits together.
+const STOP_SECONDS: u64 = 30;
+
+/// # Errors
+/// Not confirmed, not root, or the list of what could not be removed.
+pub fn run(reset: &Reset) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("this needs root: run it with sudo");
+    }
+    if !reset.yes && !confirmed(reset)? {
+        bail!("nothing was removed");
+    }
+    let installed = Installed::read();
+    let mut left = Vec::new();
+    let mut step = |what: &str, outcome: Result<()>| {
+        if let Err(error) = outcome {
+            left.push(format!("{what}: {error:#}"));
+        }
+    };
+    step("service", stop_service(&installed));
+    step("daemon", stop_daemon(&reset.run_dir));
+    step("pods", remove_pods(reset));
+    step("network", remove_network(reset));
+    step("mounts", unmount_below(&[&reset.run_dir, &reset.data_dir]));
+    for path in [&reset.run_dir, &reset.data_dir] {
+        step(&path.display().to_string(), remove_tree(path));
+    }
+    step("logs", remove_logs());
+    if !reset.keep_installation {
+        step("installation", remove_installation(&installed));
+    }
+    if left.is_empty() {
+        println!("every trace of kedge is gone");
+        return Ok(());
+    }
+    bail!("left behind (run it again, or after a reboot):\n  {}", left.join("\n  "))
+}
+
+fn confirmed(reset: &Reset) -> Result<bool> {
+    print!(
+        "This ends every pod and removes {}, {} and everything else of kedge on this host. Continue? [y/N] ",
+        reset.data_dir.display(),
+        reset.run_dir.display()
+    );
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// What install.sh put on this host.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Installed {
+    binary: Option<PathBuf>,
+    services: Vec<String>,
+}
+
+impl Installed {
+    fn read() -> Self {
+        Self::parse(&std::fs::read_to_string(INSTALLED).unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut installed = Self::default();
+        for line in text.lines() {
+            match line.split_once('=') {
+                Some(("BIN", path)) => installed.binary = Some(path.into()),
+                Some(("SERVICE", name)) if !name.contains('/') => installed.services.push(name.to_owned()),
+                _ => {}
+            }
+        }
+        installed
+    }
+}
+
+fn stop_service(installed: &Installed) -> Result<()> {
+    for service in &installed.services {
+        if Path::new("/run/systemd/system").is_dir() {
+            quietly(Command::new("systemctl").args(["disable", "--now", service]))?;
+        } else if Path::new(&format!("/etc/init.d/{service}")).exists() {
+            quietly(Command::new("rc-service").args([service, "stop"]))?;
+            quietly(Command::new("rc-update").args(["del", service]))?;
+        }
+    }
+    Ok(())
+}
+
+fn quietly(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Ends a daemon that no service system runs.
+fn stop_daemon(run_dir: &Path) -> Result<()> {
+    let Ok(text) = std::fs::read_to_string(run_dir.join(PID_FILE)) else { return Ok(()) };
+    let pid: i32 = text.trim().parse().context("the pid file is damaged")?;
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if comm.trim() != "kedge" {
+        return Ok(());
+    }
+    // JUSTIFICATION: nix has no wrapper for pidfd_open.
+    // SAFETY: the call takes two integers; what it returns is checked and owned once.
+    let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    if raw < 0 {
+        return Ok(());
+    }
+    use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
+    // JUSTIFICATION: the descriptor came from a raw system call.
+    // SAFETY: it was just opened and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(raw)?) };
+    let mut poll = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
+    let limit = u16::try_from(Duration::from_secs(STOP_SECONDS).as_millis()).unwrap_or(u16::MAX);
+    if nix::poll::poll(&mut poll, limit)? == 0 {
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    }
+    Ok(())
+}
+
+fn remove_pods(reset: &Reset) -> Result<()> {
+    if !reset.run_dir.exists() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shims = runtime::Shims::open(runtime::Config::new(&reset.run_dir, &reset.cgroup_root))?;
+        let pods = shims.list().await?;
+        let mut failed = Vec::new();
+        for pod in pods {
+            if let Err(error) = shims.remove_pod(&pod.id).await {
+                failed.push(format!("{}: {error}", pod.id));
+            }
+        }
+        shims.remove_cgroups()?;
+        if failed.is_empty() { Ok(()) } else { bail!(failed.join("; ")) }
+    })
+}
+
+fn remove_network(reset: &Reset) -> Result<()> {
+    // What is removed goes by its names; the ranges only have to be ranges.
+    let cluster: Vec<ipnet::IpNet> = CLUSTER_CIDRS.iter().filter_map(|c| c.parse().ok()).collect();
+    let nodes = crate::network::node_ranges(&cluster)?;
+    Ok(net::remove_all(&crate::network::config(&reset.run_dir, &nodes, &cluster, &[], &[]))?)
+}
+
+/// Takes down every mount at or below `paths`, the deepest first.
+fn unmount_below(paths: &[&Path]) -> Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mounts")?;
+    let mut points: Vec<PathBuf> = table.lines().filter_map(|l| l.split_whitespace().nth(1)).map(unescape).collect();
+    points.retain(|p| paths.iter().any(|root| p.starts_with(root)));
+    // mounts are listed in the order in which they were made: the last made is the first to go
+    for point in points.iter().rev() {
+        match umount2(point, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+            Err(error) => bail!("{}: {error}", point.display()),
+        }
+    }
+    Ok(())
+}
+
+/// Octal escapes of /proc/mounts. Source: fstab(5), getmntent(3).
+fn unescape(text: &str) -> PathBuf {
+    let mut out = text.to_owned();
+    for (escape, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        out = out.replace(escape, plain);
+    }
+    out.into()
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        // a mount point of somebody else (a data disk): empty is as good as gone
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn remove_logs() -> Result<()> {
+    let pods = Path::new("/var/log/pods");
+    if let Ok(links) = std::fs::read_dir("/var/log/containers") {
+        for link in links.flatten() {
+            if std::fs::read_link(link.path()).is_ok_and(|to| to.starts_with(pods)) {
+                std::fs::remove_file(link.path())?;
+            }
+        }
+        let _ = std::fs::remove_dir("/var/log/containers"); // only when it is empty
+    }
+    remove_tree(pods)?;
+    remove_file(Path::new("/var/log/kedge.log"))
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_installation(installed: &Installed) -> Result<()> {
+    for service in &installed.services {
+        remove_file(Path::new(&format!("/etc/systemd/system/{service}.service")))?;
+        remove_file(Path::new(&format!("/etc/init.d/{service}")))?;
+    }
+    if Path::new("/run/systemd/system").is_dir() && !installed.services.is_empty() {
+        quietly(Command::new("systemctl").arg("daemon-reload"))?;
+    }
+    if let Some(binary) = &installed.binary {
+        remove_file(binary)?;
+        remove_file(&binary.with_file_name("kedge.previous"))?;
+    }
+    remove_tree(Path::new("/etc/kedge"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_installed_is_read_back() {
+        assert_eq!(Installed::parse(""), Installed::default());
+        assert_eq!(
+            Installed::parse("BIN=/opt/kedge\nSERVICE=kedge\nSERVICE=../evil\nOTHER=x\n"),
+            Installed { binary: Some("/opt/kedge".into()), services: vec!["kedge".into()] }
+        );
+    }
+
+    #[test]
+    fn mount_points_with_spaces() {
+        assert_eq!(unescape("/a\\040b"), PathBuf::from("/a b"));
+    }
+}
