@@ -1,0 +1,246 @@
+//! Create, update, patch, delete.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, config_map};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn a_life() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let created = admin.post(MAPS, &config_map("a", &json!({"x": "1"}))).await.expect(201).json();
+    let meta = &created["metadata"];
+    assert_eq!((&meta["namespace"], meta["uid"].as_str().unwrap().len()), (&json!("default"), 36));
+    assert!(meta["creationTimestamp"].as_str().unwrap().ends_with('Z'));
+    assert!(meta["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > 0);
+    let path = format!("{MAPS}/a");
+    assert_eq!(admin.get(&path).await.expect(200).json(), created);
+    admin.post(MAPS, &config_map("a", &json!({}))).await.refused(409, "configmaps \"a\" already exists");
+
+    let mut changed = created.clone();
+    changed["data"]["k"] = json!("w");
+    let updated = admin.put(&path, &changed).await.expect(200).json();
+    assert_ne!(updated["metadata"]["resourceVersion"], meta["resourceVersion"]);
+    assert_eq!(updated["metadata"]["uid"], meta["uid"]);
+    changed["data"]["k"] = json!("z");
+    admin.put(&path, &changed).await.refused(
+        409,
+        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the \
+         latest version and try again",
+    );
+    // Nothing changes: no new revision.
+    let same = admin.put(&path, &updated).await.expect(200).json();
+    assert_eq!(same, updated);
+    // No version: the newest is replaced.
+    let blind = config_map("a", &json!({}));
+    let blind = admin.put(&path, &blind).await.expect(200).json();
+    assert_eq!((&blind["data"]["k"], &blind["metadata"]["uid"]), (&json!("v"), &meta["uid"]));
+
+    let gone = admin.delete(&path).await.expect(200).json();
+    assert_eq!(gone["status"], "Success");
+    assert_eq!(gone["details"], json!({"name": "a", "kind": "configmaps", "uid": meta["uid"]}));
+    admin.get(&path).await.refused(404, "configmaps \"a\" not found");
+    admin.delete(&path).await.refused(404, "configmaps \"a\" not found");
+}
+
+#[tokio::test]
+async fn generated_names_and_dry_runs() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "x-"}});
+    let first = admin.post(MAPS, &body).await.expect(201).json();
+    let name = first["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("x-") && name.len() == 7, "{name}");
+    admin.post(&format!("{MAPS}?dryRun=All"), &config_map("dry", &json!({}))).await.expect(201);
+    admin.get(&format!("{MAPS}/dry")).await.expect(404);
+    admin.delete(&format!("{MAPS}/{name}?dryRun=All")).await.expect(200);
+    admin.get(&format!("{MAPS}/{name}")).await.expect(200);
+    let refused = admin.post(&format!("{MAPS}?dryRun=Some"), &body).await.expect(422);
+    assert!(refused.message().contains("dryRun: Unsupported value: \"Some\": supported values: \"All\""));
+}
+
+#[tokio::test]
+async fn patches() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    admin.post(MAPS, &config_map("a", &json!({"x": "1"}))).await.expect(201);
+    let path = format!("{MAPS}/a");
+    let merged = admin.patch(&path, "merge", &json!({"data": {"k": null, "n": "1"}})).await.expect(200).json();
+    assert_eq!(merged["data"], json!({"n": "1"}));
+    let json_patch = json!([{"op": "add", "path": "/data/m", "value": "2"}]);
+    let patched = admin.patch(&path, "json", &json_patch).await.expect(200).json();
+    assert_eq!(patched["data"], json!({"n": "1", "m": "2"}));
+    let strategic = admin.patch(&path, "strategic-merge", &json!({"metadata": {"labels": {"y": "2"}}})).await;
+    assert_eq!(strategic.expect(200).json()["metadata"]["labels"], json!({"x": "1", "y": "2"}));
+    let stale = json!({"metadata": {"resourceVersion": "1"}, "data": {"k": "v"}});
+    admin.patch(&path, "merge", &stale).await.expect(409);
+    admin.patch(&path, "nonsense", &json!({})).await.expect(415);
+    admin.patch(&format!("{MAPS}/missing"), "merge", &json!({})).await.expect(404);
+}
+
+#[tokio::test]
+async fn finalizers_hold_and_release() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let mut body = config_map("held", &json!({}));
+    body["metadata"]["finalizers"] = json!(["example.com/wait"]);
+    admin.post(MAPS, &body).await.expect(201);
+    let path = format!("{MAPS}/held");
+    let marked = admin.delete(&path).await.expect(200).json();
+    assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
+    let more = json!({"metadata": {"finalizers": ["example.com/wait", "example.com/more"]}});
+    let refused = admin.patch(&path, "merge", &more).await.expect(422);
+    assert!(refused.message().contains("no new finalizers can be added if the object is being deleted"));
+    admin.patch(&path, "merge", &json!({"metadata": {"finalizers": null}})).await.expect(200);
+    admin.get(&path).await.expect(404);
+
+    admin.post(MAPS, &config_map("owner", &json!({}))).await.expect(201);
+    let path = format!("{MAPS}/owner");
+    let marked = admin.delete(&format!("{path}?propagationPolicy=Foreground")).await.expect(200).json();
+    assert_eq!(marked["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    admin.delete(&format!("{path}?propagationPolicy=Background")).await.expect(200);
+    admin.get(&path).await.expect(404);
+}
+
+#[tokio::test]
+async fn preconditions_of_a_deletion() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    admin.post(MAPS, &config_map("a", &json!({}))).await.expect(201);
+    let path = format!("{MAPS}/a");
+    let options = |conditions: Value| {
+        json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": conditions}).to_string()
+    };
+    let refused = admin.raw(http::Method::DELETE, &path, options(json!({"uid": "other"}))).await.expect(409);
+    assert!(refused.message().contains("the UID in the precondition (other) does not match the UID in record ("));
+    let refused = admin.raw(http::Method::DELETE, &path, options(json!({"resourceVersion": "1"}))).await.expect(409);
+    assert!(refused.message().contains("the ResourceVersion in the precondition (1) does not match"));
+    admin.get(&path).await.expect(200);
+}
+
+#[tokio::test]
+async fn collections_are_deleted_by_selector() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    for (name, label) in [("a", "1"), ("b", "1"), ("c", "2")] {
+        admin.post(MAPS, &config_map(name, &json!({"x": label}))).await.expect(201);
+    }
+    let deleted = admin.delete(&format!("{MAPS}?labelSelector=x%3D1")).await.expect(200).json();
+    assert_eq!(deleted["items"].as_array().unwrap().len(), 2);
+    let left = admin.get(MAPS).await.expect(200).json();
+    let names: Vec<_> = left["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].clone()).collect();
+    assert_eq!(names, [json!("c")]);
+}
+
+#[tokio::test]
+async fn a_namespace_waits_for_its_finalizer() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    let created = admin.post("/api/v1/namespaces", &body).await.expect(201).json();
+    assert_eq!(created["spec"]["finalizers"], json!(["kubernetes"]));
+    let marked = admin.delete("/api/v1/namespaces/shop").await.expect(200).json();
+    assert_eq!(marked["status"]["phase"], "Terminating");
+    let refused = admin.post("/api/v1/namespaces/shop/configmaps", &config_map("a", &json!({}))).await.expect(403);
+    assert!(refused.message().contains("because it is being terminated"), "{}", refused.message());
+    let mut finalized = admin.get("/api/v1/namespaces/shop").await.json();
+    finalized["spec"]["finalizers"] = json!([]);
+    admin.put("/api/v1/namespaces/shop/finalize", &finalized).await.expect(200);
+    admin.get("/api/v1/namespaces/shop").await.expect(404);
+    admin
+        .post("/api/v1/namespaces/nowhere/configmaps", &config_map("a", &json!({})))
+        .await
+        .refused(404, "namespaces \"nowhere\" not found");
+}
+
+fn deployment(name: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {
+        "replicas": 2, "selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+}
+
+#[tokio::test]
+async fn scale_and_status() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let base = "/apis/apps/v1/namespaces/default/deployments";
+    let created = admin.post(base, &deployment("web")).await.expect(201).json();
+    assert_eq!(created["metadata"]["generation"], 1);
+    let path = format!("{base}/web/scale");
+    let scale = admin.get(&path).await.expect(200).json();
+    assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(2)));
+    let mut wanted = scale.clone();
+    wanted["spec"]["replicas"] = json!(5);
+    let scaled = admin.put(&path, &wanted).await.expect(200).json();
+    assert_eq!(scaled["spec"]["replicas"], 5);
+    admin.put(&path, &wanted).await.expect(409);
+    let patched = admin.patch(&path, "merge", &json!({"spec": {"replicas": 3}})).await.expect(200).json();
+    assert_eq!(patched["spec"]["replicas"], 3);
+    admin.patch(&path, "merge", &json!({"spec": {"replicas": -1}})).await.expect(422);
+    let object = admin.get(&format!("{base}/web")).await.json();
+    assert_eq!((&object["spec"]["replicas"], &object["metadata"]["generation"]), (&json!(3), &json!(3)));
+    let status = json!({"status": {"replicas": 3, "observedGeneration": 3}, "spec": {"replicas": 9}});
+    let written = admin.patch(&format!("{base}/web/status"), "merge", &status).await.expect(200).json();
+    assert_eq!((&written["spec"]["replicas"], &written["status"]["replicas"]), (&json!(3), &json!(3)));
+    assert_eq!(written["metadata"]["generation"], 3);
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_once_and_dies_gracefully() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    admin.post(pods, &pod).await.expect(201);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    admin.post(&format!("{pods}/p/binding"), &binding).await.expect(201);
+    let refused = admin.post(&format!("{pods}/p/binding"), &binding).await.expect(409);
+    assert_eq!(
+        refused.message(),
+        "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\""
+    );
+    let marked = admin.delete(&format!("{pods}/p")).await.expect(200).json();
+    assert_eq!((&marked["kind"], &marked["metadata"]["deletionGracePeriodSeconds"]), (&json!("Pod"), &json!(30)));
+    let again = admin.delete(&format!("{pods}/p?gracePeriodSeconds=5")).await.expect(200).json();
+    assert_eq!(again["metadata"]["deletionGracePeriodSeconds"], 5);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}, "deleteOptions": {"gracePeriodSeconds": 0}});
+    admin.post(&format!("{pods}/p/eviction"), &eviction).await.expect(201);
+    admin.get(&format!("{pods}/p")).await.expect(404);
+}
+
+#[tokio::test]
+async fn put_creates_where_upstream_does() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {}});
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l";
+    admin.put(path, &lease).await.expect(201);
+    let refused = admin.put(path, &lease).await.expect(422);
+    assert!(
+        refused.message().contains("metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"),
+        "{}",
+        refused.message()
+    );
+    admin
+        .put(&format!("{MAPS}/none"), &config_map("none", &json!({})))
+        .await
+        .refused(404, "configmaps \"none\" not found");
+}
+
+#[tokio::test]
+async fn services_get_addresses_of_their_own() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let base = "/api/v1/namespaces/default/services";
+    let service = |name: &str| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}});
+    let (one, two) = (service("one"), service("two"));
+    let (first, second) = tokio::join!(admin.post(base, &one), admin.post(base, &two));
+    let (first, second) = (first.expect(201).json(), second.expect(201).json());
+    let (a, b) = (first["spec"]["clusterIP"].as_str().unwrap(), second["spec"]["clusterIP"].as_str().unwrap());
+    assert!(a.starts_with("10.43.") && b.starts_with("10.43.") && a != b, "{a} {b}");
+}

@@ -1,0 +1,246 @@
+//! Over real sockets: TLS, HTTP/1.1 and 2, certificates, documents, agents.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use apiserver::http::listener::{Tls, serve};
+use bytes::Bytes;
+use http::{Method, Request, Version};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::Server;
+
+/// A server on a port of its own.
+pub struct Listening {
+    pub server: Server,
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    serving: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Listening {
+    pub async fn start() -> Self {
+        let server = Server::start().await;
+        let leaf = server.pki.api_server(&["127.0.0.1".into(), "localhost".into()]).unwrap();
+        let tls = Tls::new(leaf.chain().unwrap(), leaf.key().unwrap(), server.pki.ca_der().clone()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, tls, server.api.clone(), stop.clone()));
+        Self { server, address, stop, serving: Some(serving) }
+    }
+
+    fn client_tls(&self, leaf: Option<cluster::pki::Leaf>, alpn: &str) -> rustls::ClientConfig {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.server.pki.ca_der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match leaf {
+            Some(leaf) => builder.with_client_auth_cert(leaf.chain().unwrap(), leaf.key().unwrap()).unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        config
+    }
+
+    async fn get(&self, leaf: Option<cluster::pki::Leaf>, alpn: &str, path: &str) -> (Version, u16, Value) {
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(self.client_tls(leaf, alpn)));
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = TokioIo::new(connector.connect(name, tcp).await.unwrap());
+        let request = Request::builder()
+            .uri(format!("https://localhost{path}"))
+            .header("host", "localhost")
+            .body(Full::<Bytes>::default())
+            .unwrap();
+        let response = if alpn == "h2" {
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(request).await.unwrap()
+        } else {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(request).await.unwrap()
+        };
+        let (version, code) = (response.version(), response.status().as_u16());
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (version, code, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        self.serving.take().unwrap().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn certificates_over_both_protocols() {
+    let listening = Listening::start().await;
+    let admin = listening.server.pki.admin().unwrap();
+    for (alpn, version) in [("h2", Version::HTTP_2), ("http/1.1", Version::HTTP_11)] {
+        let (spoken, code, body) = listening.get(Some(admin.clone()), alpn, "/api/v1/namespaces").await;
+        assert_eq!((spoken, code), (version, 200));
+        assert_eq!(body["items"].as_array().unwrap().len(), 4);
+        let (_, code, body) = listening.get(None, alpn, "/api/v1/namespaces").await;
+        assert_eq!((code, &body["reason"]), (401, &json!("Unauthorized")));
+    }
+    let node = listening.server.pki.node_client("n1").unwrap();
+    let (_, code, body) = listening.get(Some(node), "h2", "/api/v1/secrets").await;
+    assert_eq!(code, 403);
+    assert!(body["message"].as_str().unwrap().contains("User \"system:node:n1\" cannot list"));
+    // A certificate of another authority, and one that is meant for servers.
+    let folder = tempfile::tempdir().unwrap();
+    let other = cluster::pki::Pki::open(folder.path(), crate::harness::now()).unwrap();
+    let (_, code, body) = listening.get(Some(other.admin().unwrap()), "h2", "/version").await;
+    assert_eq!((code, &body["message"]), (401, &json!("Unauthorized")));
+    let serving = listening.server.pki.node_serving("n1", &["127.0.0.1".into()]).unwrap();
+    let (_, code, _) = listening.get(Some(serving), "h2", "/version").await;
+    assert_eq!(code, 401);
+    listening.stop().await;
+}
+
+#[tokio::test]
+async fn documents() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let version = admin.get("/version").await.expect(200).json();
+    assert_eq!((&version["major"], &version["minor"]), (&json!("1"), &json!("36")));
+    let verbose = admin.get("/readyz?verbose").await.expect(200).text();
+    assert!(verbose.contains("[+]ping ok\n") && verbose.ends_with("readyz check passed\n"), "{verbose}");
+    assert_eq!(admin.get("/livez").await.expect(200).text(), "ok");
+    assert!(admin.get("/metrics").await.expect(200).text().contains("apiserver_request_total"));
+    assert!(admin.get("/").await.expect(200).json()["paths"].as_array().unwrap().contains(&json!("/apis/apps/v1")));
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let first = admin.clone().with(&[("accept", accept)]).get("/apis").await.expect(200);
+    assert_eq!(first.header("content-type"), "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let tag = first.header("etag").to_owned();
+    let second = admin.clone().with(&[("accept", accept), ("if-none-match", &tag)]).get("/apis").await.expect(304);
+    assert!(second.body.is_empty());
+    assert_eq!(admin.get("/apis").await.expect(200).json()["kind"], "APIGroupList");
+    assert_eq!(
+        admin.get("/.well-known/openid-configuration").await.expect(200).json()["id_token_signing_alg_values_supported"],
+        json!(["ES256"])
+    );
+    let answer = admin.clone().with(&[("audit-id", "abc")]).get("/version").await;
+    assert_eq!(answer.header("audit-id"), "abc");
+    server.api.stop();
+    admin.get("/readyz").await.expect(500);
+    admin.get("/livez").await.expect(200);
+}
+
+/// An agent at the other end of a pipe: answers each request by what its path begins with.
+struct PipeAgent;
+
+impl apiserver::verbs::connect::Dial for PipeAgent {
+    fn dial<'a>(
+        &'a self,
+        node: &'a str,
+        host: &'a str,
+        port: u16,
+    ) -> store::Pending<'a, std::io::Result<Box<dyn apiserver::verbs::connect::Io>>> {
+        assert_eq!((node, host, port), ("n1", "192.0.2.7", 10999));
+        let (here, mut there) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(there.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            let line = head.lines().next().unwrap().to_owned();
+            if line.starts_with("GET /containerLogs/default/p/c?tailLines=5 ") {
+                there.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nhello\n").await.unwrap();
+            } else if line.starts_with("GET /containerLogs/") {
+                let text = "container \"c\" in pod \"p\" is waiting to start: ContainerCreating";
+                let answer = format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+                there.write_all(answer.as_bytes()).await.unwrap();
+            } else {
+                assert_eq!(line, "POST /exec/default/p/c?input=1&output=1&command=echo&command=a%20b HTTP/1.1");
+                assert!(head.to_ascii_lowercase().contains("upgrade: spdy/3.1"), "{head}");
+                assert!(!head.to_ascii_lowercase().contains("authorization"), "{head}");
+                there
+                    .write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: SPDY/3.1\r\n\r\n")
+                    .await
+                    .unwrap();
+                // What arrives goes back, in capitals.
+                let mut bytes = [0u8; 5];
+                there.read_exact(&mut bytes).await.unwrap();
+                there.write_all(&bytes.to_ascii_uppercase()).await.unwrap();
+            }
+        });
+        Box::pin(async move { Ok(Box::new(here) as Box<dyn apiserver::verbs::connect::Io>) })
+    }
+}
+
+async fn with_pod() -> Server {
+    let server = Server::start_in(tempfile::tempdir().unwrap(), Some(Arc::new(PipeAgent))).await;
+    let admin = server.admin();
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    admin.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+    admin.post("/api/v1/nodes", &node).await.expect(201);
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.7"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": 10999}}}});
+    admin.patch("/api/v1/nodes/n1/status", "merge", &status).await.expect(200);
+    let pod = |name: &str, node: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}})
+    };
+    admin.post("/api/v1/namespaces/default/pods", &pod("p", "n1")).await.expect(201);
+    admin.post("/api/v1/namespaces/default/pods", &pod("q", "")).await.expect(201);
+    server
+}
+
+#[tokio::test]
+async fn logs_come_from_the_agent() {
+    let server = with_pod().await;
+    let admin = server.admin();
+    let log = "/api/v1/namespaces/default/pods/p/log";
+    assert_eq!(admin.get(&format!("{log}?tailLines=5")).await.expect(200).text(), "hello\n");
+    admin.get(log).await.refused(400, "container \"c\" in pod \"p\" is waiting to start: ContainerCreating");
+    admin.get(&format!("{log}?container=x")).await.refused(400, "container x is not valid for pod p");
+    assert_eq!(admin.get("/api/v1/namespaces/default/pods/q/log").await.expect(200).text(), "");
+    let exec = admin.raw(Method::POST, "/api/v1/namespaces/default/pods/q/exec?command=x", Bytes::new()).await;
+    exec.refused(400, "pod q does not have a host assigned");
+}
+
+#[tokio::test]
+async fn an_upgrade_is_a_tunnel() {
+    let server = with_pod().await;
+    // A plain connection in front of the door, as the TLS listener would be.
+    let (client, service_side) = tokio::io::duplex(64 * 1024);
+    let api = server.api.clone();
+    tokio::spawn(async move {
+        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let api = api.clone();
+            let peer = apiserver::Peer::Local(Arc::new(apiserver::Identity::admin()));
+            async move { Ok::<_, std::convert::Infallible>(api.call(request.map(Into::into), peer).await) }
+        });
+        let connection =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(service_side), service);
+        connection.with_upgrades().await.unwrap();
+    });
+    let mut client = client;
+    let request = "POST /api/v1/namespaces/default/pods/p/exec?command=echo&command=a+b&stdin=true&stdout=true HTTP/1.1\r\n\
+                   host: x\r\nconnection: Upgrade\r\nupgrade: SPDY/3.1\r\nauthorization: Bearer secret\r\ncontent-length: 0\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 ") && head.to_ascii_lowercase().contains("upgrade: spdy/3.1"), "{head}");
+    client.write_all(b"hello").await.unwrap();
+    let mut back = [0u8; 5];
+    client.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"HELLO");
+}
