@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use ::http::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
@@ -12,6 +11,7 @@ use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use store::Store;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
@@ -87,6 +87,8 @@ pub enum Error {
     Ranges(#[source] crate::admission::allocate::ConfigError),
     #[error("the store refused the bootstrap objects")]
     Bootstrap(#[source] store::Error),
+    #[error("the server's own Service could not be written")]
+    Publish(#[source] Status),
     #[error("cannot listen")]
     Listen(#[source] std::io::Error),
     #[error("the TLS configuration is unusable")]
@@ -118,12 +120,13 @@ pub struct Shared {
     pub(crate) allocator: Allocator,
     pub(crate) metrics: Metrics,
     in_flight: Semaphore,
-    stopping: AtomicBool,
+    /// Cancelled when the server begins to stop.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Shared {
     pub(crate) fn stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
+        self.stop.is_cancelled()
     }
 }
 
@@ -153,10 +156,15 @@ impl ApiServer {
             allocator,
             metrics: Metrics::default(),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
-            stopping: AtomicBool::new(false),
+            stop: CancellationToken::new(),
         });
         tokio::spawn(follow_roles(Arc::downgrade(&shared)));
-        Ok(Self { shared })
+        let server = Self { shared };
+        if let Some(advertise) = server.shared.config.advertise {
+            let address = server.shared.allocator.kubernetes_service_ip();
+            verbs::start::publish(&server, address, advertise).await.map_err(Error::Publish)?;
+        }
+        Ok(server)
     }
 
     /// The time by the server's clock.
@@ -164,9 +172,9 @@ impl ApiServer {
         (self.shared.config.clock)()
     }
 
-    /// From here on `/readyz` fails, so that others send their requests elsewhere.
+    /// From here on `/readyz` fails, so that others send their requests elsewhere, and open watches end.
     pub fn stop(&self) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.stop.cancel();
     }
 
     /// Answers one request. Never fails: what goes wrong is a `Status` in the response. Dropping the future abandons the

@@ -34,7 +34,7 @@ const HEADER_BYTES_MAX: usize = 1 << 20;
 /// Streams of one HTTP/2 connection: a client multiplexes all of its watches over one. Source: apiserver
 /// `http2-max-streams-per-connection`, 1000 for the kube-apiserver.
 const HTTP2_STREAMS_MAX: u32 = 1000;
-/// Open requests may finish for this long after the shutdown has begun; watches are ended at once by the store's close.
+/// Open requests may finish for this long after the shutdown has begun; watches end at once.
 const DRAIN_SECONDS: u64 = 5;
 
 /// Accepts any certificate in the handshake and remembers nothing: whether its chain is good is decided right after, so

@@ -1,15 +1,20 @@
 //! What every cluster starts with: written where it is absent, completed where it is less than it must be, never reduced.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request};
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use store::{Expect, Op, Store, Write};
 use types::registry::{Kind, by_kind};
+use types::status::{Reason, Status};
 
 use super::object::{self, fill_new, meta};
 use crate::auth::bootstrap;
-use crate::hooks;
-use crate::server::Clock;
+use crate::server::{ApiServer, Clock, Peer};
+use crate::{Body, Identity, hooks};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -72,6 +77,64 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock) -> Result<(), store::Er
         store.write(batch).await?;
     }
     Ok(())
+}
+
+/// The `kubernetes` Service in `default` and its endpoint: how pods find this server. Goes the way of any other request, so
+/// that the address is allocated; an endpoint that has moved is corrected.
+///
+/// Source: `pkg/controlplane/controller/kubernetesservice`, `pkg/controlplane/reconcilers`.
+pub async fn publish(server: &ApiServer, address: IpAddr, advertise: SocketAddr) -> Result<(), Status> {
+    let (host, port) = (advertise.ip().to_string(), advertise.port());
+    let family = if advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"clusterIP": address.to_string(),
+            "ports": [{"name": "https", "port": 443, "targetPort": port, "protocol": "TCP"}]}});
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": family, "endpoints": [{"addresses": [host], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": host}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
+    // The three do not depend on each other: one flush serves them.
+    let (a, b, c) = tokio::join!(
+        ensure(server, "/api/v1/namespaces/default/services", &service),
+        ensure(server, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice),
+        ensure(server, "/api/v1/namespaces/default/endpoints", &endpoints),
+    );
+    a.and(b).and(c)
+}
+
+/// Creates the object, or merges it into the one that is there; a merge that changes nothing writes nothing.
+async fn ensure(server: &ApiServer, collection: &str, object: &Value) -> Result<(), Status> {
+    let created = send(server, Method::POST, collection, "application/json", object).await;
+    let exists = |status: &Status| status.is(Reason::AlreadyExists) || status.is(Reason::Invalid);
+    match created {
+        Err(status) if exists(&status) => {
+            let mut patch = object.clone();
+            if let Some(spec) = patch["spec"].as_object_mut() {
+                // An address once given is never changed.
+                spec.remove("clusterIP");
+            }
+            let path = format!("{collection}/{}", meta(object, "name"));
+            send(server, Method::PATCH, &path, "application/merge-patch+json", &patch).await
+        }
+        other => other,
+    }
+}
+
+async fn send(server: &ApiServer, method: Method, path: &str, media: &'static str, body: &Value) -> Result<(), Status> {
+    let mut request = Request::new(Body::full(body.to_string()));
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse().map_err(Status::internal)?;
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    let response = server.call(request, Peer::Local(Arc::new(Identity::admin()))).await;
+    if response.status().is_success() {
+        return Ok(());
+    }
+    let body = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
+    Err(serde_json::from_slice(&body).unwrap_or_else(|e| Status::internal(e)))
 }
 
 fn kind_of(object: &Value) -> Option<&'static Kind> {

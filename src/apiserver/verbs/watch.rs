@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use store::{Entry, Event, Revision, Watcher};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use types::registry::{GroupVersionKind, Kind};
 use types::status::Status;
 
@@ -23,6 +24,7 @@ use super::options::{ListOptions, Selection};
 use super::read::{fresh, include_object, prefix};
 use crate::Body;
 use crate::codec::{Accepted, As, Media, protobuf};
+use crate::http::metrics::OpenWatch;
 use crate::http::respond;
 use crate::printers::{IncludeObject, Table};
 
@@ -56,6 +58,9 @@ struct Watch {
     last_sent: Revision,
     reached: Revision,
     over: bool,
+    /// The server stops.
+    stop: CancellationToken,
+    _open: OpenWatch,
 }
 
 pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
@@ -114,6 +119,8 @@ pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
         last_sent: start,
         reached: start,
         over: false,
+        stop: ask.shared.stop.clone(),
+        _open: ask.shared.metrics.open_watch(),
     };
     let pieces = futures_util::stream::unfold(state, |mut state| async move {
         let piece = state.next().await?;
@@ -188,6 +195,10 @@ impl Watch {
                         return Some(out.freeze());
                     }
                 },
+                () = self.stop.cancelled() => {
+                    self.over = true;
+                    return None;
+                }
                 () = tokio::time::sleep_until(deadline) => {
                     let now = Instant::now();
                     if now >= self.ends_at {

@@ -237,6 +237,10 @@ async fn services_get_addresses_of_their_own() {
     let server = Server::start().await;
     let admin = server.admin();
     let base = "/api/v1/namespaces/default/services";
+    let own = admin.get(&format!("{base}/kubernetes")).await.expect(200).json();
+    assert_eq!(own["spec"]["clusterIP"], "10.43.0.1");
+    let slice = admin.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.expect(200);
+    assert_eq!(slice.json()["endpoints"][0]["addresses"], json!(["192.0.2.1"]));
     let service = |name: &str| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}});
     let (one, two) = (service("one"), service("two"));
     let (first, second) = tokio::join!(admin.post(base, &one), admin.post(base, &two));
