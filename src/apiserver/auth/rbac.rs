@@ -171,7 +171,7 @@ pub struct Rbac {
     /// Grows with every change of a role or binding; what is compiled at a lower generation is stale.
     wanted: AtomicU64,
     /// Parsed objects by store key, so that a change costs the reading of what changed. Also the lock of compiling.
-    parsed: Mutex<HashMap<Arc<str>, (Revision, Arc<Parsed>)>>,
+    parsed: Mutex<ParsedByKey>,
 }
 
 impl Rbac {

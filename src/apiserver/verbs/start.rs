@@ -134,7 +134,7 @@ async fn send(server: &ApiServer, method: Method, path: &str, media: &'static st
         return Ok(());
     }
     let body = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
-    Err(serde_json::from_slice(&body).unwrap_or_else(|e| Status::internal(e)))
+    Err(serde_json::from_slice(&body).unwrap_or_else(Status::internal))
 }
 
 fn kind_of(object: &Value) -> Option<&'static Kind> {

@@ -98,6 +98,8 @@ async fn everyday_use() {
         check(kubectl.run("apply -f -", &MANIFEST.replace("COLOUR", "blue")).await, "configmap/settings unchanged");
     assert!(unchanged.out.contains("deployment.apps/web unchanged"), "{}", unchanged.out);
     check(kubectl.run("-n shop get configmap settings -o jsonpath={.data.colour}", "").await, "blue");
+    check(kubectl.run("-n shop get deployments", "").await, "UP-TO-DATE");
+    check(kubectl.run("-n shop get deploy,cm -o wide", "").await, "deployment.apps/web");
     check(kubectl.run("-n shop describe deployment web", "").await, "nginx:1");
     check(kubectl.run("-n shop scale deployment web --replicas=3", "").await, "scaled");
     check(kubectl.run("-n shop get deployment web -o jsonpath={.spec.replicas}", "").await, "3");
