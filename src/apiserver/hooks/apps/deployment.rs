@@ -4,14 +4,21 @@ use serde_json::Value;
 use types::field::{FieldError, Path};
 
 use super::super::check::NOT_NEGATIVE;
-use super::super::core::pod::defaults;
+use super::super::core::pod::{defaults, warnings};
 use super::super::json::{at, copy, ensure_object, get, has, int, same, set, set_absent, set_blank, text};
 use super::super::strategy::{bump_generation, keep_metadata};
 use super::super::{Context, Hooks};
 use super::{not_negative, prepare_create, selector_and_template, selector_immutable, status};
 
-pub static HOOKS: Hooks =
-    Hooks { default, prepare_create, prepare_update, validate, validate_update, ..Hooks::NEUTRAL };
+pub static HOOKS: Hooks = Hooks {
+    default,
+    prepare_create,
+    prepare_update,
+    validate,
+    validate_update,
+    warnings: warnings::workload,
+    ..Hooks::NEUTRAL
+};
 
 /// How far a rolling update may go from the wanted number, both ways.
 const ROLLING: &str = "25%";

@@ -3,14 +3,21 @@
 use serde_json::Value;
 use types::field::{FieldError, Path};
 
-use super::super::core::pod::defaults;
+use super::super::core::pod::{defaults, warnings};
 use super::super::json::{copy, ensure_object, get, set_absent};
 use super::super::strategy::{bump_generation, keep_metadata};
 use super::super::{Context, Hooks};
 use super::{not_negative, prepare_create, selector_and_template, selector_immutable, status};
 
-pub static HOOKS: Hooks =
-    Hooks { default, prepare_create, prepare_update, validate, validate_update, ..Hooks::NEUTRAL };
+pub static HOOKS: Hooks = Hooks {
+    default,
+    prepare_create,
+    prepare_update,
+    validate,
+    validate_update,
+    warnings: warnings::workload,
+    ..Hooks::NEUTRAL
+};
 
 fn default(object: &mut Value) {
     if let Some(spec) = ensure_object(object, "spec") {

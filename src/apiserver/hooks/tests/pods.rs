@@ -310,6 +310,46 @@ fn updates() {
 }
 
 #[test]
+fn surprises_are_told() {
+    let warn = |group: &str, kind: &str, change: Value| {
+        let mut object = good(group, kind);
+        merge(&mut object, &change);
+        (named(group, kind).unwrap().warnings)(&object)
+    };
+    let none = Vec::<String>::new();
+    assert_eq!((warn("", "Pod", json!({})), warn("apps", "Deployment", json!({}))), (none.clone(), none));
+    assert_eq!(
+        warn(
+            "",
+            "Pod",
+            json!({"spec": {
+                "nodeSelector": {"beta.kubernetes.io/os": "linux"},
+                "imagePullSecrets": [{}],
+                "terminationGracePeriodSeconds": -1,
+                "containers": {"0": {
+                    "env": [{"name": "A"}, {"name": "A"}],
+                    "ports": [{"containerPort": 80}, {"containerPort": 81}, {"containerPort": 80}],
+                    "resources": {"limits": {"memory": "100m"}},
+                }},
+            }})
+        ),
+        [
+            "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+            "spec.imagePullSecrets[0].name: invalid empty name \"\"",
+            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
+            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+            "spec.containers[0].ports[2]: duplicate port definition with spec.containers[0].ports[0]",
+            "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer",
+        ]
+    );
+    let dotted = warn("apps", "Deployment", json!({"metadata": {"name": "a.b"}}));
+    assert!(dotted[0].starts_with(
+        "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is \
+         recommended: [a lowercase RFC 1123 label must"
+    ));
+}
+
+#[test]
 fn grace_periods() {
     let grace = named("", "Pod").unwrap().grace_seconds.unwrap();
     let bound = json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}});

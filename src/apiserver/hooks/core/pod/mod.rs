@@ -16,6 +16,7 @@ pub mod security;
 pub mod update;
 pub mod validate;
 pub mod volume;
+pub mod warnings;
 
 pub static HOOKS: Hooks = Hooks {
     default: defaults::pod,
@@ -25,6 +26,7 @@ pub static HOOKS: Hooks = Hooks {
     validate_update: update::validate,
     delete_returns_object: true,
     grace_seconds: Some(grace),
+    warnings: warnings::pod,
     ..Hooks::NEUTRAL
 };
 
