@@ -109,7 +109,7 @@ pub fn check_base64(text: &mut String) -> Result<(), Wrong> {
     if let Some(at) = body.iter().position(|b| !matches!(b, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/')) {
         return illegal(at);
     }
-    if bytes.len() % 4 != 0 {
+    if !bytes.len().is_multiple_of(4) {
         // Go names the start of the last, incomplete group.
         return illegal(bytes.len() / 4 * 4);
     }

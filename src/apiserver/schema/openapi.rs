@@ -67,11 +67,7 @@ pub fn v3(path: &str) -> Option<Document> {
 
 /// `/openapi/v2` as JSON.
 pub fn v2() -> Document {
-    let mut paths = Map::new();
-    for (group, version) in group_versions() {
-        paths.extend(paths::v2(group, version));
-    }
-    let paths = Value::Object(paths).to_string();
+    let paths = paths::v2(&group_versions()).unwrap_or_else(|| "{}".into());
     let mut body = Vec::with_capacity(V2.length + paths.len() + 256);
     body.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":"#);
     body.extend_from_slice(paths.as_bytes());
@@ -125,12 +121,9 @@ fn parts(path: &str) -> Option<(String, Option<&'static Components>)> {
         ["api" | "apis" | "version"] | ["apis", _] => return Some((paths::discovery(path).to_string(), None)),
         _ => return None,
     };
-    let paths = paths::v3(group, version);
-    if paths.is_empty() {
-        return None;
-    }
+    let paths = paths::v3(group, version)?;
     let components = COMPONENTS.iter().find(|c| c.group == group && c.version == version);
-    Some((Value::Object(paths).to_string(), components))
+    Some((paths, components))
 }
 
 fn hash(parts: &[&[u8]]) -> String {
@@ -188,6 +181,10 @@ mod tests {
         }
         let v2: Value = serde_json::from_slice(&v2().body).unwrap();
         walk(&v2, v2["definitions"].as_object().unwrap(), "#/definitions/", "v2");
+        let crd = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+        assert!(v2["definitions"][crd]["properties"]["oneOf"].is_object());
+        let union = &v2["definitions"][format!("{crd}OrBool")];
+        assert!(union.is_object() && union.get("oneOf").is_none(), "{union}: parsers of Swagger 2.0 refuse it");
     }
 
     /// What kubectl reads to choose between validating here and validating itself, and between patch types.

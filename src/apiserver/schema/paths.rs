@@ -11,7 +11,23 @@ use crate::patch::media_types as patch_types;
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
-type Paths = Map<String, Value>;
+/// A JSON object of path items. Each is written as soon as it is made: a tree of all of them would take megabytes.
+struct Paths {
+    text: String,
+    swagger_2: bool,
+}
+
+impl Paths {
+    fn insert(&mut self, path: String, mut item: Value) {
+        if self.swagger_2 {
+            to_swagger_2(&mut item);
+        }
+        self.text.push(if self.text.is_empty() { '{' } else { ',' });
+        self.text.push_str(&Value::String(path).to_string());
+        self.text.push(':');
+        self.text.push_str(&item.to_string());
+    }
+}
 
 /// Parameters of a query: name, type, what it does.
 type Parameter = (&'static str, &'static str, &'static str);
@@ -113,12 +129,32 @@ fn definition(gvk: &GroupVersionKind) -> Option<&'static str> {
     super::type_of(&gvk.group, &gvk.version, &gvk.kind).map(|t| t.name)
 }
 
-/// The paths of one group and version.
-pub fn v3(group: &str, version: &str) -> Paths {
-    let mut paths = Paths::new();
+/// The paths of one group and version as a JSON object; `None` when it has no kinds.
+pub fn v3(group: &str, version: &str) -> Option<String> {
+    text(&[(group, version)], false)
+}
+
+/// The paths of several groups and versions as one JSON object, in the form of Swagger 2.0.
+pub fn v2(group_versions: &[(&str, &str)]) -> Option<String> {
+    text(group_versions, true)
+}
+
+fn text(group_versions: &[(&str, &str)], swagger_2: bool) -> Option<String> {
+    let mut paths = Paths { text: String::new(), swagger_2 };
+    for (group, version) in group_versions {
+        of_group_version(group, version, &mut paths);
+    }
+    if paths.text.is_empty() {
+        return None;
+    }
+    paths.text.push('}');
+    Some(paths.text)
+}
+
+fn of_group_version(group: &str, version: &str, paths: &mut Paths) {
     let kinds: Vec<&Kind> = BUILT_IN.iter().filter(|k| k.group == group && k.version == version).collect();
     if kinds.is_empty() {
-        return paths;
+        return;
     }
     let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
     let resources = json!({"get": {
@@ -127,9 +163,8 @@ pub fn v3(group: &str, version: &str) -> Paths {
     }});
     paths.insert(format!("{root}/"), resources);
     for kind in kinds {
-        of_kind(kind, &mut paths);
+        of_kind(kind, paths);
     }
-    paths
 }
 
 fn of_kind(kind: &Kind, paths: &mut Paths) {
@@ -311,48 +346,42 @@ pub fn discovery(document: &str) -> Value {
     json!({path: {"get": {"operationId": format!("get{id}"), "responses": {"200": {"description": "OK"}}}}})
 }
 
-/// The paths of one group and version in the form of Swagger 2.0.
-pub fn v2(group: &str, version: &str) -> Paths {
-    let mut paths = v3(group, version);
-    for item in paths.values_mut().filter_map(Value::as_object_mut) {
-        for (method, operation) in item {
-            if method == "parameters" {
-                flatten(operation);
-                continue;
-            }
-            let Some(operation) = operation.as_object_mut() else { continue };
-            if let Some(parameters) = operation.get_mut("parameters") {
-                flatten(parameters);
-            }
-            if let Some(body) = operation.remove("requestBody") {
-                let consumes: Vec<&String> =
-                    body["content"].as_object().map(|c| c.keys().collect()).unwrap_or_default();
-                let schema =
-                    consumes.first().map(|c| body["content"][c.as_str()]["schema"].clone()).unwrap_or_default();
-                operation.insert("consumes".into(), json!(consumes));
-                let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
-                if let Value::Array(parameters) = parameters {
-                    parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": schema}));
-                }
-            }
-            let Some(ok) = operation.get_mut("responses").and_then(|r| r.get_mut("200")).and_then(Value::as_object_mut)
-            else {
-                continue;
-            };
-            if let Some(content) = ok.remove("content") {
-                let produces: Vec<&String> = content.as_object().map(|c| c.keys().collect()).unwrap_or_default();
-                let schema = produces.first().map(|c| content[c.as_str()]["schema"].clone()).unwrap_or_default();
-                ok.insert("schema".into(), schema);
-                operation.insert("produces".into(), json!(produces));
+/// A path item in the form of Swagger 2.0.
+fn to_swagger_2(item: &mut Value) {
+    for (method, operation) in item.as_object_mut().into_iter().flatten() {
+        if method == "parameters" {
+            flatten(operation);
+            continue;
+        }
+        let Some(operation) = operation.as_object_mut() else { continue };
+        if let Some(parameters) = operation.get_mut("parameters") {
+            flatten(parameters);
+        }
+        if let Some(body) = operation.remove("requestBody") {
+            let (consumes, schema) = types_and_schema(&body["content"]);
+            operation.insert("consumes".into(), consumes);
+            let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
+            if let Value::Array(parameters) = parameters {
+                parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": schema}));
             }
         }
+        let ok = operation.get_mut("responses").and_then(|r| r.get_mut("200")).and_then(Value::as_object_mut);
+        let Some(ok) = ok else { continue };
+        if let Some(content) = ok.remove("content") {
+            let (produces, schema) = types_and_schema(&content);
+            ok.insert("schema".into(), schema);
+            operation.insert("produces".into(), produces);
+        }
     }
-    let mut paths = Value::Object(paths);
-    to_definitions(&mut paths);
-    match paths {
-        Value::Object(paths) => paths,
-        _ => Paths::new(),
-    }
+    to_definitions(item);
+}
+
+/// The media types of a `content`, and the schema that they share.
+fn types_and_schema(content: &Value) -> (Value, Value) {
+    let entries = content.as_object().into_iter().flatten();
+    let types: Vec<&String> = entries.clone().map(|(media, _)| media).collect();
+    let schema = entries.map(|(_, entry)| entry["schema"].clone()).next();
+    (json!(types), schema.unwrap_or_default())
 }
 
 /// Parameters carry their type themselves.

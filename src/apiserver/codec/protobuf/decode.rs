@@ -85,12 +85,10 @@ fn field(field: &'static Field, raw: Raw<'_>, object: &mut Map<String, Value>, d
 }
 
 /// Protobuf carries 32-bit numbers sign-extended to 64 bits; Go truncates them.
-#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the wire format defines the wrap")]
 fn int32(raw: u64) -> Value {
     Value::from(raw as i32)
 }
 
-#[expect(clippy::cast_possible_wrap, reason = "the wire format defines the wrap")]
 fn int64(raw: u64) -> i64 {
     raw as i64
 }

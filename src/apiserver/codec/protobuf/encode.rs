@@ -32,7 +32,7 @@ fn bytes(number: u16, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
-#[expect(clippy::cast_sign_loss, reason = "the wire format carries negative numbers as their two's complement")]
+/// Negative numbers are carried as their two's complement.
 pub fn number(number: u16, value: i64, out: &mut Vec<u8>) {
     tag(number, 0, out);
     varint(value as u64, out);

@@ -101,7 +101,7 @@ fn goldens(text: &str) -> impl Iterator<Item = (String, GroupVersionKind, Value,
 fn without_nulls(value: &mut Value) {
     match value {
         Value::Object(object) => {
-            object.retain(|key, v| !v.is_null() && !(key == "targetPort" && *v == 0));
+            object.retain(|key, v| !(v.is_null() || key == "targetPort" && *v == 0));
             object.values_mut().for_each(without_nulls);
         }
         Value::Array(items) => items.iter_mut().for_each(without_nulls),

@@ -298,6 +298,13 @@ fn as_v2(value: &mut Value) {
             if let Some(Value::String(target)) = object.get_mut("$ref") {
                 *target = target.replace(REF, "#/definitions/");
             }
+            // Its parsers refuse words that came with OpenAPI 3.
+            for unknown in ["oneOf", "anyOf", "nullable"] {
+                // An object is a property that has the word for its name.
+                if object.get(unknown).is_some_and(|v| !v.is_object()) {
+                    object.remove(unknown);
+                }
+            }
             object.values_mut().for_each(as_v2);
         }
         Value::Array(items) => items.iter_mut().for_each(as_v2),
