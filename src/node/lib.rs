@@ -9,6 +9,7 @@ mod config;
 pub mod images;
 pub mod pod;
 pub mod translate;
+pub mod volume;
 pub mod worker;
 
 pub use config::{Config, KUBELET_PORT, Tls};
