@@ -159,7 +159,8 @@ fn same(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bool> {
 
 /// Makes the visible names those of `payload`.
 fn link(dir: &Path, payload: &Payload) -> io::Result<()> {
-    let wanted: BTreeSet<_> = payload.keys().filter_map(|p| p.components().next()).map(|c| c.as_os_str().to_owned()).collect();
+    let wanted: BTreeSet<_> =
+        payload.keys().filter_map(|p| p.components().next()).map(|c| c.as_os_str().to_owned()).collect();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -183,7 +184,9 @@ mod tests {
     fn payload(files: &[(&str, &str, u32)]) -> Payload {
         files
             .iter()
-            .map(|(path, data, mode)| (PathBuf::from(path), File { data: data.as_bytes().to_vec(), mode: *mode, uid: None }))
+            .map(|(path, data, mode)| {
+                (PathBuf::from(path), File { data: data.as_bytes().to_vec(), mode: *mode, uid: None })
+            })
             .collect()
     }
 

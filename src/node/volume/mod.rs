@@ -79,8 +79,15 @@ impl Volumes {
         }
     }
 
-    async fn prepare_one(&self, pod: &Pod, v: &Volume, fetched: &Fetched, now: Now) -> Result<Option<Duration>, String> {
-        let group = pod::spec(pod).security_context.as_ref().and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
+    async fn prepare_one(
+        &self,
+        pod: &Pod,
+        v: &Volume,
+        fetched: &Fetched,
+        now: Now,
+    ) -> Result<Option<Duration>, String> {
+        let group =
+            pod::spec(pod).security_context.as_ref().and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
         let dir = self.host_path(pod, v)?;
         if let Some(h) = &v.host_path {
             host_path::prepare(Path::new(&h.path), h.type_.as_deref().unwrap_or_default())?;
@@ -90,7 +97,10 @@ impl Volumes {
             let limit = e.size_limit.as_ref().and_then(|q| q.0.parse::<Quantity>().ok()).map(|q| q.value());
             let memory = e.medium.as_deref() == Some("Memory");
             if !memory && !e.medium.as_deref().unwrap_or_default().is_empty() {
-                return Err(format!("emptyDir medium {} is not served by this node", e.medium.as_deref().unwrap_or_default()));
+                return Err(format!(
+                    "emptyDir medium {} is not served by this node",
+                    e.medium.as_deref().unwrap_or_default()
+                ));
             }
             let result = tokio::task::spawn_blocking(move || empty_dir(&dir, memory, limit, group)).await;
             return result.map_err(|e| e.to_string())?.map(|()| None).map_err(|e| e.to_string());
@@ -113,12 +123,19 @@ impl Volumes {
         let config_map = |name: &str| fetched.config_maps.get(name).and_then(Option::as_deref);
         let secret = |name: &str| fetched.secrets.get(name).and_then(Option::as_deref);
         if let Some(s) = &v.config_map {
-            let p = payload::config_map(&s.name, config_map(&s.name), s.items.as_ref(), bits(s.default_mode), s.optional == Some(true))?;
+            let p = payload::config_map(
+                &s.name,
+                config_map(&s.name),
+                s.items.as_ref(),
+                bits(s.default_mode),
+                s.optional == Some(true),
+            )?;
             return Ok((p, None));
         }
         if let Some(s) = &v.secret {
             let name = s.secret_name.as_deref().unwrap_or_default();
-            let p = payload::secret(name, secret(name), s.items.as_ref(), bits(s.default_mode), s.optional == Some(true))?;
+            let p =
+                payload::secret(name, secret(name), s.items.as_ref(), bits(s.default_mode), s.optional == Some(true))?;
             return Ok((p, None));
         }
         if let Some(d) = &v.downward_api {
@@ -129,10 +146,22 @@ impl Volumes {
         let (mut all, mut renew_at) = (atomic::Payload::new(), None);
         for source in projected.sources.iter().flatten() {
             if let Some(s) = &source.config_map {
-                all.extend(payload::config_map(&s.name, config_map(&s.name), s.items.as_ref(), mode, s.optional == Some(true))?);
+                all.extend(payload::config_map(
+                    &s.name,
+                    config_map(&s.name),
+                    s.items.as_ref(),
+                    mode,
+                    s.optional == Some(true),
+                )?);
             }
             if let Some(s) = &source.secret {
-                all.extend(payload::secret(&s.name, secret(&s.name), s.items.as_ref(), mode, s.optional == Some(true))?);
+                all.extend(payload::secret(
+                    &s.name,
+                    secret(&s.name),
+                    s.items.as_ref(),
+                    mode,
+                    s.optional == Some(true),
+                )?);
             }
             if let Some(d) = &source.downward_api {
                 all.extend(payload::downward(pod, d.items.as_ref(), mode, self.allocatable)?);
@@ -166,7 +195,13 @@ impl Volumes {
     }
 
     /// The mounts of one container. Binds sub-paths, so it does I/O; errors are CreateContainerConfigErrors.
-    pub fn mounts(&self, pod: &Pod, c: &Container, env: &[(String, String)], attempt: u32) -> Result<Vec<Mount>, String> {
+    pub fn mounts(
+        &self,
+        pod: &Pod,
+        c: &Container,
+        env: &[(String, String)],
+        attempt: u32,
+    ) -> Result<Vec<Mount>, String> {
         let lookup = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         let volumes: BTreeMap<&str, &Volume> =
             pod::spec(pod).volumes.iter().flatten().map(|v| (v.name.as_str(), v)).collect();
@@ -177,7 +212,8 @@ impl Volumes {
             let sub = match (&m.sub_path_expr, &m.sub_path) {
                 (Some(expr), _) if !expr.is_empty() => {
                     let sub = expand_strict(expr, lookup).map_err(|name| format!("missing value for \"{name}\""))?;
-                    if sub.is_empty() || sub.starts_with('/') || sub.contains('`') || sub.split('/').any(|p| p == "..") {
+                    if sub.is_empty() || sub.starts_with('/') || sub.contains('`') || sub.split('/').any(|p| p == "..")
+                    {
                         return Err(format!("cannot use the value of subPathExpr \"{sub}\" as a subPath"));
                     }
                     sub
@@ -186,7 +222,9 @@ impl Volumes {
                 (_, None) => String::new(),
             };
             if !sub.is_empty() {
-                let fail = |e: io::Error| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}", m.name, c.name);
+                let fail = |e: io::Error| {
+                    format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}", m.name, c.name)
+                };
                 let fd = sub_path::open_beneath(&source, Path::new(&sub)).map_err(fail)?;
                 let folder = self.run_dir.join(pod::uid(pod)).join(".sub").join(&c.name);
                 // A new instance binds anew: what the old one was bound to may have been replaced.
@@ -202,7 +240,8 @@ impl Volumes {
                 source: MountSource::Bind(source),
                 destination: Path::new("/").join(&m.mount_path),
                 read_only,
-                recursive_read_only: read_only && matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+                recursive_read_only: read_only
+                    && matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
                 propagation: propagation(m.mount_propagation.as_deref()),
             });
         }
@@ -214,7 +253,9 @@ impl Volumes {
         self.objects.release(uid);
         self.tokens.forget(uid);
         let folders = [self.run_dir.join(uid), self.data_dir.join(uid)];
-        tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| remove_tree(f))).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| remove_tree(f)))
+            .await
+            .map_err(io::Error::other)?
     }
 
     /// Pods that have left something here.
@@ -232,7 +273,9 @@ impl Volumes {
 
 fn unserved(v: &Volume) -> String {
     match (&v.persistent_volume_claim, &v.ephemeral, &v.image) {
-        (Some(claim), ..) => format!("persistent volume claims are not served by this node yet (claim \"{}\")", claim.claim_name),
+        (Some(claim), ..) => {
+            format!("persistent volume claims are not served by this node yet (claim \"{}\")", claim.claim_name)
+        }
         (None, Some(_), _) => "ephemeral volume claims are not served by this node yet".into(),
         (None, None, Some(_)) => "image volumes are not served by this node yet".into(),
         (None, None, None) => "this kind of volume is not served by this node".into(),
@@ -320,7 +363,13 @@ mod tests {
             assert_eq!(uid, "u1");
             tell.notify_one();
         });
-        let volumes = Volumes::new(client.clone(), &tmp.path().join("data"), &tmp.path().join("run"), Allocatable::default(), changed);
+        let volumes = Volumes::new(
+            client.clone(),
+            &tmp.path().join("data"),
+            &tmp.path().join("run"),
+            Allocatable::default(),
+            changed,
+        );
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u1"}, "spec": {
             "containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true}, {"name": "e", "mountPath": "/e"}]}],
             "volumes": [{"name": "v", "configMap": {"name": "cm"}}, {"name": "e", "emptyDir": {}}]}}))

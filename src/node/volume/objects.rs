@@ -181,12 +181,18 @@ async fn get<K: Object>(table: &Table<K>, namespace: &str, name: &str, what: &st
 }
 
 /// The credentials in a pod's pull secrets. Source: `pkg/credentialprovider/config.go`.
-pub fn pull_credentials(secrets: &BTreeMap<String, Option<Arc<Secret>>>, names: &[String]) -> Vec<crate::images::Credentials> {
+pub fn pull_credentials(
+    secrets: &BTreeMap<String, Option<Arc<Secret>>>,
+    names: &[String],
+) -> Vec<crate::images::Credentials> {
     let mut all = Vec::new();
     for secret in names.iter().filter_map(|n| secrets.get(n).and_then(Option::as_ref)) {
         let data = secret.data.as_ref();
-        let new = data.and_then(|d| d.get(".dockerconfigjson")).and_then(|t| serde_json::from_slice::<serde_json::Value>(&t.0).ok());
-        let old = data.and_then(|d| d.get(".dockercfg")).and_then(|t| serde_json::from_slice::<serde_json::Value>(&t.0).ok());
+        let new = data
+            .and_then(|d| d.get(".dockerconfigjson"))
+            .and_then(|t| serde_json::from_slice::<serde_json::Value>(&t.0).ok());
+        let old =
+            data.and_then(|d| d.get(".dockercfg")).and_then(|t| serde_json::from_slice::<serde_json::Value>(&t.0).ok());
         let table = new.as_ref().and_then(|v| v.get("auths")).or(old.as_ref()).and_then(serde_json::Value::as_object);
         for (registry, entry) in table.into_iter().flatten() {
             let text = |name: &str| entry.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
@@ -244,7 +250,8 @@ mod tests {
         .unwrap();
         let secrets = [("a".to_owned(), Some(Arc::new(secret))), ("b".to_owned(), Some(Arc::new(old)))].into();
         let all = pull_credentials(&secrets, &["a".into(), "b".into(), "none".into()]);
-        let shown: Vec<_> = all.iter().map(|c| (c.registry.as_str(), c.username.as_str(), c.password.as_str())).collect();
+        let shown: Vec<_> =
+            all.iter().map(|c| (c.registry.as_str(), c.username.as_str(), c.password.as_str())).collect();
         assert_eq!(shown, [("r.example", "me", "pass:word"), ("o.example", "u", "p")]);
     }
 }

@@ -25,7 +25,10 @@ fn pick<'a>(
 ) -> Result<Payload, String> {
     let mut all: std::collections::BTreeMap<&str, Vec<u8>> = data.map(|(k, v)| (k.as_str(), v)).collect();
     let Some(items) = items.filter(|i| !i.is_empty()) else {
-        return Ok(all.into_iter().map(|(k, data)| (PathBuf::from(k), File { data, mode: default_mode, uid: None })).collect());
+        return Ok(all
+            .into_iter()
+            .map(|(k, data)| (PathBuf::from(k), File { data, mode: default_mode, uid: None }))
+            .collect());
     };
     let mut payload = Payload::new();
     for item in items {
@@ -56,9 +59,8 @@ pub fn config_map(
     };
     let text = map.data.iter().flatten().map(|(k, v)| (k, v.as_bytes().to_vec()));
     let binary = map.binary_data.iter().flatten().map(|(k, v)| (k, v.0.clone()));
-    pick(text.chain(binary), items, default_mode, optional, "config").map_err(|e| {
-        if e.starts_with("references") { format!("configmap {e}") } else { e }
-    })
+    pick(text.chain(binary), items, default_mode, optional, "config")
+        .map_err(|e| if e.starts_with("references") { format!("configmap {e}") } else { e })
 }
 
 pub fn secret(
@@ -132,11 +134,13 @@ mod tests {
 
     #[test]
     fn keys_become_files() {
-        let map: ConfigMap = serde_json::from_value(json!({"data": {"a": "1", "b": "2"}, "binaryData": {"c": "Mw=="}})).unwrap();
+        let map: ConfigMap =
+            serde_json::from_value(json!({"data": {"a": "1", "b": "2"}, "binaryData": {"c": "Mw=="}})).unwrap();
         let all = shown(config_map("m", Some(&map), None, 0o644, false)).unwrap();
         assert_eq!(all, [("a", "1"), ("b", "2"), ("c", "3")].map(|(k, v)| (k.to_owned(), v.to_owned(), 0o644)));
         let items: Vec<KeyToPath> =
-            serde_json::from_value(json!([{"key": "a", "path": "x/y"}, {"key": "b", "path": "z", "mode": 0o400}])).unwrap();
+            serde_json::from_value(json!([{"key": "a", "path": "x/y"}, {"key": "b", "path": "z", "mode": 0o400}]))
+                .unwrap();
         let some = shown(config_map("m", Some(&map), Some(&items), 0o600, false)).unwrap();
         assert_eq!(some, [("x/y".into(), "1".into(), 0o600), ("z".into(), "2".into(), 0o400)]);
         let missing: Vec<KeyToPath> = serde_json::from_value(json!([{"key": "no", "path": "x"}])).unwrap();
@@ -152,9 +156,10 @@ mod tests {
 
     #[test]
     fn downward_files_show_fields_and_resources() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "labels": {"a": "1"}}, "spec": {"containers": [
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "labels": {"a": "1"}}, "spec": {"containers": [
             {"name": "c", "resources": {"limits": {"memory": "64Mi"}}}]}}))
-        .unwrap();
+            .unwrap();
         let items: Vec<DownwardAPIVolumeFile> = serde_json::from_value(json!([
             {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}},
             {"path": "labels", "mode": 0o400, "fieldRef": {"fieldPath": "metadata.labels"}},
@@ -163,7 +168,11 @@ mod tests {
         let got = shown(downward(&pod, Some(&items), 0o644, Allocatable::default())).unwrap();
         assert_eq!(
             got,
-            [("labels".into(), "a=\"1\"".into(), 0o400), ("memory".into(), "64".into(), 0o644), ("name".into(), "p".into(), 0o644)]
+            [
+                ("labels".into(), "a=\"1\"".into(), 0o400),
+                ("memory".into(), "64".into(), 0o644),
+                ("name".into(), "p".into(), 0o644)
+            ]
         );
     }
 
@@ -175,8 +184,14 @@ mod tests {
             assert_eq!((file.mode, file.uid), expected, "{spec}");
         };
         check(json!({"containers": [{"name": "a"}]}), (0o644, None));
-        check(json!({"securityContext": {"runAsUser": 5}, "containers": [{"name": "a"}, {"name": "b"}]}), (0o600, Some(5)));
-        check(json!({"securityContext": {"runAsUser": 5}, "containers": [{"name": "a"}, {"name": "b", "securityContext": {"runAsUser": 6}}]}), (0o644, None));
+        check(
+            json!({"securityContext": {"runAsUser": 5}, "containers": [{"name": "a"}, {"name": "b"}]}),
+            (0o600, Some(5)),
+        );
+        check(
+            json!({"securityContext": {"runAsUser": 5}, "containers": [{"name": "a"}, {"name": "b", "securityContext": {"runAsUser": 6}}]}),
+            (0o644, None),
+        );
         check(json!({"securityContext": {"fsGroup": 5}, "containers": [{"name": "a"}]}), (0o600, None));
     }
 }

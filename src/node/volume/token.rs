@@ -40,7 +40,12 @@ impl Tokens {
     }
 
     /// A token that is good for a while, and when to come back for the next one.
-    pub async fn get(&self, pod: &Pod, projection: &ServiceAccountTokenProjection, now: Now) -> Result<(String, Duration), String> {
+    pub async fn get(
+        &self,
+        pod: &Pod,
+        projection: &ServiceAccountTokenProjection,
+        now: Now,
+    ) -> Result<(String, Duration), String> {
         let audience = projection.audience.clone().unwrap_or_default();
         let seconds = projection.expiration_seconds.unwrap_or(3600);
         let slot = (audience.clone(), seconds);
