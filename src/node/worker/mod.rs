@@ -11,11 +11,15 @@
 //! that the state knows; with nothing due it sleeps.
 
 mod absorb;
+pub mod adopt;
 pub mod backoff;
 mod drive;
+mod execute;
 pub mod input;
+pub mod mailbox;
 pub mod probes;
 mod restart;
+pub mod run;
 pub mod state;
 pub mod step;
 #[cfg(test)]
@@ -24,3 +28,5 @@ pub mod summary;
 mod wind_down;
 
 pub use drive::container_id;
+pub use execute::signal_number;
+pub(crate) use execute::remove_pod_logs;

@@ -1,0 +1,147 @@
+//! What a daemon that starts makes of the pods that an earlier one left running. Pure: the runtime's and the API's view in, a
+//! [`State`] out. Containers that run go on running; nothing is restarted because of a restart of the daemon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use runtime::{ContainerInfo, ContainerState, ExitStatus, PodInfo, PodState};
+
+use super::input::ExitFacts;
+use super::probes::Probes;
+use super::state::{Cleanup, Exit, Hook, ImageRef, Now, Running, Sandbox, SandboxUp, Stage, State, Volumes};
+use crate::pod::{self, Role};
+use crate::translate::container::labels;
+
+pub fn facts(exit: &ExitStatus) -> ExitFacts {
+    ExitFacts {
+        code: exit.code,
+        signal: exit.signal,
+        oom_killed: exit.oom_killed,
+        lost: exit.lost,
+        started_at: exit.started_at,
+        finished_at: exit.finished_at,
+        message: exit.message.clone(),
+    }
+}
+
+fn label<'a>(info: &'a ContainerInfo, name: &str) -> &'a str {
+    info.labels.get(name).map(String::as_str).unwrap_or_default()
+}
+
+fn image(info: &ContainerInfo) -> ImageRef {
+    ImageRef {
+        name: label(info, labels::IMAGE_NAME).to_owned(),
+        id: label(info, labels::IMAGE_ID).to_owned(),
+        stop_signal: Some(label(info, labels::STOP_SIGNAL)).filter(|s| !s.is_empty()).map(str::to_owned),
+    }
+}
+
+fn exit(info: &ContainerInfo, status: &ExitStatus) -> Exit {
+    Exit {
+        id: Some(info.id.0.clone()),
+        image: Some(image(info)),
+        code: status.code,
+        signal: status.signal,
+        reason: match (status.oom_killed, status.lost, status.code) {
+            (true, ..) => "OOMKilled",
+            (false, true, _) => "ContainerStatusUnknown",
+            (false, false, 0) => "Completed",
+            (false, false, _) => "Error",
+        },
+        message: status.message.clone(),
+        started_at: Some(status.started_at),
+        finished_at: Some(status.finished_at),
+    }
+}
+
+/// `ips`: what the network says this pod has. Containers that have exited meanwhile are put in as running; the caller hands in
+/// their exits as facts, so that restarts are decided in one place.
+pub fn adopt(pod: Arc<Pod>, info: &PodInfo, ips: Vec<String>, host_ips: Vec<String>, now: Now) -> (State, Vec<(String, ExitFacts)>) {
+    let mut state = State::new(pod, host_ips, now);
+    let mut exits = Vec::new();
+    state.sandbox = match info.state {
+        PodState::Ready => Sandbox::Up(SandboxUp { ips }),
+        // The first step finds it dead and makes a new one.
+        PodState::Dead => Sandbox::Up(SandboxUp { ips }),
+    };
+    state.sandbox_attempt = 1;
+    state.volumes = Volumes::Absent { retry_at: None };
+    state.cleanup = Cleanup::Needed { retry_at: None };
+    let status = state.pod.status.clone().unwrap_or_default();
+    let known: Vec<ContainerStatus> = [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses]
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
+    for c in &mut state.containers {
+        let mut instances: Vec<&ContainerInfo> =
+            info.containers.iter().filter(|i| label(i, labels::CONTAINER) == c.spec.name).collect();
+        instances.sort_by_key(|i| label(i, labels::RESTARTS).parse::<u32>().unwrap_or(0));
+        let said = known.iter().find(|s| s.name == c.spec.name);
+        let Some(latest) = instances.last() else {
+            c.restarts = said.map_or(0, |s| s.restart_count.max(0) as u32);
+            continue;
+        };
+        c.restarts = label(latest, labels::RESTARTS).parse().unwrap_or(0);
+        c.image = Some(image(latest));
+        if let [.., before, _] = instances[..]
+            && let ContainerState::Exited(status) = &before.state
+        {
+            c.last = Some(exit(before, status));
+            c.dead_id = Some(before.id.0.clone());
+        }
+        let started_mono = now.at(latest.started_at);
+        let mut probes = Probes::new(&c.spec, started_mono, now.mono);
+        probes.assume(said.is_some_and(|s| s.started == Some(true)), said.is_some_and(|s| s.ready));
+        // An init container that succeeded is done; that must not look like a restart.
+        if let (ContainerState::Exited(status), Role::Init) = (&latest.state, c.role)
+            && status.code == 0
+        {
+            c.dead_id = Some(latest.id.0.clone());
+            c.stage = Stage::Exited(exit(latest, status));
+            continue;
+        }
+        c.stage = Stage::Running(Box::new(Running {
+            id: latest.id.0.clone(),
+            started_at: latest.started_at,
+            started_mono,
+            image: image(latest),
+            spec_image: label(latest, labels::SPEC_IMAGE).to_owned(),
+            // Whether a hook of the earlier daemon came to its end nobody knows; it is not run twice.
+            post_start: Hook::None,
+            probes,
+            kill: None,
+        }));
+        if let ContainerState::Exited(status) = &latest.state {
+            exits.push((latest.id.0.clone(), facts(status)));
+        }
+    }
+    // App containers only ever start after the init containers.
+    let app_seen = state.containers.iter().any(|c| c.role == Role::App && (c.running().is_some() || c.restarts > 0));
+    state.initialized = app_seen || state.containers.iter().all(|c| !matches!(c.role, Role::Init | Role::Sidecar));
+    (state, exits)
+}
+
+/// A pod that the API server has no more, from what the runtime remembers of it: enough to end it in order.
+pub fn orphan(info: &PodInfo) -> Pod {
+    let text = |name: &str| info.labels.get(name).cloned();
+    let mut pod = Pod::default();
+    pod.metadata.uid = Some(info.id.0.clone());
+    pod.metadata.name = text(labels::POD_NAME);
+    pod.metadata.namespace = text(labels::POD_NAMESPACE);
+    let mut names: Vec<&str> = info.containers.iter().map(|c| label(c, labels::CONTAINER)).collect();
+    names.sort_unstable();
+    names.dedup();
+    let containers = names.into_iter().map(|name| k8s_openapi::api::core::v1::Container { name: name.to_owned(), ..Default::default() });
+    pod.spec = Some(k8s_openapi::api::core::v1::PodSpec {
+        containers: containers.collect(),
+        host_network: Some(info.spec.network == runtime::NetworkNamespace::Host),
+        restart_policy: Some("Never".into()),
+        ..Default::default()
+    });
+    pod
+}
+
+/// The grace of an orphan: nobody is left to ask for more. Source: `pkg/kubelet/kubelet_pods.go` (runtime-only pods get 1 s).
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(1);
