@@ -18,12 +18,21 @@ pub struct Rejection {
 }
 
 /// `others`: the pods that hold resources of this node already.
-pub fn admit(pod: &Pod, others: &[&Pod], node: &Node, allocatable: Allocatable, pods_max: u32) -> Result<(), Rejection> {
-    let reject = |reason: &'static str, text: String| Err(Rejection { reason, message: format!("Pod was rejected: {text}") });
+pub fn admit(
+    pod: &Pod,
+    others: &[&Pod],
+    node: &Node,
+    allocatable: Allocatable,
+    pods_max: u32,
+) -> Result<(), Rejection> {
+    let reject =
+        |reason: &'static str, text: String| Err(Rejection { reason, message: format!("Pod was rejected: {text}") });
     let short = |reason: &'static str, resource: &str, requested: i64, used: i64, capacity: i64| {
         reject(
             reason,
-            format!("Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"),
+            format!(
+                "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+            ),
         )
     };
     let count = others.len() as i64;
@@ -115,7 +124,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_rejected_with_a_reason() {
         let node: Node =
-            serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"disk": "ssd", "cores": "4"}}})).unwrap();
+            serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"disk": "ssd", "cores": "4"}}}))
+                .unwrap();
         let allocatable = Allocatable { cpu_millis: 1000, memory_bytes: 1 << 30, ephemeral_storage_bytes: 0 };
         let requests = |cpu: &str, memory: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]});
         let other = make(requests("600m", "600Mi"));
@@ -130,7 +140,12 @@ mod tests {
             (json!({"containers": [], "nodeSelector": {"disk": "ssd"}}), vec![], 10, None),
             (json!({"containers": [], "nodeSelector": {"disk": "hdd"}}), vec![], 10, Some("NodeAffinity")),
             (affinity(json!({"key": "disk", "operator": "In", "values": ["ssd"]})), vec![], 10, None),
-            (affinity(json!({"key": "disk", "operator": "NotIn", "values": ["ssd"]})), vec![], 10, Some("NodeAffinity")),
+            (
+                affinity(json!({"key": "disk", "operator": "NotIn", "values": ["ssd"]})),
+                vec![],
+                10,
+                Some("NodeAffinity"),
+            ),
             (affinity(json!({"key": "cores", "operator": "Gt", "values": ["3"]})), vec![], 10, None),
             (affinity(json!({"key": "gpu", "operator": "DoesNotExist"})), vec![], 10, None),
             (port(80), vec![&make(port(81))], 10, None),
@@ -140,6 +155,9 @@ mod tests {
             assert_eq!(got, expected, "{spec}");
         }
         let e = admit(&make(requests("401m", "1Mi")), &[&other], &node, allocatable, 10).unwrap_err();
-        assert_eq!(e.message, "Pod was rejected: Node didn't have enough resource: cpu, requested: 401, used: 600, capacity: 1000");
+        assert_eq!(
+            e.message,
+            "Pod was rejected: Node didn't have enough resource: cpu, requested: 401, used: 600, capacity: 1000"
+        );
     }
 }

@@ -188,7 +188,12 @@ impl Agent {
         let nodes = self.informers.cache::<Node>(Selector::fields(format!("metadata.name={name}")));
         let pods = self.informers.cache::<Pod>(Selector::fields(format!("spec.nodeName={name}")));
         let mut keys = pods.dirty();
-        tokio::join!(self.keep_status(&nodes), self.keep_services(), self.keep_pods(&nodes, &pods, &mut keys), self.hear_runtime());
+        tokio::join!(
+            self.keep_status(&nodes),
+            self.keep_services(),
+            self.keep_pods(&nodes, &pods, &mut keys),
+            self.hear_runtime()
+        );
     }
 
     /// Sends the node's status when it differs from what was sent, and every five minutes.
@@ -208,7 +213,8 @@ impl Agent {
             let status = node_object::status(&host.config, &self.facts, &health, &images, &extended, self.port);
             let due = sent_at.is_none_or(|at: tokio::time::Instant| at.elapsed() >= STATUS_EVERY);
             // Somebody else may have changed what is ours, the node lifecycle controller above all.
-            let lost = node.as_deref().is_some_and(|n| sent_at.is_some() && !shows_ready(n) && health.not_ready.is_none());
+            let lost =
+                node.as_deref().is_some_and(|n| sent_at.is_some() && !shows_ready(n) && health.not_ready.is_none());
             if status == sent && !due && !lost {
                 let left = sent_at.map_or(STATUS_EVERY, |at| STATUS_EVERY.saturating_sub(at.elapsed()));
                 tokio::select! {
@@ -361,7 +367,11 @@ impl Agent {
         let (now, host_ips) = (host.now(), host.host_ips());
         let deleting = pod::deleting(&pod).then(|| Arc::clone(&pod));
         let worker = if let Some(info) = info.filter(|_| !pod::terminal(&pod)) {
-            let own = if pod::host_network(&pod) { host_ips.clone() } else { ips.get(pod::uid(&pod)).cloned().unwrap_or_default() };
+            let own = if pod::host_network(&pod) {
+                host_ips.clone()
+            } else {
+                ips.get(pod::uid(&pod)).cloned().unwrap_or_default()
+            };
             let (state, exits) = adopt::adopt(pod, info, own, host_ips, now);
             self.launch(state, exits)
         } else if pod::terminal(&pod) {
@@ -371,7 +381,11 @@ impl Agent {
                 self.workers.snapshots().into_iter().filter(|s| !s.ended).map(|s| s.pod).collect();
             let others: Vec<&Pod> = others.iter().map(|p| &**p).collect();
             let node = nodes.get(&Key::cluster(&host.config.node_name)).unwrap_or_default();
-            let fits = if pod::deleting(&pod) { Ok(()) } else { admit(&pod, &others, &node, host.allocatable, host.config.pods_max) };
+            let fits = if pod::deleting(&pod) {
+                Ok(())
+            } else {
+                admit(&pod, &others, &node, host.allocatable, host.config.pods_max)
+            };
             match fits {
                 Ok(()) => self.launch(State::new(pod, host_ips, now), Vec::new()),
                 Err(r) => {
@@ -473,7 +487,12 @@ fn shows_ready(node: &Node) -> bool {
 /// Resources in the capacity that others have put there.
 fn extended_resources(node: &Node) -> BTreeMap<String, String> {
     let capacity = node.status.as_ref().and_then(|s| s.capacity.as_ref());
-    capacity.into_iter().flatten().filter(|(name, _)| name.contains('/')).map(|(name, q)| (name.clone(), q.0.clone())).collect()
+    capacity
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| name.contains('/'))
+        .map(|(name, q)| (name.clone(), q.0.clone()))
+        .collect()
 }
 
 /// Creates the Node or takes over the one that is there; comes back when one of the two has worked.
@@ -500,4 +519,3 @@ async fn try_register(host: &Host) -> client::Result<Node> {
         other => other,
     }
 }
-

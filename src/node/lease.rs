@@ -61,7 +61,8 @@ async fn renew(client: &Client, clock: &Clock, node: &str, uid: &str, made: &mut
         }
         Err(e) if e.is_already_exists() => {
             // An earlier daemon's: it is ours now.
-            let patch = json!({"metadata": {"ownerReferences": lease["metadata"]["ownerReferences"]}, "spec": lease["spec"]});
+            let patch =
+                json!({"metadata": {"ownerReferences": lease["metadata"]["ownerReferences"]}, "spec": lease["spec"]});
             client.patch::<Lease>(NAMESPACE, node, Patch::Merge(&patch)).await?;
             *made = true;
             Ok(())

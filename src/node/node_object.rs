@@ -151,9 +151,7 @@ pub fn status(
     let mut addresses: Vec<Value> =
         config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
     addresses.push(json!({"type": "Hostname", "address": config.node_name}));
-    let condition = |kind: &str, status: bool, reason: &str, message: &str| {
-        json!({"type": kind, "status": if status { "True" } else { "False" }, "reason": reason, "message": message})
-    };
+    let condition = |kind: &str, status: bool, reason: &str, message: &str| json!({"type": kind, "status": if status { "True" } else { "False" }, "reason": reason, "message": message});
     let ready = match &health.not_ready {
         None => condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
         Some(why) => condition("Ready", false, "KubeletNotReady", why),
@@ -228,7 +226,12 @@ mod tests {
             kernel: "6.18".into(),
             os_image: "Debian".into(),
         };
-        let image = Image { id: "sha256:1".into(), names: vec!["docker.io/library/a:1".into()], size_bytes: 7, ..Image::default() };
+        let image = Image {
+            id: "sha256:1".into(),
+            names: vec!["docker.io/library/a:1".into()],
+            size_bytes: 7,
+            ..Image::default()
+        };
         let extended = [("example.com/foo".to_owned(), "5".to_owned())].into();
         let status = status(&config, &facts, &Health { not_ready: None }, &[image], &extended, 10250);
         let status = with_times(&status, None, "2026-01-01T00:00:00Z".parse().unwrap());

@@ -140,7 +140,9 @@ fn redirect(from: &http::Uri, location: &str) -> anyhow::Result<http::Uri> {
     }
     let authority = from.authority().map(http::uri::Authority::as_str).unwrap_or_default();
     let slash = if location.starts_with('/') { "" } else { "/" };
-    format!("{}://{authority}{slash}{location}", from.scheme_str().unwrap_or("http")).parse().context("invalid Location")
+    format!("{}://{authority}{slash}{location}", from.scheme_str().unwrap_or("http"))
+        .parse()
+        .context("invalid Location")
 }
 
 /// A GET on a connection of its own; the answer's status and Location. Its body is read to a bound and dropped.
@@ -175,7 +177,10 @@ async fn request(uri: &http::Uri, headers: &Headers) -> anyhow::Result<(http::St
     Ok((status, location))
 }
 
-async fn send<S>(stream: S, request: http::Request<Empty<Bytes>>) -> anyhow::Result<http::Response<hyper::body::Incoming>>
+async fn send<S>(
+    stream: S,
+    request: http::Request<Empty<Bytes>>,
+) -> anyhow::Result<http::Response<hyper::body::Incoming>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
@@ -281,17 +286,18 @@ async fn grpc(host: &str, port: u16, service: &str, timeout: Duration) -> Outcom
     match tokio::time::timeout(timeout, attempt).await {
         Ok(Ok((0, 1))) => Outcome::Success,
         Ok(Ok((0, other))) => {
-            let name = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"].get(other as usize).unwrap_or(&"UNKNOWN");
+            let name =
+                ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"].get(other as usize).unwrap_or(&"UNKNOWN");
             Outcome::Failure(format!("service unhealthy (responded with \"{name}\")"))
         }
         Ok(Ok((12, _))) => Outcome::Failure(
             "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".into(),
         ),
         Ok(Ok((code, _))) => Outcome::Failure(format!("error: health rpc failed: rpc error: code = {code}")),
-        Ok(Err(e)) => {
-            Outcome::Failure(format!("error: failed to connect service \"{address}\": {e:#}"))
+        Ok(Err(e)) => Outcome::Failure(format!("error: failed to connect service \"{address}\": {e:#}")),
+        Err(_) => {
+            Outcome::Failure(format!("timeout: failed to connect service \"{address}\" within {}", seconds(timeout)))
         }
-        Err(_) => Outcome::Failure(format!("timeout: failed to connect service \"{address}\" within {}", seconds(timeout))),
     }
 }
 
@@ -417,7 +423,8 @@ mod tests {
     use super::*;
 
     fn target() -> Target {
-        let spec: Container = serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]})).unwrap();
+        let spec: Container =
+            serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]})).unwrap();
         Target {
             runtime: Arc::new(runtime::Fake::new()),
             pod: PodId("p".into()),
@@ -452,7 +459,10 @@ mod tests {
         for (answer, expected) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Outcome::Success),
             ("HTTP/1.1 399 Odd\r\nContent-Length: 0\r\n\r\n", Outcome::Success),
-            ("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", Outcome::Failure("HTTP probe failed with statuscode: 500".into())),
+            (
+                "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",
+                Outcome::Failure("HTTP probe failed with statuscode: 500".into()),
+            ),
             (
                 "HTTP/1.1 302 Go\r\nLocation: http://elsewhere.example/\r\nContent-Length: 0\r\n\r\n",
                 Outcome::Warning("Probe terminated redirects, Response body: http://elsewhere.example/".into()),
@@ -462,12 +472,15 @@ mod tests {
             assert_eq!(probe(&target(), &http_probe(port)).await, expected);
             let asked = told.recv().await.unwrap().to_lowercase();
             assert!(asked.starts_with("get /h?x=1 http/1.1\r\n"), "{asked}");
-            for header in ["host: other", "x-me: 1", "user-agent: kube-probe/1.36", "accept: */*", "connection: close"] {
+            for header in ["host: other", "x-me: 1", "user-agent: kube-probe/1.36", "accept: */*", "connection: close"]
+            {
                 assert!(asked.contains(header), "{header} in {asked}");
             }
         }
         let (port, _told) = server("HTTP/1.1 302 Go\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n").await;
-        assert!(matches!(probe(&target(), &http_probe(port)).await, Outcome::Failure(t) if t.contains("stopped after 10 redirects")));
+        assert!(
+            matches!(probe(&target(), &http_probe(port)).await, Outcome::Failure(t) if t.contains("stopped after 10 redirects"))
+        );
     }
 
     #[tokio::test]
@@ -492,7 +505,8 @@ mod tests {
     async fn a_server_that_says_nothing_times_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let outcome = http_get(&format!("http://127.0.0.1:{port}/").parse().unwrap(), &vec![], Duration::from_millis(50)).await;
+        let outcome =
+            http_get(&format!("http://127.0.0.1:{port}/").parse().unwrap(), &vec![], Duration::from_millis(50)).await;
         assert!(matches!(outcome, Outcome::Failure(t) if t.contains("context deadline exceeded")));
     }
 
@@ -506,21 +520,27 @@ mod tests {
             let port = listener.local_addr().unwrap().port();
             let served = tokio::spawn(async move {
                 let (stream, _) = listener.accept().await.unwrap();
-                let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
-                    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
-                    let body = request.into_body().collect().await.unwrap().to_bytes();
-                    assert_eq!(&body[..], b"\0\0\0\0\x05\x0a\x03web");
-                    let frames = futures_util::stream::iter([
-                        Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(Bytes::from(vec![0, 0, 0, 0, 2, 8, status]))),
-                        Ok(hyper::body::Frame::trailers([("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect())),
-                    ]);
-                    Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::StreamBody::new(frames)))
-                });
+                let service =
+                    hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+                        assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                        assert_eq!(&body[..], b"\0\0\0\0\x05\x0a\x03web");
+                        let frames = futures_util::stream::iter([
+                            Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(Bytes::from(vec![
+                                0, 0, 0, 0, 2, 8, status,
+                            ]))),
+                            Ok(hyper::body::Frame::trailers(
+                                [("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect(),
+                            )),
+                        ]);
+                        Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::StreamBody::new(frames)))
+                    });
                 let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), service)
                     .await;
             });
-            let p: Probe = serde_json::from_value(json!({"grpc": {"port": port, "service": "web"}, "timeoutSeconds": 5})).unwrap();
+            let p: Probe =
+                serde_json::from_value(json!({"grpc": {"port": port, "service": "web"}, "timeoutSeconds": 5})).unwrap();
             assert_eq!(probe(&target(), &p).await, expected);
             served.abort();
         }

@@ -31,10 +31,16 @@ pub fn pod_network(pod: &Pod) -> PodSpec {
     let mut host_ports = Vec::new();
     for (_, c) in pod::containers(pod) {
         for p in c.ports.iter().flatten() {
-            if let (Some(host), Ok(own)) = (p.host_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0), u16::try_from(p.container_port)) {
+            if let (Some(host), Ok(own)) =
+                (p.host_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0), u16::try_from(p.container_port))
+            {
                 host_ports.push(HostPort {
                     // The unspecified address means every address.
-                    host_ip: p.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()).filter(|ip| !ip.is_unspecified()),
+                    host_ip: p
+                        .host_ip
+                        .as_deref()
+                        .and_then(|ip| ip.parse::<IpAddr>().ok())
+                        .filter(|ip| !ip.is_unspecified()),
                     host_port: host,
                     pod_port: own,
                     protocol: protocol(p.protocol.as_deref()),
@@ -90,7 +96,7 @@ fn endpoints(slices: &[&EndpointSlice], port: &ServicePort, node: Option<&str>) 
                     && protocol(p.protocol.as_deref()) == protocol(port.protocol.as_deref())
             });
             let Some(number) = own.and_then(|p| p.port).and_then(|n| u16::try_from(n).ok()) else { continue };
-            for e in slice.endpoints.iter().filter(|e| wanted(e)) {
+            for e in slice.endpoints.iter().flatten().filter(|e| wanted(e)) {
                 if node.is_none_or(|n| e.node_name.as_deref() == Some(n)) {
                     let ips = e.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok());
                     set.extend(ips.map(|ip| SocketAddr::new(ip, number)));
@@ -122,7 +128,8 @@ pub fn table(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &st
             Some(_) | None => Affinity::None,
         };
         let local = |policy: &Option<String>| (policy.as_deref() == Some("Local")).then_some(node);
-        let ingress = service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
+        let ingress =
+            service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
         let external: Vec<IpAddr> = spec
             .external_ips
             .iter()
@@ -134,8 +141,11 @@ pub fn table(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &st
             let proto = protocol(port.protocol.as_deref());
             let mut put = |address: Option<IpAddr>, number: i32, endpoints: BTreeSet<SocketAddr>| {
                 let Some(number) = u16::try_from(number).ok().filter(|n| *n > 0) else { return };
-                let endpoints = endpoints.into_iter().filter(|e| address.is_none_or(|a| a.is_ipv4() == e.is_ipv4())).collect();
-                table.frontends.insert(Frontend { address, protocol: proto, port: number }, Backends { endpoints, affinity });
+                let endpoints =
+                    endpoints.into_iter().filter(|e| address.is_none_or(|a| a.is_ipv4() == e.is_ipv4())).collect();
+                table
+                    .frontends
+                    .insert(Frontend { address, protocol: proto, port: number }, Backends { endpoints, affinity });
             };
             let inside = endpoints(own, port, local(&spec.internal_traffic_policy));
             for ip in cluster_ips(spec) {
@@ -154,7 +164,12 @@ pub fn table(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &st
 }
 
 /// The cluster's names.
-pub fn zone(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], namespaces: BTreeSet<String>, domain: &str) -> ZoneSnapshot {
+pub fn zone(
+    services: &[Arc<Service>],
+    slices: &[Arc<EndpointSlice>],
+    namespaces: BTreeSet<String>,
+    domain: &str,
+) -> ZoneSnapshot {
     let slices = by_service(slices);
     let mut zone = ZoneSnapshot { domain: domain.to_owned(), namespaces, services: BTreeMap::new() };
     for service in services {
@@ -191,7 +206,7 @@ fn headless_endpoints(slices: &[&EndpointSlice]) -> BTreeSet<HeadlessEndpoint> {
                 port: p.port.and_then(|n| u16::try_from(n).ok()).unwrap_or(0),
             })
             .collect();
-        for e in slice.endpoints.iter().filter(|e| ready(e)) {
+        for e in slice.endpoints.iter().flatten().filter(|e| ready(e)) {
             for ip in e.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
                 set.insert(HeadlessEndpoint { ip, hostname: e.hostname.clone(), ports: ports.clone() });
             }
@@ -235,9 +250,15 @@ mod tests {
     fn world() -> (Vec<Arc<Service>>, Vec<Arc<EndpointSlice>>) {
         let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
         let services = vec![
-            service("web", json!({"clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7", "fd43::7"], "ports": ports, "internalTrafficPolicy": "Cluster"})),
-            service("node", json!({"type": "NodePort", "clusterIP": "10.43.0.8", "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local",
-                "ports": [{"name": "http", "port": 80, "nodePort": 30080}]})),
+            service(
+                "web",
+                json!({"clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7", "fd43::7"], "ports": ports, "internalTrafficPolicy": "Cluster"}),
+            ),
+            service(
+                "node",
+                json!({"type": "NodePort", "clusterIP": "10.43.0.8", "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local",
+                "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}),
+            ),
             service("less", json!({"clusterIP": "None", "ports": ports})),
             service("ext", json!({"type": "ExternalName", "externalName": "db.example"})),
             service("empty", json!({"clusterIP": "10.43.0.9", "ports": ports, "externalIPs": ["192.0.2.1"]})),
@@ -250,8 +271,14 @@ mod tests {
         let slices = vec![
             slice("web", two.clone()),
             slice("node", two.clone()),
-            slice("less", json!([{"addresses": ["10.42.0.5"], "hostname": "h0", "conditions": {"ready": true}}, {"addresses": ["10.42.0.6"], "conditions": {"ready": false}}])),
-            slice("leaving", json!([{"addresses": ["10.42.0.9"], "conditions": {"ready": false, "serving": true, "terminating": true}}])),
+            slice(
+                "less",
+                json!([{"addresses": ["10.42.0.5"], "hostname": "h0", "conditions": {"ready": true}}, {"addresses": ["10.42.0.6"], "conditions": {"ready": false}}]),
+            ),
+            slice(
+                "leaving",
+                json!([{"addresses": ["10.42.0.9"], "conditions": {"ready": false, "serving": true, "terminating": true}}]),
+            ),
         ];
         (services, slices)
     }
@@ -277,7 +304,13 @@ mod tests {
         .unwrap();
         let spec = pod_network(&pod);
         assert_eq!(spec.host_ports.len(), 2);
-        assert_eq!((spec.host_ports[0].host_ip, spec.host_ports[0].host_port, spec.host_ports[0].pod_port), (None, 8080, 80));
-        assert_eq!((spec.host_ports[1].host_ip, spec.host_ports[1].protocol), (Some("10.0.0.1".parse().unwrap()), Protocol::Udp));
+        assert_eq!(
+            (spec.host_ports[0].host_ip, spec.host_ports[0].host_port, spec.host_ports[0].pod_port),
+            (None, 8080, 80)
+        );
+        assert_eq!(
+            (spec.host_ports[1].host_ip, spec.host_ports[1].protocol),
+            (Some("10.0.0.1".parse().unwrap()), Protocol::Udp)
+        );
     }
 }

@@ -39,7 +39,8 @@ impl Reporter {
     /// `told` is called from the reporter's task.
     pub fn start(client: Client, pod: &Pod, told: impl Fn(Told) + Send + 'static) -> Reporter {
         let (sender, receiver) = watch::channel(Say::default());
-        let (namespace, name, uid) = (pod::namespace(pod).to_owned(), pod::name(pod).to_owned(), pod::uid(pod).to_owned());
+        let (namespace, name, uid) =
+            (pod::namespace(pod).to_owned(), pod::name(pod).to_owned(), pod::uid(pod).to_owned());
         tokio::spawn(run(client, namespace, name, uid, receiver, told));
         Reporter(sender)
     }

@@ -87,13 +87,21 @@ impl Server {
         match upgrade(&request) {
             Upgrade::WebSocket => websocket_upgrade(request, wanted, begin),
             Upgrade::Spdy => super::spdy::upgrade_exec(request, wanted, begin),
-            Upgrade::None => {
-                text(StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request: Upgrade request required")
-            }
+            Upgrade::None => text(
+                StatusCode::BAD_REQUEST,
+                "unable to upgrade: missing upgrade headers in request: Upgrade request required",
+            ),
         }
     }
 
-    async fn session(&self, kind: Kind, pod: PodId, id: ContainerId, command: Vec<String>, wanted: Wanted) -> runtime::Result<Session> {
+    async fn session(
+        &self,
+        kind: Kind,
+        pod: PodId,
+        id: ContainerId,
+        command: Vec<String>,
+        wanted: Wanted,
+    ) -> runtime::Result<Session> {
         match kind {
             Kind::Exec => {
                 let spec = ExecSpec {

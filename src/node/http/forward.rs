@@ -53,8 +53,10 @@ impl Target {
                 let file = std::fs::File::open(path)?;
                 nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
             }
-            let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
-            let stream = std::net::TcpStream::connect(addresses[0]).or_else(|first| std::net::TcpStream::connect(addresses[1]).map_err(|_| first))?;
+            let addresses =
+                [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
+            let stream = std::net::TcpStream::connect(addresses[0])
+                .or_else(|first| std::net::TcpStream::connect(addresses[1]).map_err(|_| first))?;
             stream.set_nonblocking(true)?;
             Ok(stream)
         };
@@ -128,10 +130,18 @@ impl Server {
                     };
                 }
                 let Some(protocol) = websocket::choose(offers.iter().map(String::as_str)) else {
-                    return text(StatusCode::BAD_REQUEST, format!("unable to upgrade: unknown subprotocols {offers:?}"));
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        format!("unable to upgrade: unknown subprotocols {offers:?}"),
+                    );
                 };
-                let ports: Vec<u16> =
-                    query.all("ports").iter().chain(&query.all("port")).flat_map(|l| l.split(',')).filter_map(|p| p.parse().ok()).collect();
+                let ports: Vec<u16> = query
+                    .all("ports")
+                    .iter()
+                    .chain(&query.all("port"))
+                    .flat_map(|l| l.split(','))
+                    .filter_map(|p| p.parse().ok())
+                    .collect();
                 if ports.is_empty() || ports.len() > PORTS_MAX {
                     return text(StatusCode::BAD_REQUEST, "query parameter \"port\" is required");
                 }
@@ -148,9 +158,10 @@ impl Server {
                     }
                 }
             }
-            Upgrade::None => {
-                text(StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request: Upgrade request required")
-            }
+            Upgrade::None => text(
+                StatusCode::BAD_REQUEST,
+                "unable to upgrade: missing upgrade headers in request: Upgrade request required",
+            ),
         }
     }
 }
@@ -242,7 +253,12 @@ async fn tunnel<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: S, targe
 }
 
 /// Two channels per port: data, then error; each begins with the port.
-async fn channels<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: S, protocol: Protocol, target: Target, ports: Vec<u16>) {
+async fn channels<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    io: S,
+    protocol: Protocol,
+    target: Target,
+    ports: Vec<u16>,
+) {
     let (mut sink, mut stream) = websocket::accept(io).await.split();
     let (out, mut messages) = mpsc::channel::<Message>(QUEUE);
     let mut inputs = Vec::new();

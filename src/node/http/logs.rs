@@ -186,7 +186,12 @@ impl Source {
 
 /// Sends a log to `out`, to its end or, following, until `ended` completes (the container has exited) and everything is read.
 /// Ends early when nobody takes it. Errors: the file cannot be read; none when it does not exist yet and is followed.
-pub async fn send(path: PathBuf, options: Options, ended: impl Future<Output = ()> + Send, out: mpsc::Sender<Bytes>) -> io::Result<()> {
+pub async fn send(
+    path: PathBuf,
+    options: Options,
+    ended: impl Future<Output = ()> + Send,
+    out: mpsc::Sender<Bytes>,
+) -> io::Result<()> {
     let mut watch = if options.follow { Some(Watch::new(&path)?) } else { None };
     let mut filter = Filter::new(&options);
     let mut source = match File::open(&path) {
@@ -314,7 +319,10 @@ mod tests {
             (Options { tail_lines: Some(100), ..o.clone() }, "one\ntwo\n\nfour words in it\n"),
             (Options { limit_bytes: Some(5), ..o.clone() }, "one\nt"),
             (Options { limit_bytes: Some(0), ..o.clone() }, ""),
-            (Options { since: Some("2026-01-01T00:00:01.000000003Z".parse().unwrap()), ..o.clone() }, "o\n\nfour words in it\n"),
+            (
+                Options { since: Some("2026-01-01T00:00:01.000000003Z".parse().unwrap()), ..o.clone() },
+                "o\n\nfour words in it\n",
+            ),
             (Options { stream: Some("Stderr".into()), ..o.clone() }, "two\n"),
             (
                 Options { timestamps: true, tail_lines: Some(5), ..o },
@@ -345,7 +353,14 @@ mod tests {
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let (sender, mut receiver) = mpsc::channel(64);
         let options = Options { follow: true, ..Options::default() };
-        let task = tokio::spawn(send(path.clone(), options, async { let _ = ended.await; }, sender));
+        let task = tokio::spawn(send(
+            path.clone(),
+            options,
+            async {
+                let _ = ended.await;
+            },
+            sender,
+        ));
         let line = |text: &str| format!("2026-01-01T00:00:00Z stdout F {text}\n");
         let mut file = File::create(&path).unwrap();
         file.write_all(line("a").as_bytes()).unwrap();

@@ -64,7 +64,12 @@ fn json(value: &impl serde::Serialize) -> Response<Body> {
 }
 
 /// Listens and serves in the background until stopped. Returns where.
-pub(crate) async fn serve(host: Arc<Host>, workers: Workers, tls: &Tls, stop: CancellationToken) -> Result<SocketAddr, Error> {
+pub(crate) async fn serve(
+    host: Arc<Host>,
+    workers: Workers,
+    tls: &Tls,
+    stop: CancellationToken,
+) -> Result<SocketAddr, Error> {
     let acceptor = acceptor(tls).map_err(Error::Tls)?;
     let address = host.config.listen;
     let fail = |source| Error::Listen { address, source };
@@ -98,8 +103,9 @@ pub(crate) async fn serve(host: Arc<Host>, workers: Workers, tls: &Tls, stop: Ca
 }
 
 fn acceptor(tls: &Tls) -> Result<TlsAcceptor, String> {
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(tls.certificate.as_bytes()).collect::<Result<_, _>>().map_err(|e| format!("serving certificate: {e}"))?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(tls.certificate.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("serving certificate: {e}"))?;
     let key = PrivateKeyDer::from_pem_slice(tls.key.as_bytes()).map_err(|e| format!("serving key: {e}"))?;
     let mut roots = rustls::RootCertStore::empty();
     for ca in CertificateDer::pem_slice_iter(tls.client_ca.as_bytes()) {
@@ -140,7 +146,8 @@ impl Server {
             None => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
             Some(caller) if !caller.may() => {
                 let verb = if request.method() == Method::GET { "get" } else { "create" };
-                let what = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[proxy])", caller.name);
+                let what =
+                    format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[proxy])", caller.name);
                 return text(StatusCode::FORBIDDEN, what);
             }
             Some(_) => {}
@@ -153,7 +160,9 @@ impl Server {
             ["healthz"] => text(StatusCode::OK, "ok"),
             ["pods"] => self.pods(),
             ["metrics"] => self.metrics(),
-            ["containerLogs", namespace, name, container] => self.container_logs(namespace, name, container, &query).await,
+            ["containerLogs", namespace, name, container] => {
+                self.container_logs(namespace, name, container, &query).await
+            }
             ["exec", namespace, name, container] | ["exec", namespace, name, _, container] => {
                 self.exec(request, namespace, name, container, &query, exec::Kind::Exec).await
             }
@@ -230,7 +239,10 @@ impl Server {
             }
         };
         if !path.exists() && running.is_none() {
-            let message = format!("failed to try resolving symlinks in path \"{0}\": lstat {0}: no such file or directory", path.display());
+            let message = format!(
+                "failed to try resolving symlinks in path \"{0}\": lstat {0}: no such file or directory",
+                path.display()
+            );
             return text(StatusCode::INTERNAL_SERVER_ERROR, message);
         }
         let (sender, receiver) = mpsc::channel(crate::stream::QUEUE);
@@ -239,7 +251,8 @@ impl Server {
                 tracing::warn!(path = %path.display(), error = %e, "log not readable");
             }
         });
-        let frames = futures_util::stream::unfold(receiver, |mut r| async { r.recv().await.map(|b| (Ok(Frame::data(b)), r)) });
+        let frames =
+            futures_util::stream::unfold(receiver, |mut r| async { r.recv().await.map(|b| (Ok(Frame::data(b)), r)) });
         let mut response = Response::new(StreamBody::new(frames.boxed()).boxed_unsync());
         response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain"));
         response
@@ -276,7 +289,8 @@ fn log_instance(s: &Snapshot, container: &str, previous: bool) -> Result<u32, St
     let Some((_, restarts)) = s.restarts.iter().find(|(n, _)| n == container) else {
         return Err(format!("container \"{container}\" in pod \"{name}\" is not available"));
     };
-    let lists = [&s.status.container_statuses, &s.status.init_container_statuses, &s.status.ephemeral_container_statuses];
+    let lists =
+        [&s.status.container_statuses, &s.status.init_container_statuses, &s.status.ephemeral_container_statuses];
     let status = lists.into_iter().flat_map(|l| l.iter().flatten()).find(|c| c.name == container);
     let state = status.and_then(|c| c.state.as_ref());
     let waiting = state.and_then(|s| s.waiting.as_ref());

@@ -47,7 +47,9 @@ fn negotiate(offers: &[String]) -> Option<(&'static str, u8)> {
 }
 
 pub(super) fn refuse_versions(offers: &[String], accepted: &[&str]) -> Response<Body> {
-    let message = format!("unable to upgrade: unable to negotiate protocol: client supports {offers:?}, server accepts {accepted:?}");
+    let message = format!(
+        "unable to upgrade: unable to negotiate protocol: client supports {offers:?}, server accepts {accepted:?}"
+    );
     let mut response = text(StatusCode::FORBIDDEN, message);
     for name in accepted {
         if let Ok(value) = HeaderValue::from_str(name) {
@@ -123,7 +125,10 @@ where
         Ok(session) => {
             let (to_session, incoming) = mpsc::channel(QUEUE);
             let (outgoing, from_session) = mpsc::channel(QUEUE);
-            tokio::join!(session::pump(session, incoming, outgoing), carry(&mut streams, version, to_session, from_session));
+            tokio::join!(
+                session::pump(session, incoming, outgoing),
+                carry(&mut streams, version, to_session, from_session)
+            );
         }
         Err(e) => finish(&streams, version, &End::Error(e.to_string())).await,
     }
@@ -134,7 +139,12 @@ where
 }
 
 /// Between the streams and the session, until the session has ended or the connection is gone.
-async fn carry(streams: &mut Streams, version: u8, to_session: mpsc::Sender<Incoming>, mut outgoing: mpsc::Receiver<Outgoing>) {
+async fn carry(
+    streams: &mut Streams,
+    version: u8,
+    to_session: mpsc::Sender<Incoming>,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+) {
     let mut stdin = streams.stdin.as_mut().map(|s| &mut s.data);
     let mut resize = streams.resize.as_mut().map(|s| &mut s.data);
     let stdout = streams.stdout.as_ref().map(|s| s.writer.clone());

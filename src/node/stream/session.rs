@@ -35,10 +35,7 @@ pub async fn pump(mut session: Session, mut incoming: mpsc::Receiver<Incoming>, 
         std::future::pending::<()>().await;
     };
     let output = async {
-        let (a, b) = tokio::join!(
-            copy(stdout, &outgoing, Outgoing::Stdout),
-            copy(stderr, &outgoing, Outgoing::Stderr)
-        );
+        let (a, b) = tokio::join!(copy(stdout, &outgoing, Outgoing::Stdout), copy(stderr, &outgoing, Outgoing::Stderr));
         if a && b {
             let end = match session.exit.await {
                 Ok(code) => End::Exit(code),

@@ -52,7 +52,8 @@ pub const PROTOCOLS: [Protocol; 7] = [
 
 /// The best of the offered ones; without an offer the oldest. `None`: only unknown ones were offered.
 pub fn choose<'a>(offered: impl Iterator<Item = &'a str>) -> Option<Protocol> {
-    let offered: Vec<&str> = offered.flat_map(|line| line.split(',')).map(str::trim).filter(|n| !n.is_empty()).collect();
+    let offered: Vec<&str> =
+        offered.flat_map(|line| line.split(',')).map(str::trim).filter(|n| !n.is_empty()).collect();
     if offered.is_empty() {
         return Some(Protocol { version: 1, base64: false, name: "" });
     }
@@ -114,7 +115,8 @@ impl Protocol {
 
 /// Takes over an upgraded connection.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> WebSocketStream<S> {
-    let config = WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
 }
 
@@ -207,7 +209,11 @@ mod tests {
         let b64 = PROTOCOLS[2];
         assert_eq!(v5.incoming(&Message::Binary(Bytes::from_static(b"\x00hi"))), Some(Incoming::Stdin("hi".into())));
         assert_eq!(v5.incoming(&Message::Binary(Bytes::from_static(b"\xff\x00"))), Some(Incoming::StdinEnd));
-        assert_eq!(PROTOCOLS[1].incoming(&Message::Binary(Bytes::from_static(b"\xff\x00"))), None, "version 4 has no close");
+        assert_eq!(
+            PROTOCOLS[1].incoming(&Message::Binary(Bytes::from_static(b"\xff\x00"))),
+            None,
+            "version 4 has no close"
+        );
         assert_eq!(v5.incoming(&Message::Binary(Bytes::new())), None);
         assert_eq!(b64.incoming(&Message::text("0aGk=")), Some(Incoming::Stdin("hi".into())));
         assert_eq!(b64.encode(STDOUT, b"hi"), Message::text("1aGk="));

@@ -10,7 +10,7 @@ use runtime::{ContainerInfo, ContainerState, ExitStatus, PodInfo, PodState};
 use super::input::ExitFacts;
 use super::probes::Probes;
 use super::state::{Cleanup, Exit, Hook, ImageRef, Now, Running, Sandbox, SandboxUp, Stage, State, Volumes};
-use crate::pod::{self, Role};
+use crate::pod::Role;
 use crate::translate::container::labels;
 
 pub fn facts(exit: &ExitStatus) -> ExitFacts {
@@ -57,7 +57,13 @@ fn exit(info: &ContainerInfo, status: &ExitStatus) -> Exit {
 
 /// `ips`: what the network says this pod has. Containers that have exited meanwhile are put in as running; the caller hands in
 /// their exits as facts, so that restarts are decided in one place.
-pub fn adopt(pod: Arc<Pod>, info: &PodInfo, ips: Vec<String>, host_ips: Vec<String>, now: Now) -> (State, Vec<(String, ExitFacts)>) {
+pub fn adopt(
+    pod: Arc<Pod>,
+    info: &PodInfo,
+    ips: Vec<String>,
+    host_ips: Vec<String>,
+    now: Now,
+) -> (State, Vec<(String, ExitFacts)>) {
     let mut state = State::new(pod, host_ips, now);
     let mut exits = Vec::new();
     state.sandbox = match info.state {
@@ -69,11 +75,12 @@ pub fn adopt(pod: Arc<Pod>, info: &PodInfo, ips: Vec<String>, host_ips: Vec<Stri
     state.volumes = Volumes::Absent { retry_at: None };
     state.cleanup = Cleanup::Needed { retry_at: None };
     let status = state.pod.status.clone().unwrap_or_default();
-    let known: Vec<ContainerStatus> = [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses]
-        .into_iter()
-        .flatten()
-        .flatten()
-        .collect();
+    let known: Vec<ContainerStatus> =
+        [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
     for c in &mut state.containers {
         let mut instances: Vec<&ContainerInfo> =
             info.containers.iter().filter(|i| label(i, labels::CONTAINER) == c.spec.name).collect();
@@ -133,7 +140,9 @@ pub fn orphan(info: &PodInfo) -> Pod {
     let mut names: Vec<&str> = info.containers.iter().map(|c| label(c, labels::CONTAINER)).collect();
     names.sort_unstable();
     names.dedup();
-    let containers = names.into_iter().map(|name| k8s_openapi::api::core::v1::Container { name: name.to_owned(), ..Default::default() });
+    let containers = names
+        .into_iter()
+        .map(|name| k8s_openapi::api::core::v1::Container { name: name.to_owned(), ..Default::default() });
     pod.spec = Some(k8s_openapi::api::core::v1::PodSpec {
         containers: containers.collect(),
         host_network: Some(info.spec.network == runtime::NetworkNamespace::Host),

@@ -45,7 +45,9 @@ struct Shared {
 impl Executor {
     pub fn new(host: Arc<Host>, state: &State, mailbox: Arc<Mailbox>) -> Executor {
         let uid = pod::uid(&state.pod).to_owned();
-        Executor { shared: Arc::new(Shared { host, mailbox, uid, images: Mutex::default(), prepared: Mutex::default() }) }
+        Executor {
+            shared: Arc::new(Shared { host, mailbox, uid, images: Mutex::default(), prepared: Mutex::default() }),
+        }
     }
 
     /// Begins to wait for the end of containers that were running before this worker was.
@@ -53,7 +55,13 @@ impl Executor {
         for c in &state.containers {
             if let Stage::Running(r) = &c.stage {
                 self.shared.prepared.lock().push(r.id.clone());
-                self.spawn(wait(Arc::clone(&self.shared), Arc::clone(&state.pod), c.spec.name.clone(), c.restarts, r.id.clone()));
+                self.spawn(wait(
+                    Arc::clone(&self.shared),
+                    Arc::clone(&state.pod),
+                    c.spec.name.clone(),
+                    c.restarts,
+                    r.id.clone(),
+                ));
             }
             self.shared.prepared.lock().extend(c.dead_id.clone());
         }
@@ -382,7 +390,8 @@ fn write_files(host: &Host, pod: &Pod, ips: &[String]) -> anyhow::Result<Vec<(Pa
     let dir = host.config.run_dir.join("volumes").join(pod::uid(pod)).join(".files");
     fs::create_dir_all(&dir)?;
     let name = files::hostname(pod, &host.config.cluster_domain).map_err(anyhow::Error::msg)?;
-    let own_hosts = if pod::host_network(pod) { fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
+    let own_hosts =
+        if pod::host_network(pod) { fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
     let dns: Vec<String> = host.config.cluster_dns.iter().map(ToString::to_string).collect();
     let host_resolver = fs::read_to_string(&host.config.host_resolv_conf).unwrap_or_default();
     let (resolver, left_out) = files::resolver(pod, &dns, &host.config.cluster_domain, &host_resolver);
@@ -428,8 +437,15 @@ async fn wait(s: Arc<Shared>, pod: Arc<Pod>, container: String, restarts: u32, i
     };
     let policy = pod::container(&pod, &container).and_then(|(_, c)| c.termination_message_policy);
     if policy.as_deref() == Some("FallbackToLogsOnError") && facts.code != 0 && facts.message.is_empty() {
-        let path = s.host.config.pod_logs_dir.join(translate::log_folder(&pod)).join(&container).join(format!("{restarts}.log"));
-        facts.message = tokio::task::spawn_blocking(move || log_end(&path)).await.ok().and_then(Result::ok).unwrap_or_default();
+        let path = s
+            .host
+            .config
+            .pod_logs_dir
+            .join(translate::log_folder(&pod))
+            .join(&container)
+            .join(format!("{restarts}.log"));
+        facts.message =
+            tokio::task::spawn_blocking(move || log_end(&path)).await.ok().and_then(Result::ok).unwrap_or_default();
     }
     s.mailbox.fact(Input::Exited { id, exit: facts });
 }
@@ -439,7 +455,8 @@ fn log_end(path: &Path) -> io::Result<String> {
     let lines = crate::http::logs::last_lines(path, LOG_MESSAGE_LINES)?;
     let mut text = String::from_utf8_lossy(&lines).into_owned();
     if text.len() > LOG_MESSAGE_BYTES {
-        let cut = (text.len() - LOG_MESSAGE_BYTES..text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
+        let cut =
+            (text.len() - LOG_MESSAGE_BYTES..text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
         text = text.split_off(cut);
     }
     Ok(text)
@@ -467,7 +484,8 @@ async fn clean_up(s: &Shared, pod: &Pod, logs: bool) -> anyhow::Result<()> {
     }
     note(s.host.volumes.remove(&s.uid).await.map_err(Into::into));
     if logs {
-        let (folder, links) = (s.host.config.pod_logs_dir.join(translate::log_folder(pod)), s.host.config.container_logs_dir.clone());
+        let (folder, links) =
+            (s.host.config.pod_logs_dir.join(translate::log_folder(pod)), s.host.config.container_logs_dir.clone());
         let removed = tokio::task::spawn_blocking(move || remove_pod_logs(&folder, &links)).await;
         note(removed.map_err(Into::into).and_then(|r| r.map_err(Into::into)));
     }

@@ -28,5 +28,5 @@ pub mod summary;
 mod wind_down;
 
 pub use drive::container_id;
-pub use execute::signal_number;
 pub(crate) use execute::remove_pod_logs;
+pub use execute::signal_number;

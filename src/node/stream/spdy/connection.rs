@@ -89,7 +89,11 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(io: S, accept: mpsc::Sende
     }
 }
 
-async fn read<R: AsyncRead + Unpin>(reader: &mut R, accept: mpsc::Sender<Stream>, out: mpsc::Sender<Frame>) -> io::Result<()> {
+async fn read<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    accept: mpsc::Sender<Stream>,
+    out: mpsc::Sender<Frame>,
+) -> io::Result<()> {
     let mut inflater = Inflater::new();
     let mut buffer = BytesMut::with_capacity(CHUNK);
     let mut streams: HashMap<u32, mpsc::Sender<Bytes>> = HashMap::new();
@@ -194,7 +198,9 @@ mod tests {
             stream.writer.finish().await;
         });
         let mut client = Client::new(b);
-        client.send(Frame::SynStream { stream: 1, headers: vec![("streamType".into(), "data".into())], fin: false }).await;
+        client
+            .send(Frame::SynStream { stream: 1, headers: vec![("streamType".into(), "data".into())], fin: false })
+            .await;
         assert_eq!(client.next().await, Some(Frame::SynReply { stream: 1, headers: vec![], fin: false }));
         client.send(Frame::Ping(9)).await;
         assert_eq!(client.next().await, Some(Frame::Ping(9)));

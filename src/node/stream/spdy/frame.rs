@@ -20,13 +20,35 @@ const WINDOW_UPDATE: u16 = 9;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    SynStream { stream: u32, headers: Headers, fin: bool },
-    SynReply { stream: u32, headers: Headers, fin: bool },
-    Rst { stream: u32, status: u32 },
+    SynStream {
+        stream: u32,
+        headers: Headers,
+        fin: bool,
+    },
+    SynReply {
+        stream: u32,
+        headers: Headers,
+        fin: bool,
+    },
+    Rst {
+        stream: u32,
+        status: u32,
+    },
     Ping(u32),
-    GoAway { last: u32, status: u32 },
-    Headers { stream: u32, headers: Headers, fin: bool },
-    Data { stream: u32, data: Bytes, fin: bool },
+    GoAway {
+        last: u32,
+        status: u32,
+    },
+    Headers {
+        stream: u32,
+        headers: Headers,
+        fin: bool,
+    },
+    Data {
+        stream: u32,
+        data: Bytes,
+        fin: bool,
+    },
     /// Of no meaning here: settings, window updates, kinds of later versions.
     Other,
 }
@@ -68,7 +90,7 @@ pub fn decode(buffer: &mut BytesMut, inflater: &mut Inflater) -> Result<Option<F
     if version != VERSION {
         return Err(FrameError::Version(version));
     }
-    let mut number = |body: &mut Bytes| if body.len() >= 4 { Ok(body.get_u32()) } else { Err(FrameError::Short) };
+    let number = |body: &mut Bytes| if body.len() >= 4 { Ok(body.get_u32()) } else { Err(FrameError::Short) };
     Ok(Some(match kind {
         SYN_STREAM => {
             let stream = number(&mut body)? & 0x7fff_ffff;
@@ -116,7 +138,9 @@ pub fn encode(frame: &Frame, deflater: &mut Deflater, out: &mut BytesMut) {
             body.extend(deflater.block(headers));
             control(HEADERS, *fin, &body);
         }
-        Frame::Rst { stream, status } => control(RST_STREAM, false, &[stream.to_be_bytes(), status.to_be_bytes()].concat()),
+        Frame::Rst { stream, status } => {
+            control(RST_STREAM, false, &[stream.to_be_bytes(), status.to_be_bytes()].concat())
+        }
         Frame::Ping(id) => control(PING, false, &id.to_be_bytes()),
         Frame::GoAway { last, status } => control(GOAWAY, false, &[last.to_be_bytes(), status.to_be_bytes()].concat()),
         Frame::Data { stream, data, fin } => {
@@ -138,8 +162,16 @@ mod tests {
         let headers = || proptest::collection::vec(("[a-z]{1,9}", "[ -~]{0,30}"), 0..4);
         let id = || 0u32..0x7fff_ffff;
         prop_oneof![
-            (id(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::SynStream { stream, headers, fin }),
-            (id(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::SynReply { stream, headers, fin }),
+            (id(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::SynStream {
+                stream,
+                headers,
+                fin
+            }),
+            (id(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::SynReply {
+                stream,
+                headers,
+                fin
+            }),
             (id(), headers(), any::<bool>()).prop_map(|(stream, headers, fin)| Frame::Headers { stream, headers, fin }),
             (id(), any::<u32>()).prop_map(|(stream, status)| Frame::Rst { stream, status }),
             any::<u32>().prop_map(Frame::Ping),
