@@ -20,6 +20,7 @@ mod config;
 mod conntrack;
 pub mod dns;
 mod error;
+mod host;
 mod ipam;
 mod links;
 mod netlink;

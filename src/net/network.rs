@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    Config, Error, PodNet, PodSpec, ServiceTable, sysctl, watch,
-    worker::{self, Command, Worker},
+    Config, Error, PodNet, PodSpec, ServiceTable, host, sysctl, watch,
+    worker::{Command, Worker},
 };
 
 /// Requests that may wait for the thread. A burst of 250 pods (the node's most) fits, more wait in their callers.
@@ -134,7 +134,7 @@ impl Network {
 /// # Errors
 /// [`Error::Teardown`] with every step that failed; all are tried.
 pub fn remove_all(config: &Config) -> Result<(), Error> {
-    worker::remove_all(config)
+    host::remove_all(config)
 }
 
 /// Whether this network namespace has IPv6 and its administrator has not switched it off.

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 ///
 /// Source addresses are kept wherever the answer finds its way back through this host by itself; traffic that leaves through
 /// another interface than the bridge, loops back to its sender, or came from loopback is masqueraded.
+///
+/// A node port on 127.0.0.1 reaches those of its endpoints that are pods of this node; on `::1` there are none (the kernel
+/// never routes that address).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceTable {
     /// Destination to endpoints. Bounded by what the kernel takes; 5,000 frontends load in about 40 ms.

@@ -5,26 +5,17 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage},
-};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    BRIDGE, Backends, Config, Error, Frontend, PREFIX, PodNet, PodSpec, Protocol, ServiceTable, config, conntrack,
-    dns::DNS_PORT,
-    ipam::Pool,
-    links,
-    netlink::Socket,
-    netns, nft,
-    sysctl::{self, Remembered},
+    Backends, Config, Error, Frontend, PREFIX, PodNet, PodSpec, Protocol, ServiceTable, config, conntrack,
+    dns::DNS_PORT, host, ipam::Pool, links, netlink::Socket, netns, nft, sysctl,
 };
 
 /// What the handle asks for.
@@ -68,7 +59,7 @@ impl Worker {
             fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         }
         let mut route = Socket::route()?;
-        let bridge = host_side(&config, &mut route)?;
+        let bridge = host::bring_up(&config, &mut route)?;
         let table = nft::Table::open(&config)?;
         let mut worker = Self {
             home: netns::current()?,
@@ -164,7 +155,7 @@ impl Worker {
                 self.route.batch(&name, &[links::del_link(&name)])?;
             }
         }
-        for pin in pins(&self.config.netns_dir)? {
+        for pin in host::pins(&self.config.netns_dir)? {
             if !self.pods.values().any(|p| p.net.netns == pin) {
                 netns::unpin(&pin)?;
             }
@@ -332,7 +323,7 @@ impl Worker {
     }
 
     fn links(&mut self) -> Result<BTreeMap<String, u32>, Error> {
-        link_names(&mut self.route)
+        host::link_names(&mut self.route)
     }
 }
 
@@ -367,66 +358,6 @@ fn merged<'a>(
     table
 }
 
-/// Bridge, addresses, sysctls and routes of the host. Returns the bridge's index.
-fn host_side(config: &Config, route: &mut Socket) -> Result<u32, Error> {
-    let mut remembered = Remembered::open(&config.state_dir)?;
-    let Some(primary) = config.pod_cidrs.first().map(|net| config::gateway(*net)) else {
-        return Err(Error::invalid("pod_cidrs", "no range"));
-    };
-    route.batch(BRIDGE, &[links::new_bridge(BRIDGE, primary, config.mtu)])?;
-    let index =
-        link_names(route)?.remove(BRIDGE).ok_or_else(|| Error::Protocol { what: format!("create link {BRIDGE}") })?;
-    let v6 = config::v6(&config.pod_cidrs).is_some();
-    if config::v4(&config.pod_cidrs).is_some() {
-        // Node ports on 127.0.0.1; the nft table keeps loopback addresses from the bridge out.
-        sysctl::set(&format!("net/ipv4/conf/{BRIDGE}/route_localnet"), "1")?;
-        // Everything between pods turns round at the bridge. A redirect would not only be wrong, it also uses up the rate
-        // that is meant for "port unreachable". The kernel takes the larger of this and the link's own value, so
-        // other links keep theirs.
-        sysctl::set(&format!("net/ipv4/conf/{BRIDGE}/send_redirects"), "0")?;
-        remembered.set("net.ipv4.conf.all.send_redirects", "0")?;
-        remembered.set("net.ipv4.ip_forward", "1")?;
-    }
-    if v6 {
-        sysctl::set(&format!("net/ipv6/conf/{BRIDGE}/disable_ipv6"), "0")?;
-        sysctl::set(&format!("net/ipv6/conf/{BRIDGE}/accept_ra"), "0")?;
-        forward_v6(&mut remembered)?;
-    }
-    let mut requests = vec![links::set_link(index, Some(primary), config.mtu)];
-    for net in &config.pod_cidrs {
-        let gateway = config::gateway(*net);
-        let address = ipnet::IpNet::new(gateway, net.prefix_len()).unwrap_or_else(|_| gateway.into());
-        requests.push(links::new_address(index, address));
-    }
-    requests.extend(config.dns_ips.iter().map(|ip| links::new_address(index, (*ip).into())));
-    for service in &config.service_cidrs {
-        let source =
-            config.pod_cidrs.iter().map(|n| config::gateway(*n)).find(|g| g.is_ipv4() == service.addr().is_ipv4());
-        requests.push(links::new_route(index, service.trunc(), None, source));
-    }
-    route.batch(BRIDGE, &requests)?;
-    Ok(index)
-}
-
-/// Turns IPv6 forwarding on without losing routes: a forwarding host ignores router advertisements unless `accept_ra` is 2, and
-/// edge devices live on advertised default routes.
-/// Source: Documentation/networking/ip-sysctl.rst, accept_ra.
-fn forward_v6(remembered: &mut Remembered) -> Result<(), Error> {
-    const ALL: &str = "net/ipv6/conf/all/forwarding";
-    if sysctl::get(ALL).as_deref() == Some("1") {
-        return Ok(());
-    }
-    let dir = Path::new("/proc/sys/net/ipv6/conf");
-    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let key = format!("net/ipv6/conf/{name}/accept_ra");
-        if name != BRIDGE && sysctl::get(&key).as_deref() == Some("1") {
-            remembered.set(&key, "2")?;
-        }
-    }
-    remembered.set(ALL, "1")
-}
-
 /// What every pod's namespace starts with. Redirects are ignored: they would lead around the host's connection table.
 fn pod_sysctls<'a>(v6: bool) -> impl Iterator<Item = (&'a str, &'a str)> {
     const V4: [(&str, &str); 4] = [
@@ -440,65 +371,10 @@ fn pod_sysctls<'a>(v6: bool) -> impl Iterator<Item = (&'a str, &'a str)> {
     V4.into_iter().chain(V6.into_iter().filter(move |_| v6))
 }
 
-fn link_names(route: &mut Socket) -> Result<BTreeMap<String, u32>, Error> {
-    let name = |message: LinkMessage| {
-        let index = message.header.index;
-        message
-            .attributes
-            .into_iter()
-            .find_map(|a| if let LinkAttribute::IfName(n) = a { Some((n, index)) } else { None })
-    };
-    Ok(route
-        .dump("list links", links::get_links())?
-        .into_iter()
-        .filter_map(|m| if let RouteNetlinkMessage::NewLink(link) = m { name(link) } else { None })
-        .collect())
-}
-
 fn pods_dir(config: &Config) -> PathBuf {
     config.state_dir.join("pods")
 }
 
 fn record_file(config: &Config, id: &str) -> PathBuf {
     pods_dir(config).join(format!("{id}.json"))
-}
-
-/// Our pins in the folder; no folder is none.
-fn pins(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::io("read", dir)(error)),
-        Ok(entries) => Ok(entries
-            .flatten()
-            .filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX))
-            .map(|e| e.path())
-            .collect()),
-    }
-}
-
-/// See [`crate::remove_all`].
-pub(crate) fn remove_all(config: &Config) -> Result<(), Error> {
-    let mut failed = Vec::new();
-    match pins(&config.netns_dir) {
-        Ok(pins) => failed.extend(pins.iter().filter_map(|pin| netns::unpin(pin).err())),
-        Err(error) => failed.push(error),
-    }
-    let links =
-        Socket::route().and_then(|mut route| route.batch("links", &[links::del_pod_links(), links::del_link(BRIDGE)]));
-    failed.extend(links.err());
-    failed.extend(nft::remove().err());
-    match Remembered::open(&config.state_dir) {
-        Ok(remembered) => failed.extend(remembered.restore()),
-        Err(error) => failed.push(error),
-    }
-    if failed.is_empty() {
-        for (dir, verb) in [(&config.state_dir, true), (&config.netns_dir, false)] {
-            let removed = if verb { fs::remove_dir_all(dir) } else { fs::remove_dir(dir) };
-            match removed {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => failed.push(Error::io("remove", dir)(error)),
-                _ => {}
-            }
-        }
-    }
-    if failed.is_empty() { Ok(()) } else { Err(Error::Teardown(failed)) }
 }
