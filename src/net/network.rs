@@ -74,8 +74,8 @@ impl Network {
         &self.config
     }
 
-    /// Makes the pod's namespace, pins it, links it to the bridge, addresses it, opens its host ports. Returns when packets
-    /// can flow. About 1 ms. Idempotent: a pod that is there is returned as it is, its host ports brought up to date.
+    /// Makes the pod's namespace, pins it, links it to the bridge, addresses it, opens its host ports. Returns when IPv4
+    /// packets can flow (IPv6 follows within milliseconds). About 1 ms. Idempotent: a pod that is there is returned as it is, its host ports brought up to date.
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::PoolExhausted`], [`Error::HostPortTaken`], or what the kernel refused; a pod that failed leaves

@@ -66,7 +66,8 @@ pub fn outside() -> PathBuf {
     ip("link add cable type veth peer name eth0 netns outside");
     ip("addr add 192.0.2.1/24 dev cable");
     ip("addr add 2001:db8::1/64 dev cable nodad");
-    ip("link set cable up");
+    // No address of its own making, which would come at a time of its own choosing.
+    ip("link set cable addrgenmode none up");
     let there = PathBuf::from("/run/netns/outside");
     within(&there, || {
         ip("link set lo up");
@@ -74,6 +75,7 @@ pub fn outside() -> PathBuf {
         ip("addr add 2001:db8::2/64 dev eth0 nodad");
         ip("link set eth0 up");
     });
+    wait_for("the cable's carrier", || ip("link show cable").contains("state UP"));
     there
 }
 
