@@ -59,9 +59,7 @@ fn all_well_is_left_alone() {
         for action in check(&d, &sets).actions {
             match action {
                 Action::Status(new) => d = *new,
-                Action::Annotate { .. } => {
-                    d.metadata.annotations = Some([(REVISION.to_owned(), "1".to_owned())].into());
-                }
+                Action::Annotate(new) => d = *new,
                 other => panic!("{other:?}"),
             }
         }

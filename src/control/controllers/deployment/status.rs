@@ -7,7 +7,6 @@ use client::runner::Plan;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::{Value, json};
 
 use super::{Action, Observed, REVISION_HISTORY, Sets, max_unavailable, replicas};
 use crate::controllers::replicaset::whole_second;
@@ -95,29 +94,13 @@ fn calculate(d: &Deployment, spec: &DeploymentSpec, sets: &Sets, now: Timestamp)
 
 fn push(d: &Deployment, status: DeploymentStatus, plan: &mut Plan<Action>, why: &str) {
     // An annotation moves the version that the status is checked against: it follows when that is seen.
-    let annotated = plan.actions.iter().any(|a| matches!(a, Action::Annotate { .. }));
+    let annotated = plan.actions.iter().any(|a| matches!(a, Action::Annotate(_)));
     if annotated || d.status.as_ref() == Some(&status) {
         return;
     }
     let mut new = d.clone();
     new.status = Some(status);
     plan.push(Action::Status(Box::new(new)), why);
-}
-
-/// The merge patch that makes the stored status equal to the planned one; fails when somebody else wrote one meanwhile.
-pub(super) fn patch(d: &Deployment) -> Value {
-    let status = d.status.clone().unwrap_or_default();
-    json!({"metadata": {"uid": d.uid(), "resourceVersion": d.metadata.resource_version}, "status": {
-        "observedGeneration": status.observed_generation,
-        "replicas": status.replicas,
-        "updatedReplicas": status.updated_replicas,
-        "readyReplicas": status.ready_replicas,
-        "availableReplicas": status.available_replicas,
-        "unavailableReplicas": status.unavailable_replicas,
-        "terminatingReplicas": status.terminating_replicas,
-        "collisionCount": status.collision_count,
-        "conditions": status.conditions,
-    }})
 }
 
 /// The counts only: while paused, being resized or going away.
