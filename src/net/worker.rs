@@ -219,6 +219,7 @@ impl Worker {
             other => other.map_err(home)?,
         }
         made.socket.batch(id, &links::pod_inside(&net.ips, &net.gateways)).map_err(home)?;
+        self.route.batch(&net.link, &links::settle_host(&net.link, self.bridge)).map_err(home)?;
         if !spec.host_ports.is_empty() {
             self.tell().map_err(home)?;
         }
