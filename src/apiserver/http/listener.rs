@@ -34,6 +34,8 @@ const HEADER_BYTES_MAX: usize = 1 << 20;
 /// Streams of one HTTP/2 connection: a client multiplexes all of its watches over one. Source: apiserver
 /// `http2-max-streams-per-connection`, 1000 for the kube-apiserver.
 const HTTP2_STREAMS_MAX: u32 = 1000;
+/// After an accept that failed: soon enough for the client's own timeout.
+const ACCEPT_RETRY_MS: u64 = 200;
 /// Open requests may finish for this long after the shutdown has begun; watches end at once.
 const DRAIN_SECONDS: u64 = 5;
 
@@ -128,9 +130,10 @@ pub async fn serve(listener: TcpListener, tls: Tls, server: ApiServer, stop: Can
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of file descriptors, mostly: it passes when a connection ends, and an idle one will.
+                    // Out of file descriptors, mostly: no event says when that has passed, and asking at once again
+                    // would only burn a core.
                     tracing::warn!(%error, "cannot accept a connection");
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(Duration::from_millis(ACCEPT_RETRY_MS)).await;
                     continue;
                 }
             },

@@ -181,8 +181,8 @@ impl apiserver::verbs::connect::Dial for PipeAgent {
     }
 }
 
-async fn with_pod() -> Server {
-    let server = Server::start_in(tempfile::tempdir().unwrap(), Some(Arc::new(PipeAgent))).await;
+async fn with_pod(agent: Arc<dyn apiserver::verbs::connect::Dial>) -> Server {
+    let server = Server::start_in(tempfile::tempdir().unwrap(), Some(agent)).await;
     let admin = server.admin();
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     admin.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
@@ -202,7 +202,7 @@ async fn with_pod() -> Server {
 
 #[tokio::test]
 async fn logs_come_from_the_agent() {
-    let server = with_pod().await;
+    let server = with_pod(Arc::new(PipeAgent)).await;
     let admin = server.admin();
     let log = "/api/v1/namespaces/default/pods/p/log";
     assert_eq!(admin.get(&format!("{log}?tailLines=5")).await.expect(200).text(), "hello\n");
@@ -215,7 +215,7 @@ async fn logs_come_from_the_agent() {
 
 #[tokio::test]
 async fn an_upgrade_is_a_tunnel() {
-    let server = with_pod().await;
+    let server = with_pod(Arc::new(PipeAgent)).await;
     // A plain connection in front of the door, as the TLS listener would be.
     let (client, service_side) = tokio::io::duplex(64 * 1024);
     let api = server.api.clone();
@@ -243,4 +243,69 @@ async fn an_upgrade_is_a_tunnel() {
     let mut back = [0u8; 5];
     client.read_exact(&mut back).await.unwrap();
     assert_eq!(&back, b"HELLO");
+}
+
+/// An agent that is a bug.
+struct BrokenAgent;
+
+impl apiserver::verbs::connect::Dial for BrokenAgent {
+    fn dial<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: u16,
+    ) -> store::Pending<'a, std::io::Result<Box<dyn apiserver::verbs::connect::Io>>> {
+        panic!("a bug in the server")
+    }
+}
+
+#[tokio::test]
+async fn a_bug_in_one_request_is_that_requests_alone() {
+    let server = with_pod(Arc::new(BrokenAgent)).await;
+    let admin = server.admin();
+    admin
+        .get("/api/v1/namespaces/default/pods/p/log")
+        .await
+        .refused(500, "This request caused apiserver to panic. Look in the logs for details.");
+    admin.get("/api/v1/namespaces/default/pods/p").await.expect(200);
+    assert!(admin.get("/metrics").await.text().contains("apiserver_request_panics_total 1"));
+}
+
+#[tokio::test]
+async fn an_open_watch_ends_when_the_server_stops() {
+    let server = Server::start().await;
+    let mut watch = server.admin().watch("/api/v1/namespaces?watch=1").await;
+    for _ in 0..4 {
+        assert_eq!(watch.next().await.unwrap()["type"], "ADDED");
+    }
+    server.api.stop();
+    assert_eq!(watch.next().await, None);
+}
+
+#[tokio::test]
+async fn openapi_documents_are_tagged_and_found_by_their_hash() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let index = admin.get("/openapi/v3").await.expect(200).json();
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let document = admin.get(&url).await.expect(200);
+    assert_eq!(document.header("cache-control"), "public, immutable");
+    assert!(document.json()["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"].is_object());
+    let tag = document.header("etag").to_owned();
+    admin.clone().with(&[("if-none-match", &tag)]).get(&url).await.expect(304);
+    let moved = admin.get("/openapi/v3/apis/apps/v1?hash=OLD").await.expect(301);
+    assert_eq!(moved.header("location"), url);
+    admin.get("/openapi/v3/apis/nothing/v1").await.expect(404);
+    admin.clone().with(&[("accept", "text/html")]).get("/openapi/v2").await.expect(406);
+    assert_eq!(admin.get("/openapi/v2").await.expect(200).json()["swagger"], "2.0");
+}
+
+#[tokio::test]
+async fn a_head_has_no_body_and_a_wrong_method_is_named() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let answer = admin.raw(Method::HEAD, "/api/v1/namespaces/default", Bytes::new()).await.expect(200);
+    assert!(answer.body.is_empty());
+    let answer = admin.raw(Method::POST, "/version", Bytes::new()).await;
+    answer.refused(405, "the server does not allow this method on the requested resource");
 }
