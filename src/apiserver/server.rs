@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 
-use ::http::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
+use ::http::header::{ACCEPT, HeaderValue};
 use ::http::{HeaderMap, Method, Request, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http_body_util::BodyExt as _;
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,10 +29,6 @@ use crate::http::{documents, gzip, respond};
 use crate::verbs::ask::{Answer, Ask};
 use crate::verbs::{self, connect::Dial, object};
 
-/// Bytes of a request body. Source: apiserver `MaxRequestBodyBytes`.
-const BODY_BYTES_MAX: usize = 3 << 20;
-/// What is read and dropped of a body that is too long, so that the client hears why before it meets a closed connection.
-const BODY_BYTES_DRAINED: usize = 16 << 20;
 /// Requests from outside that are worked on at once, watches and streams not counted. Source: upstream's two limits of
 /// 400 and 200 together.
 const IN_FLIGHT_MAX: usize = 600;
@@ -272,7 +267,7 @@ impl ApiServer {
         } else {
             let body = match method {
                 Method::GET | Method::HEAD => Bytes::new(),
-                _ => read_body(&parts.headers, body).await?,
+                _ => body.read(&parts.headers).await?,
             };
             dispatch(&mut ask, verb, &method, &body).await
         };
@@ -408,45 +403,6 @@ fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let metadata = object::meta_mut(&mut value);
     metadata.entry("creationTimestamp").or_insert(serde_json::Value::Null);
     Ok(Answer::Object { code: 201, value })
-}
-
-/// Reads a body to its end.
-///
-/// # Errors
-/// 413 for one that is too long, 400 for one that breaks off.
-async fn read_body(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Status> {
-    let too_large = || Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}"));
-    if let Some(bytes) = body.as_full() {
-        return if bytes.len() > BODY_BYTES_MAX { Err(too_large()) } else { Ok(bytes.clone()) };
-    }
-    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
-    let mut pieces: Vec<Bytes> = Vec::new();
-    let mut length = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Status::bad_request(format!("error reading the request body: {e}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
-        if length > BODY_BYTES_DRAINED {
-            return Err(too_large());
-        }
-        if length <= BODY_BYTES_MAX {
-            pieces.push(data);
-        } else {
-            pieces.clear();
-        }
-    }
-    if length > BODY_BYTES_MAX {
-        return Err(too_large());
-    }
-    if announced.is_some_and(|n| n != length) {
-        return Err(Status::bad_request("error reading the request body: unexpected EOF"));
-    }
-    // Small bodies come in one piece, which is not copied.
-    match pieces.len() {
-        0 => Ok(Bytes::new()),
-        1 => Ok(pieces.swap_remove(0)),
-        _ => Ok(pieces.concat().into()),
-    }
 }
 
 /// The answer in the shape and format that the client accepts.

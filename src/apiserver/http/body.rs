@@ -4,8 +4,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use types::status::Status;
 
+/// Bytes of a request body. Source: apiserver `MaxRequestBodyBytes`.
+const BODY_BYTES_MAX: usize = 3 << 20;
+/// What is read and dropped of a body that is too long, so that the client hears why before it meets a closed connection.
+const BODY_BYTES_DRAINED: usize = 16 << 20;
 /// Why a body could not be read or made to the end.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -44,6 +52,45 @@ impl Body {
         match &self.0 {
             Kind::Full(bytes) => bytes.as_ref(),
             Kind::Incoming(_) | Kind::Stream(_) => None,
+        }
+    }
+
+    /// Reads a request's body to its end; `headers` say how long it should be.
+    ///
+    /// # Errors
+    /// 413 for one that is too long, 400 for one that breaks off.
+    pub async fn read(mut self, headers: &HeaderMap) -> Result<Bytes, Status> {
+        let too_large = || Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}"));
+        if let Some(bytes) = self.as_full() {
+            return if bytes.len() > BODY_BYTES_MAX { Err(too_large()) } else { Ok(bytes.clone()) };
+        }
+        let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+        let mut pieces: Vec<Bytes> = Vec::new();
+        let mut length = 0;
+        while let Some(frame) = self.frame().await {
+            let frame = frame.map_err(|e| Status::bad_request(format!("error reading the request body: {e}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len();
+            if length > BODY_BYTES_DRAINED {
+                return Err(too_large());
+            }
+            if length <= BODY_BYTES_MAX {
+                pieces.push(data);
+            } else {
+                pieces.clear();
+            }
+        }
+        if length > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        if announced.is_some_and(|n| n != length) {
+            return Err(Status::bad_request("error reading the request body: unexpected EOF"));
+        }
+        // Small bodies come in one piece, which is not copied.
+        match pieces.len() {
+            0 => Ok(Bytes::new()),
+            1 => Ok(pieces.swap_remove(0)),
+            _ => Ok(pieces.concat().into()),
         }
     }
 }

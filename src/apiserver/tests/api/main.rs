@@ -1,5 +1,7 @@
 //! The request path as clients meet it, over the real store.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod access;
 mod bad_input;
 mod harness;
