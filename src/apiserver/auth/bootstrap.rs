@@ -107,6 +107,8 @@ const ROLES: &[Role] = &[
         &[],
         &[
             "list watch | core | services",
+            // each node answers DNS itself: a name in an unknown namespace is NXDOMAIN
+            "list watch | core | namespaces",
             "get list watch | core | nodes",
             "create patch update | core events.k8s.io | events",
             "list watch | discovery.k8s.io | endpointslices",
