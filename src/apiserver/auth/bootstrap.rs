@@ -433,6 +433,11 @@ const ROLES: &[Role] = &[
             "EVENTS",
         ],
     ),
+    Role(
+        "system:controller:taint-eviction-controller",
+        &[],
+        &["R | core | nodes", "delete get list watch | core | pods", "patch update | core | pods/status", "EVENTS"],
+    ),
     Role("system:controller:ttl-after-finished-controller", &[], &["delete get list watch | batch | jobs", "EVENTS"]),
     Role("system:controller:ttl-controller", &[], &["list patch update watch | core | nodes", "EVENTS"]),
 ];
