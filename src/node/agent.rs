@@ -78,9 +78,17 @@ pub struct Handle {
     /// Where the HTTPS server listens, if there is one.
     pub listen: Option<std::net::SocketAddr>,
     stop: CancellationToken,
+    #[cfg(test)]
+    host: Arc<Host>,
 }
 
 impl Handle {
+    /// What answers the HTTP requests, for tests without TLS.
+    #[cfg(test)]
+    pub(crate) fn server(&self) -> Arc<crate::http::Server> {
+        Arc::new(crate::http::Server { host: Arc::clone(&self.host), workers: self.workers.clone() })
+    }
+
     /// Whether the API server has this node as Ready.
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow()
@@ -137,7 +145,9 @@ pub async fn start(config: Config, parts: Parts) -> Result<Handle, Error> {
             }
         }),
     );
+    let stop = CancellationToken::new();
     let host = Arc::new(Host {
+        stop: stop.clone(),
         recorder: Recorder::new(parts.client.clone(), "kubelet", &config.node_name, parts.clock),
         services: informers.cache::<Service>(Selector::all()),
         memory_bytes: facts.memory_bytes as i64,
@@ -151,14 +161,20 @@ pub async fn start(config: Config, parts: Parts) -> Result<Handle, Error> {
         clock: parts.clock,
         config,
     });
-    let stop = CancellationToken::new();
     let listen = match host.config.tls.clone() {
         Some(tls) => Some(crate::http::serve(Arc::clone(&host), workers.clone(), &tls, stop.clone()).await?),
         None => None,
     };
     let (tell_ready, ready) = watch::channel(false);
     let port = listen.map_or(host.config.listen.port(), |a| a.port());
-    let handle = Handle { workers: workers.clone(), ready, listen, stop: stop.clone() };
+    let handle = Handle {
+        workers: workers.clone(),
+        ready,
+        listen,
+        stop: stop.clone(),
+        #[cfg(test)]
+        host: Arc::clone(&host),
+    };
     let agent = Agent { host, facts, informers, workers, tell_ready, port, dns: parts.dns };
     tokio::spawn(async move {
         tokio::select! {

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::Service;
 use runtime::Runtime;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::images::Images;
@@ -67,6 +68,8 @@ pub struct Host {
     pub memory_bytes: i64,
     pub clock: Clock,
     pub started: Instant,
+    /// Ends every task of this agent; what runs on the host goes on.
+    pub stop: CancellationToken,
 }
 
 impl Host {

@@ -23,6 +23,8 @@ mod lease;
 mod node_object;
 pub mod pod;
 mod probe;
+#[cfg(test)]
+mod room_tests;
 mod services;
 mod status;
 pub mod stream;

@@ -141,7 +141,11 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
 }
 
 impl Server {
-    async fn handle(self: &Arc<Self>, request: Request<Incoming>, caller: Option<&Caller>) -> Response<Body> {
+    pub(crate) async fn handle(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        caller: Option<&Caller>,
+    ) -> Response<Body> {
         match caller {
             None => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
             Some(caller) if !caller.may() => {

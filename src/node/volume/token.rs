@@ -23,6 +23,9 @@ struct Held {
     renew_at: Duration,
 }
 
+/// By audience and lifetime.
+type ByKind = HashMap<(String, i64), Held>;
+
 /// When a token of this lifetime, issued at `now`, is to be renewed.
 pub fn renew_at(now: Duration, lifetime: Duration) -> Duration {
     now + (lifetime * RENEW_AT_PERCENT / 100).min(AGE_MAX)
@@ -30,8 +33,8 @@ pub fn renew_at(now: Duration, lifetime: Duration) -> Duration {
 
 pub struct Tokens {
     client: Client,
-    /// By pod uid, then audience and lifetime.
-    held: Mutex<HashMap<String, HashMap<(String, i64), Held>>>,
+    /// By pod uid.
+    held: Mutex<HashMap<String, ByKind>>,
 }
 
 impl Tokens {

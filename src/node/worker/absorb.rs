@@ -35,16 +35,15 @@ pub(super) fn absorb(state: &mut State, input: Input, now: Now, out: &mut Vec<Ac
         }
         Input::ObjectsChanged => {
             retry_configuration(state);
-            if let Volumes::Ready { refresh_at } = &mut state.volumes {
-                *refresh_at = Some(now.mono);
-            }
+            refresh_volumes(state, now);
         }
         Input::Evict { message, grace } => {
             let verdict = Verdict { phase: Some("Failed"), reason: "Evicted".into(), message };
             begin_end(state, EndReason::Evicted, grace, Some(verdict), now);
         }
         Input::VolumesReady { refresh_at } => {
-            state.volumes = Volumes::Ready { refresh_at };
+            let stale = std::mem::take(&mut state.volumes_stale);
+            state.volumes = Volumes::Ready { refresh_at: if stale { Some(now.mono) } else { refresh_at } };
             state.volume_backoff.reset();
         }
         Input::VolumesFailed { message } => {
@@ -146,6 +145,15 @@ fn ask_cleanup_again(state: &mut State) {
     }
 }
 
+/// What volumes show has changed: they are brought up to date, at once or after what is under way.
+fn refresh_volumes(state: &mut State, now: Now) {
+    match &mut state.volumes {
+        Volumes::Ready { refresh_at } => *refresh_at = Some(now.mono),
+        Volumes::Preparing | Volumes::Refreshing => state.volumes_stale = true,
+        Volumes::Absent { .. } => {}
+    }
+}
+
 /// Whatever waits for the user to correct something looks again.
 fn retry_configuration(state: &mut State) {
     for c in &mut state.containers {
@@ -169,8 +177,8 @@ fn new_pod(state: &mut State, pod: Arc<Pod>, now: Now, out: &mut Vec<Action>) {
         retry_configuration(state);
     }
     // downwardAPI files show labels and annotations.
-    if metadata_changed && let Volumes::Ready { refresh_at } = &mut state.volumes {
-        *refresh_at = Some(now.mono);
+    if metadata_changed {
+        refresh_volumes(state, now);
     }
     if spec_changed {
         new_spec(state, now, out);

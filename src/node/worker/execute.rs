@@ -68,7 +68,13 @@ impl Executor {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(task);
+        let stop = self.shared.host.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
     }
 
     pub fn execute(&self, state: &State, action: Action) {

@@ -45,7 +45,11 @@ pub fn start(host: Arc<Host>, state: State, done: impl FnOnce(&str) + Send + 'st
     let snapshot = Arc::new(RwLock::new(snapshot(&state, status)));
     let handle = Handle { uid: uid.clone(), mailbox: Arc::clone(&mailbox), snapshot: Arc::clone(&snapshot) };
     tokio::spawn(async move {
-        run(host, state, mailbox, snapshot).await;
+        let stop = host.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = run(host, state, mailbox, snapshot) => {}
+        }
         done(&uid);
     });
     handle
@@ -82,7 +86,8 @@ async fn run(host: Arc<Host>, mut state: State, mailbox: Arc<Mailbox>, shared: A
         let before_pod = Arc::clone(&state.pod);
         let (next, actions) = step(state, input, host.now());
         state = next;
-        if !Arc::ptr_eq(&before_pod, &state.pod) {
+        // A pod that ends needs nothing new; what it holds is given back with its volumes.
+        if !Arc::ptr_eq(&before_pod, &state.pod) && state.ending.is_none() {
             host.volumes.objects.hold(&state.pod);
         }
         let mut exit = false;

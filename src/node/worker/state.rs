@@ -39,6 +39,8 @@ pub struct State {
     pub start_mono: Duration,
     pub sandbox: Sandbox,
     pub volumes: Volumes,
+    /// Something that the volumes show changed while they were being made.
+    pub volumes_stale: bool,
     /// In start order: init containers and sidecars, app containers, ephemeral ones.
     pub containers: Vec<Container>,
     /// All init containers are done in this sandbox; they are not looked at again.
@@ -298,6 +300,7 @@ impl State {
             start_mono,
             sandbox: Sandbox::Absent { retry_at: None },
             volumes: Volumes::Absent { retry_at: None },
+            volumes_stale: false,
             containers,
             initialized: false,
             sandbox_backoff: Backoff::default(),

@@ -68,7 +68,7 @@ impl Script {
 
     fn wait(&mut self, seconds: u64) -> &mut Script {
         self.now.mono += Duration::from_secs(seconds);
-        self.now.wall = self.now.wall + Duration::from_secs(seconds);
+        self.now.wall += Duration::from_secs(seconds);
         self
     }
 
@@ -443,6 +443,25 @@ fn a_changed_image_restarts_the_container() {
 }
 
 #[test]
+fn a_change_during_a_refresh_is_not_lost() {
+    let mut s = running(one("Always"));
+    s.then(Input::ObjectsChanged, &["refresh"]);
+    s.then(Input::ObjectsChanged, &[]);
+    s.then(Input::VolumesReady { refresh_at: None }, &["refresh"]);
+    s.then(Input::VolumesReady { refresh_at: None }, &[]);
+}
+
+#[test]
+fn a_clean_up_waits_for_what_is_still_being_made() {
+    let mut s = Script::new(one("Always"));
+    s.raw(Input::Tick);
+    s.then(Input::Gone, &[]);
+    s.then(Input::VolumesReady { refresh_at: None }, &[]);
+    s.then(Input::SandboxReady(SandboxUp { ips: vec![] }), &["clean up with logs"]);
+    s.then(Input::CleanedUp, &["exit"]);
+}
+
+#[test]
 fn rejected_pods_never_touch_the_host() {
     let now = Now { wall: Timestamp::UNIX_EPOCH, mono: Duration::from_secs(5) };
     let state = State::rejected(Arc::new(one("Always")), vec![], now, "OutOfcpu", "no");
@@ -509,7 +528,13 @@ proptest! {
                 let exit = s.facts(137);
                 s.raw(Input::Exited { id, exit });
             }
-            done |= s.raw(Input::CleanedUp).iter().any(|a| *a == Action::Exit);
+            s.raw(Input::VolumesReady { refresh_at: None });
+            s.raw(if matches!(s.state.sandbox, super::state::Sandbox::Removing) {
+                Input::SandboxRemoved
+            } else {
+                Input::SandboxReady(SandboxUp { ips: vec![] })
+            });
+            done |= s.raw(Input::CleanedUp).contains(&Action::Exit);
         }
         prop_assert!(done, "{:?}", s.state);
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::absorb::event;
 use super::drive::probe;
 use super::input::{Action, EventKind, Signal};
-use super::state::{Cleanup, Container, EndReason, Ending, Kill, KillStage, Now, Stage, State, Verdict};
+use super::state::{
+    Cleanup, Container, EndReason, Ending, Kill, KillStage, Now, Sandbox, Stage, State, Verdict, Volumes,
+};
 use crate::pod::{self, Role};
 
 /// What a container always gets between its stop signal and SIGKILL. Source: `minimumGracePeriodInSeconds`.
@@ -122,8 +124,23 @@ pub(super) fn wind_down(state: &mut State, now: Now, out: &mut Vec<Action>) {
     probe(state, now, out);
     if state.stopped() {
         decide_verdict(state);
-        clean_up(state, now, out);
+        if settled(state) {
+            clean_up(state, now, out);
+        }
     }
+}
+
+/// Nothing is being made any more that a clean-up would miss. Its answer always comes.
+fn settled(state: &State) -> bool {
+    let sandbox = match state.sandbox {
+        Sandbox::Absent { .. } | Sandbox::Up(_) => true,
+        Sandbox::Starting | Sandbox::Removing => false,
+    };
+    let volumes = match state.volumes {
+        Volumes::Absent { .. } | Volumes::Ready { .. } => true,
+        Volumes::Preparing | Volumes::Refreshing => false,
+    };
+    sandbox && volumes
 }
 
 /// The terminal phase by exit codes, where nothing else has fixed it.

@@ -2,6 +2,3 @@
 
 mod fixture;
 mod import;
-mod pull;
-mod registry;
-mod store;
