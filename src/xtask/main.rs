@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
+mod bench;
 mod dist;
 mod images;
 mod tidy;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         Some("verify") => verify(),
         Some("fix") => fix(),
         Some("dist") => dist::run(rest),
-        Some("bench") => script("tests/bench/run", rest),
+        Some("bench") => bench::run(rest),
         Some("images") => images::run(rest),
         _ => {
             eprintln!("{USAGE}");
@@ -53,14 +54,6 @@ fn verify() -> Result<()> {
 fn fix() -> Result<()> {
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"]))?;
     run(cargo().args(["fmt", "--all"]))
-}
-
-fn script(path: &str, args: &[String]) -> Result<()> {
-    let path = root().join(path);
-    if !path.exists() {
-        bail!("{} is not there", path.display());
-    }
-    run(Command::new(path).args(args))
 }
 
 /// The checkout.

@@ -1,5 +1,6 @@
 //! What a container start costs here and with Debian's runc and crun: create, start, exit and delete of `/bin/true` on the
-//! same root filesystem. `cargo run -p kedge-runtime --example start -- [rounds]`, as root. Prints medians; asserts nothing.
+//! same root filesystem. `cargo run -p kedge-runtime --example runtime_bench -- [rounds]`, as root. One line a
+//! figure: name, min, median, max, unit. Asserts nothing.
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a measurement: it reads the clock and may fail")]
 
@@ -38,8 +39,8 @@ fn main() {
 
 fn print(name: &str, mut times_ms: Vec<f64>) {
     times_ms.sort_by(f64::total_cmp);
-    let at = |share: usize| times_ms[(times_ms.len() - 1) * share / 100];
-    println!("{name:<44} median {:6.2} ms   min {:6.2}   p90 {:6.2}", at(50), at(0), at(90));
+    let (min, median, max) = (times_ms[0], times_ms[times_ms.len() / 2], times_ms[times_ms.len() - 1]);
+    println!("{name} {min:.2} {median:.2} {max:.2} ms");
 }
 
 fn milliseconds(since: Instant) -> f64 {
@@ -76,9 +77,9 @@ async fn ours(dir: &Path, rootfs: &Path, rounds: usize) {
         shims.remove_pod(&id).await.unwrap();
         whole.push(milliseconds(start));
     }
-    print("kedge: pod + container, to removed", whole);
+    print("pod_and_container_to_removed", whole);
     let id = shims.start_pod(pod("one".into())).await.unwrap().id;
-    for (name, seccomp) in [("default seccomp", Seccomp::RuntimeDefault), ("no seccomp", Seccomp::Unconfined)] {
+    for (name, seccomp) in [("seccomp", Seccomp::RuntimeDefault), ("unconfined", Seccomp::Unconfined)] {
         let (mut started, mut all) = (Vec::new(), Vec::new());
         for n in 0..rounds {
             let container_id = ContainerId(format!("c{n}"));
@@ -89,8 +90,8 @@ async fn ours(dir: &Path, rootfs: &Path, rounds: usize) {
             shims.remove_container(&id, &container_id).await.unwrap();
             all.push(milliseconds(start));
         }
-        print(&format!("kedge: container in a pod, {name}, to started"), started);
-        print(&format!("kedge: container in a pod, {name}, to removed"), all);
+        print(&format!("container_{name}_to_started"), started);
+        print(&format!("container_{name}_to_removed"), all);
     }
     let mut sleeper = container("sleeper", Seccomp::RuntimeDefault);
     sleeper.args = vec!["sleep".into(), "1000".into()];
@@ -102,13 +103,15 @@ async fn ours(dir: &Path, rootfs: &Path, rounds: usize) {
         session.exit.await.unwrap();
         execs.push(milliseconds(start));
     }
-    print("kedge: exec true, to exit", execs);
+    print("exec_true_to_exit", execs);
     if let ContainerState::Running { pid } = sleeper.state {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let shim: u32 = stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
         let rollup = fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap();
-        for line in rollup.lines().filter(|l| ["Rss", "Pss:", "Private_Dirty"].iter().any(|k| l.starts_with(k))) {
-            println!("shim {line}");
+        for field in ["Rss", "Pss", "Private_Clean", "Private_Dirty"] {
+            let line = rollup.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+            let kib = line.and_then(|l| l.split_whitespace().next()).unwrap();
+            println!("shim_{} {kib} KiB", field.to_lowercase());
         }
     }
     shims.remove_pod(&id).await.unwrap();
@@ -150,7 +153,8 @@ fn theirs(dir: &Path, rootfs: &Path, rounds: usize) {
             }
         }
         if times.len() == rounds {
-            print(&format!("{name} run (with unshare and sh, about 2 ms)"), times);
+            // unshare and the shell are about 2 ms of it
+            print(&format!("{name}_run"), times);
         }
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|l| l.contains(" - cgroup")) {
             if let Some(mount) = line.split(' ').nth(4) {

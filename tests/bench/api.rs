@@ -1,0 +1,259 @@
+//! The API under load: creates, gets, lists, watches. One server for all of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::daemon::{self, Daemon};
+use crate::report::{Row, ms, percentile};
+use crate::wire::{Admin, request};
+
+const CONNECTIONS: usize = 64;
+const CREATES: usize = 20_000;
+const ROUNDS: usize = 5;
+const OBJECT_BYTES: usize = 1024;
+const GETS: usize = 5_000;
+const PODS: usize = 5_000;
+/// A pod as clusters have them: 24 MB for 5,000.
+const POD_BYTES: usize = 4_800;
+const LISTS: usize = 15;
+const CHANGES: usize = 200;
+const WATCHERS: [usize; 3] = [1, 200, 1_000];
+
+pub async fn run(cgroup: &str, what: &str) -> Result<Vec<Row>> {
+    let daemon = Daemon::start(cgroup, &["--disable-agent"]).await?;
+    let rows = match what {
+        "creates" => creates(&daemon).await?,
+        "get" => gets(&daemon.admin).await?,
+        "list" => lists(&daemon.admin).await?,
+        "watch" => {
+            let mut rows = Vec::new();
+            for count in WATCHERS {
+                rows.extend(watches(&daemon.admin, count).await?);
+            }
+            rows
+        }
+        other => bail!("no benchmark {other:?}"),
+    };
+    daemon.stop()?;
+    Ok(rows)
+}
+
+async fn creates(daemon: &Daemon) -> Result<Vec<Row>> {
+    let (mut http1, mut http2, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let before = daemon::usage(daemon.pid())?.cpu_ns;
+        http1.push(create_many(&daemon.admin, &format!("one-{round}"), false).await?);
+        cpu.push((daemon::usage(daemon.pid())?.cpu_ns - before) as f64 / 1e3 / CREATES as f64);
+        http2.push(create_many(&daemon.admin, &format!("two-{round}"), true).await?);
+    }
+    let resident = daemon::memory_kib(daemon.pid(), "status", "VmRSS:")? as f64 / 1024.0;
+    Ok(vec![
+        Row::new("creates_http1_64_connections", http1, "1/s"),
+        Row::new("creates_http2_64_connections", http2, "1/s"),
+        Row::new("create_http1_server_cpu", cpu, "µs"),
+        Row::new(format!("resident_after_{}_creates", 2 * ROUNDS * CREATES), vec![resident], "MiB"),
+    ])
+}
+
+async fn namespace(admin: &Admin, name: &str) -> Result<()> {
+    let mut connection = admin.http1().await?;
+    let body = format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}"}}}}"#);
+    connection.must("POST", "/api/v1/namespaces", body.as_bytes()).await?;
+    Ok(())
+}
+
+/// A ConfigMap of [`OBJECT_BYTES`] as it is sent.
+fn config_map(name: &str) -> Vec<u8> {
+    let head = format!(
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","labels":{{"app":"bench"}}}},"data":{{"k":""#
+    );
+    let mut body = head.into_bytes();
+    body.resize(OBJECT_BYTES - 3, b'x');
+    body.extend_from_slice(b"\"}}");
+    body
+}
+
+/// Creates per second with [`CONNECTIONS`] connections, each waiting for its answer before the next.
+async fn create_many(admin: &Admin, name: &str, http2: bool) -> Result<f64> {
+    namespace(admin, name).await?;
+    let path = format!("/api/v1/namespaces/{name}/configmaps");
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut ready = Vec::new();
+    let mut ready2 = Vec::new();
+    for _ in 0..CONNECTIONS {
+        match http2 {
+            true => ready2.push(admin.http2().await?),
+            false => ready.push(admin.http1().await?),
+        }
+    }
+    let start = Instant::now();
+    let mut tasks: JoinSet<Result<()>> = JoinSet::new();
+    for mut connection in ready {
+        let (path, next) = (path.clone(), next.clone());
+        tasks.spawn(async move {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= CREATES {
+                    return Ok(());
+                }
+                let (code, answer) =
+                    connection.exchange(&request("POST", &path, &config_map(&format!("c{n}")))).await?;
+                if code != 201 {
+                    bail!("create: {code}: {}", String::from_utf8_lossy(answer));
+                }
+            }
+        });
+    }
+    for mut sender in ready2 {
+        let (uri, next) = (format!("https://kubernetes{path}"), next.clone());
+        tasks.spawn(async move {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= CREATES {
+                    return Ok(());
+                }
+                let request = hyper::Request::post(&uri)
+                    .header("content-type", "application/json")
+                    .header("accept", "application/json")
+                    .body(Full::new(Bytes::from(config_map(&format!("c{n}")))))?;
+                let response = sender.send_request(request).await?;
+                let code = response.status();
+                let answer = response.into_body().collect().await?.to_bytes();
+                if code != 201 {
+                    bail!("create: {code}: {}", String::from_utf8_lossy(&answer));
+                }
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    Ok(CREATES as f64 / start.elapsed().as_secs_f64())
+}
+
+async fn gets(admin: &Admin) -> Result<Vec<Row>> {
+    namespace(admin, "gets").await?;
+    let mut connection = admin.http1().await?;
+    connection.must("POST", "/api/v1/namespaces/gets/configmaps", &config_map("one")).await?;
+    let request = request("GET", "/api/v1/namespaces/gets/configmaps/one", b"");
+    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let mut times = Vec::with_capacity(GETS);
+        for _ in 0..GETS {
+            let start = Instant::now();
+            let (code, _) = connection.exchange(&request).await?;
+            times.push(ms(start.elapsed()));
+            if code != 200 {
+                bail!("get: {code}");
+            }
+        }
+        p50.push(percentile(&mut times, 0.5)?);
+        p99.push(percentile(&mut times, 0.99)?);
+    }
+    Ok(vec![Row::new("get_p50", p50, "ms"), Row::new("get_p99", p99, "ms")])
+}
+
+fn pod(name: &str) -> Vec<u8> {
+    let make = |padding: &str| {
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "labels": {"app": "bench", "tier": "front"}, "annotations": {"padding": padding}},
+            // Nobody's scheduler: the pods are there to be listed.
+            "spec": {"schedulerName": "nobody", "containers": [{"name": "c", "image": "busybox",
+                "env": [{"name": "A", "value": "1"}], "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}}]}
+        })
+        .to_string()
+    };
+    // What defaulting and the server add to the object.
+    const ADDED_BYTES: usize = 1_000;
+    let bare = make("").len();
+    make(&"x".repeat(POD_BYTES.saturating_sub(bare + ADDED_BYTES))).into_bytes()
+}
+
+async fn lists(admin: &Admin) -> Result<Vec<Row>> {
+    namespace(admin, "lists").await?;
+    let mut connection = admin.http1().await?;
+    let account = br#"{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"default"}}"#;
+    // Its controller may have been faster.
+    connection.exchange(&request("POST", "/api/v1/namespaces/lists/serviceaccounts", account)).await?;
+    let mut tasks: JoinSet<Result<()>> = JoinSet::new();
+    for worker in 0..CONNECTIONS {
+        let mut connection = admin.http1().await?;
+        tasks.spawn(async move {
+            for n in (worker..PODS).step_by(CONNECTIONS) {
+                connection.must("POST", "/api/v1/namespaces/lists/pods", &pod(&format!("pod-{n}"))).await?;
+            }
+            Ok(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    let request = request("GET", "/api/v1/namespaces/lists/pods", b"");
+    let (mut times, mut bytes) = (Vec::new(), 0);
+    for _ in 0..LISTS {
+        let start = Instant::now();
+        let (code, answer) = connection.exchange(&request).await?;
+        times.push(ms(start.elapsed()));
+        bytes = answer.len();
+        if code != 200 {
+            bail!("list: {code}");
+        }
+    }
+    Ok(vec![Row::new("list_5000_pods", times, "ms"), Row::new("list_5000_pods_size", vec![bytes as f64 / 1e6], "MB")])
+}
+
+/// From just before a create is sent to the moment when each watcher, on a connection of its own, has the event.
+async fn watches(admin: &Admin, count: usize) -> Result<Vec<Row>> {
+    let name = format!("watch-{count}");
+    namespace(admin, &name).await?;
+    let path = format!("/api/v1/namespaces/{name}/configmaps");
+    let (arrived, mut arrivals) = mpsc::channel::<Result<Instant>>(count);
+    let mut tasks = JoinSet::new();
+    for _ in 0..count {
+        let mut connection = admin.http1().await?;
+        connection.watch(&format!("{path}?watch=true")).await?;
+        let arrived = arrived.clone();
+        tasks.spawn(async move {
+            loop {
+                let event = connection.event().await.map(|_| Instant::now());
+                let failed = event.is_err();
+                if arrived.send(event).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+    }
+    let mut connection = admin.http1().await?;
+    let (mut first_half, mut p50, mut p99) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let mut times = Vec::with_capacity(count * CHANGES / ROUNDS);
+        for n in 0..CHANGES / ROUNDS {
+            let request = request("POST", &path, &config_map(&format!("c{round}-{n}")));
+            let start = Instant::now();
+            let (code, _) = connection.exchange(&request).await?;
+            first_half.push(ms(start.elapsed()));
+            if code != 201 {
+                bail!("create: {code}");
+            }
+            for _ in 0..count {
+                times.push(ms(arrivals.recv().await.context("the watchers ended")?? - start));
+            }
+        }
+        p50.push(percentile(&mut times, 0.5)?);
+        p99.push(percentile(&mut times, 0.99)?);
+    }
+    tasks.shutdown().await;
+    Ok(vec![
+        Row::new(format!("watch_{count}_p50"), p50, "ms"),
+        Row::new(format!("watch_{count}_p99"), p99, "ms"),
+        Row::new(format!("watch_{count}_create"), first_half, "ms"),
+    ])
+}
