@@ -177,12 +177,15 @@ fn read(store: &ImageStore, source: impl Read, lease: &mut Lease) -> Result<(Con
         tar.by_ref().take(512).read_to_end(&mut start).map_err(failed)?;
         let compressed = start.starts_with(&[0x1f, 0x8b]) || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
         if compressed || is_tar_start(&start) {
-            let staged = store.stage(Cursor::new(start).chain(&mut tar)).map_err(|error| match error {
-                // Of the archive, not of the layer: the layer's length is the archive's word.
-                Error::CutShort(_) => Error::CutShort(format!("{} ends before its end", path.display())),
-                other => other,
-            })?;
-            verify(&path, named, &staged.unpacked.blob)?;
+            let staged =
+                store.stage(Cursor::new(start).chain(&mut tar), named.as_ref()).map_err(|error| match error {
+                    // Of the archive, not of the layer: the layer's length is the archive's word.
+                    Error::CutShort(_) => Error::CutShort(format!("{} ends before its end", path.display())),
+                    Error::BadDigest { expected, actual, .. } => {
+                        Error::BadDigest { what: path.display().to_string(), expected, actual }
+                    }
+                    other => other,
+                })?;
             contents.layers.insert(path, staged);
         } else if matches!(start.iter().find(|b| !b.is_ascii_whitespace()), Some(b'{' | b'[')) {
             if member.size > DOCUMENT_BYTES_MAX as u64 {

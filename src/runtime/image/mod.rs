@@ -13,13 +13,18 @@
 //! emptied at start.
 //! Source: OCI Image Specification 1.1, OCI Distribution Specification 1.1.
 
+pub mod admin;
+pub mod airgap;
 mod archive;
 mod compress;
 mod digest;
 mod error;
+mod export;
 mod lookup;
 mod model;
+mod pull;
 mod reference;
+pub mod registry;
 mod rootfs;
 mod store;
 mod tarball;
@@ -31,6 +36,9 @@ mod tests;
 pub use archive::{Imported, import};
 pub use digest::Digest;
 pub use error::{Error, Result};
+pub use export::export;
 pub use model::{ImageConfig, Platform};
+pub use pull::{Images, Progress, Pull, Step};
 pub use reference::Reference;
+pub use registry::{Credentials, config::Registries};
 pub use store::{Image, ImageStore, Options, Pruned};

@@ -438,12 +438,12 @@ impl ImageStore {
         Ok(Ingest { path })
     }
 
-    /// Unpacks a layer into `ingest/`. Blocks.
-    pub(super) fn stage(&self, source: impl io::Read) -> Result<Staged> {
+    /// Unpacks a layer into `ingest/`, of which the compressed digest may be known. Blocks.
+    pub(super) fn stage(&self, source: impl io::Read, expected: Option<&Digest>) -> Result<Staged> {
         let ingest = self.ingest()?;
         let root = ingest.path.join("fs");
         fs::create_dir(&root).map_err(Error::io("create", &root))?;
-        let unpacked = unpack::unpack(source, &root)?;
+        let unpacked = unpack::unpack(source, expected, &root)?;
         Ok(Staged { ingest, unpacked })
     }
 

@@ -91,7 +91,8 @@ impl<R: Read> TarReader<R> {
             self.skip()?;
             let Some(block) = self.block()? else { return Ok(None) };
             let header = Header::from_byte_slice(&block);
-            let size = header.entry_size()?;
+            let old = header.as_old();
+            let size = field(header.entry_size(), &old.size)?;
             let kind = match header.entry_type() {
                 EntryType::GNULongName => {
                     extensions.path = Some(until_nul(self.extension(size)?));
@@ -126,19 +127,20 @@ impl<R: Read> TarReader<R> {
                 }
             };
             let size = extensions.size.unwrap_or(size);
-            // Links carry no bytes, whatever their size field says.
-            self.body(header_only(kind, size));
+            let regular = matches!(header.entry_type(), EntryType::Regular | EntryType::Continuous);
+            // Links carry no bytes, whatever their size field says; what is only named like a directory does.
+            self.body(if regular { size } else { 0 });
             return Ok(Some(Member {
                 path: extensions.path.unwrap_or_else(|| header.path_bytes().into_owned()),
                 link: extensions
                     .link
                     .unwrap_or_else(|| header.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default()),
                 kind,
-                size: header_only(kind, size),
-                mode: header.mode()? & 0o7777,
-                uid: extensions.uid.map_or_else(|| narrow(header.uid()), Ok)?,
-                gid: extensions.gid.map_or_else(|| narrow(header.gid()), Ok)?,
-                mtime: extensions.mtime.map_or_else(|| header.mtime().map(|s| (s as i64, 0)), Ok)?,
+                size: if kind == Kind::File { size } else { 0 },
+                mode: field(header.mode().map(u64::from), &old.mode)? as u32 & 0o7777,
+                uid: extensions.uid.map_or_else(|| narrow(field(header.uid(), &old.uid)), Ok)?,
+                gid: extensions.gid.map_or_else(|| narrow(field(header.gid(), &old.gid)), Ok)?,
+                mtime: extensions.mtime.map_or_else(|| field(header.mtime(), &old.mtime).map(|s| (s as i64, 0)), Ok)?,
                 device: (
                     header.device_major().ok().flatten().unwrap_or(0),
                     header.device_minor().ok().flatten().unwrap_or(0),
@@ -218,11 +220,11 @@ impl<R: Read> Read for TarReader<R> {
     }
 }
 
-/// Bytes that follow a header of this kind: some writers leave a size at links and directories that has no bytes.
-fn header_only(kind: Kind, size: u64) -> u64 {
-    match kind {
-        Kind::File => size,
-        Kind::Directory | Kind::Symlink | Kind::HardLink | Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => 0,
+/// A number of a header. Blank ones are zero, as Go's and GNU's readers take them.
+fn field(number: io::Result<u64>, raw: &[u8]) -> io::Result<u64> {
+    match number {
+        Err(_) if raw.iter().all(|b| matches!(b, 0 | b' ')) => Ok(0),
+        number => number.map_err(|error| invalid(error.to_string())),
     }
 }
 

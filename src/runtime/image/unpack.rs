@@ -40,7 +40,6 @@ pub struct Unpacked {
     pub diff_id: Digest,
     /// Of the stream as it came.
     pub blob: Digest,
-    pub blob_bytes: u64,
     /// Sum of the files' sizes.
     pub size_bytes: u64,
     /// Directories that only exist because something lies in them: owner and mode are those of the layer below.
@@ -54,14 +53,44 @@ pub struct Unpacked {
 /// Reads `source` to its end, in whatever compression, and unpacks it into the empty directory `root`. Blocks; belongs on a
 /// blocking thread. Memory: the decompressor's window and a few words per directory.
 ///
-/// Errors: [`Error::CutShort`], [`Error::Layer`], [`Error::Io`] (also for what reading `source` fails with).
-pub fn unpack(source: impl Read, root: &Path) -> Result<Unpacked, Error> {
+/// Errors: [`Error::BadDigest`] when the stream is not the `expected` one, whatever else is wrong with it, [`Error::CutShort`],
+/// [`Error::Layer`], [`Error::Io`] (also for what reading `source` fails with).
+pub fn unpack(source: impl Read, expected: Option<&Digest>, root: &Path) -> Result<Unpacked, Error> {
+    let mut source = HashReader::new(source);
+    let unpacked = unpack_from(&mut source, root);
+    // What is wrong with the form is a consequence when the bytes are not the right ones: those are read to their end.
+    let unpacked = match unpacked {
+        Err(error @ Error::Io { .. }) => return Err(error),
+        other => other,
+    };
+    match (source.finish(), expected, unpacked) {
+        (Ok((actual, ..)), Some(expected), _) if actual != *expected => {
+            Err(Error::BadDigest { what: "layer".to_owned(), expected: expected.clone(), actual })
+        }
+        (Ok((blob, ..)), _, Ok(found)) => {
+            let Found { diff_id, size_bytes, implied, links, root } = found;
+            Ok(Unpacked { diff_id, blob, size_bytes, implied, links, root })
+        }
+        (_, _, Err(error)) => Err(error),
+        (Err(error), _, Ok(_)) => Err(Error::io("read layer for", root)(error)),
+    }
+}
+
+struct Found {
+    diff_id: Digest,
+    size_bytes: u64,
+    implied: Vec<PathBuf>,
+    links: Vec<(PathBuf, PathBuf)>,
+    root: bool,
+}
+
+fn unpack_from(source: &mut HashReader<impl Read>, root: &Path) -> Result<Found, Error> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::CutShort("a layer ends within a file".to_owned()),
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Error::malformed("layer", error),
         _ => Error::Io { what: "read layer for", path: root.to_owned(), source: error },
     };
-    let decoder = Decoder::new(HashReader::new(source)).map_err(failed)?;
+    let decoder = Decoder::new(source).map_err(failed)?;
     let mut tar = TarReader::new(HashReader::new(decoder));
     let mut tree = Tree::open(root)?;
     let mut members = 0u64;
@@ -73,16 +102,32 @@ pub fn unpack(source: impl Read, root: &Path) -> Result<Unpacked, Error> {
         tree.apply(&member, &mut tar).map_err(|error| match error {
             Failure::Refused(why) => Error::Layer { path: String::from_utf8_lossy(&member.path).into_owned(), why },
             Failure::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => failed(source),
+            Failure::Io(source) if source.raw_os_error().is_some_and(|raw| names_only(Errno::from_raw(raw))) => {
+                Error::Layer { path: String::from_utf8_lossy(&member.path).into_owned(), why: source.to_string() }
+            }
             Failure::Io(source) => {
                 Error::Io { what: "unpack", path: root.join(OsStr::from_bytes(trim(&member.path))), source }
             }
         })?;
     }
     // What follows the end mark is part of both digests.
-    let (diff_id, _, decoder) = tar.into_source().finish().map_err(failed)?;
-    let (blob, blob_bytes, _) = decoder.into_source().finish().map_err(failed)?;
-    let (size_bytes, implied, links, root_said) = tree.finish()?;
-    Ok(Unpacked { diff_id, blob, blob_bytes, size_bytes, implied, links, root: root_said })
+    let (diff_id, ..) = tar.into_source().finish().map_err(failed)?;
+    tree.finish(diff_id)
+}
+
+/// What the kernel says about names and never about the disk: the archive's fault, not this host's.
+fn names_only(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ELOOP
+            | Errno::ENAMETOOLONG
+            | Errno::EEXIST
+            | Errno::ENOENT
+            | Errno::ENOTDIR
+            | Errno::EISDIR
+            | Errno::EXDEV
+            | Errno::EMLINK
+    )
 }
 
 enum Failure {
@@ -157,21 +202,31 @@ impl Tree {
         })
     }
 
-    fn finish(mut self) -> Result<(u64, Vec<PathBuf>, Vec<(PathBuf, PathBuf)>, bool), Error> {
+    fn finish(mut self, diff_id: Digest) -> Result<Found, Error> {
         // Deepest first, or setting a child's time would change its parent's.
         self.times.sort_by(|a, b| b.0.cmp(&a.0));
         for (path, mtime) in &self.times {
-            let found = match path.as_os_str().is_empty() {
-                true => Ok(()),
-                false => set_time(&*self.root, path, *mtime),
+            // Within the layer's root, like everything else: a link among the directories may point into the host.
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+            let found = match (above, path.file_name()) {
+                (_, None) => Ok(()),
+                (None, Some(name)) => set_time(&*self.root, Path::new(name), *mtime),
+                (Some(above), Some(name)) => openat2(&*self.root, above, resolve())
+                    .and_then(|directory| set_time(&directory, Path::new(name), *mtime)),
             };
             match found {
                 // Replaced by something else later in the archive.
-                Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
                 Err(errno) => return Err(Error::nix("set time of", path)(errno)),
             }
         }
-        Ok((self.size_bytes, self.implied.into_iter().collect(), self.links, self.root_said))
+        Ok(Found {
+            diff_id,
+            size_bytes: self.size_bytes,
+            implied: self.implied.into_iter().collect(),
+            links: self.links,
+            root: self.root_said,
+        })
     }
 
     /// The directory that holds `path`'s last part, made where it is missing.

@@ -29,12 +29,9 @@ impl Tar {
     }
 
     fn add(mut self, mut header: tar::Header, path: &str, link: Option<&str>, body: &[u8]) -> Tar {
-        match link {
-            // Straight into the header: the builder refuses what these tests are about.
-            Some(link) => {
-                header.as_gnu_mut().unwrap().linkname[..link.len()].copy_from_slice(link.as_bytes());
-            }
-            None => {}
+        // Straight into the header: the builder refuses what these tests are about.
+        if let Some(link) = link {
+            header.as_gnu_mut().unwrap().linkname[..link.len()].copy_from_slice(link.as_bytes());
         }
         header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
         header.set_cksum();

@@ -1,5 +1,7 @@
 //! Archives in, root filesystems out.
 
+use proptest::prelude::*;
+
 use super::fixture::{Home, Layout, Tar, Trickle, gzip, host, in_rootfs, oci, plain, zstd};
 use crate::image::{Error, ImageStore, import};
 
@@ -241,5 +243,84 @@ fn layers_never_write_outside_their_directory() {
             home.files().into_iter().filter(|path| path.ends_with("escaped") && !path.contains("/fs/")).collect();
         assert!(escaped.is_empty(), "{name}: {escaped:?}");
         assert!(!home.dir.path().join("escaped").exists() && !std::path::Path::new("/escaped").exists(), "{name}");
+    }
+}
+
+#[test]
+fn directories_behind_links_are_the_layers_own() {
+    let home = Home::new();
+    let outside = home.dir.path().join("outside");
+    std::fs::create_dir_all(outside.join("sub")).unwrap();
+    let before = std::fs::metadata(outside.join("sub")).unwrap().modified().unwrap();
+    let store = home.open();
+    // The link is absolute: within the root it leads to a directory that the layer has itself.
+    let inside = outside.strip_prefix("/").unwrap().display().to_string();
+    let layer = Tar::new().dir(&format!("{inside}/"), 0o755, 0).symlink("l", outside.to_str().unwrap());
+    let layer = layer.dir("l/sub/", 0o711, 7).file("l/sub/file", 0o644, "x").finish();
+    import(&store, oci("test.local/a:1", &[layer], plain).as_slice(), None, false).unwrap();
+    let after = std::fs::metadata(outside.join("sub")).unwrap();
+    assert_eq!(after.modified().unwrap(), before);
+    assert!(!outside.join("sub/file").exists());
+    assert_eq!(store.read_file("test.local/a:1", &format!("/{inside}/sub/file")).unwrap().unwrap(), "x");
+    assert_eq!(store.read_file("test.local/a:1", "/l/sub/file").unwrap().unwrap(), "x");
+}
+
+#[derive(Debug, Clone)]
+enum Member {
+    File(String),
+    Dir(String),
+    Symlink(String, String),
+    HardLink(String, String),
+}
+
+fn member() -> impl Strategy<Value = Member> {
+    let part = || prop::sample::select(vec!["a", "b", "..", ".", "", ".wh.a", ".wh..wh..opq", "outside"]);
+    let path = move || prop::collection::vec(part(), 1..4).prop_map(|parts| parts.join("/"));
+    let target = prop_oneof![path(), path().prop_map(|path| format!("/{path}")), Just("../../outside".to_owned())];
+    prop_oneof![
+        path().prop_map(Member::File),
+        path().prop_map(Member::Dir),
+        (path(), target).prop_map(|(path, target)| Member::Symlink(path, target)),
+        (path(), path()).prop_map(|(path, target)| Member::HardLink(path, target)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever links and names a layer has, and whether it is taken or refused, nothing outside its directory changes.
+    #[test]
+    fn no_layer_reaches_outside(lower in prop::collection::vec(member(), 0..6), upper in prop::collection::vec(member(), 1..8)) {
+        let home = Home::new();
+        let outside = home.dir.path().join("outside");
+        std::fs::write(&outside, "untouched").unwrap();
+        let store = home.open();
+        let build = |members: &[Member]| {
+            let tar = members.iter().fold(Tar::new(), |tar, member| match member {
+                Member::File(path) => tar.file(path, 0o777, "written"),
+                Member::Dir(path) => tar.dir(path, 0o777, 1),
+                Member::Symlink(path, target) => tar.symlink(path, target),
+                Member::HardLink(path, target) => tar.hardlink(path, target),
+            });
+            tar.finish()
+        };
+        let layers = [build(&lower), build(&upper)];
+        let result = import(&store, oci("test.local/a:1", &layers, plain).as_slice(), None, false);
+        match &result {
+            Ok(_) => drop(store.read_file("test.local/a:1", "a/b").ok()),
+            Err(error) => prop_assert!(matches!(error, Error::Layer { .. }), "{error:?}"),
+        }
+        prop_assert_eq!(std::fs::read_to_string(&outside).unwrap(), "untouched");
+        let mut around: Vec<_> = std::fs::read_dir(home.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        around.sort();
+        prop_assert_eq!(around, ["outside", "store"]);
+        let mut top: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        top.retain(|name| name != "index.json");
+        top.sort();
+        prop_assert_eq!(top, ["blobs", "containers", "empty", "ingest", "layers", "lock"]);
+        for layer in std::fs::read_dir(home.path().join("layers")).unwrap() {
+            prop_assert_eq!(std::fs::read_dir(layer.unwrap().path()).unwrap().count(), 2);
+        }
+        prop_assert!(!std::path::Path::new("/outside").exists());
     }
 }

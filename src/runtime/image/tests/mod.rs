@@ -2,3 +2,6 @@
 
 mod fixture;
 mod import;
+mod pull;
+mod registry;
+mod store;
