@@ -1,0 +1,224 @@
+//! The life of an application, as kubectl would drive it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use client::{DeleteParams, Object as _, Patch, Propagation};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, NODE};
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/shop/deployments";
+const WEB: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
+
+fn shop<K: client::Object>(all: &[Arc<K>]) -> impl Iterator<Item = &Arc<K>> {
+    all.iter().filter(|o| o.namespace() == "shop")
+}
+
+/// The addresses of the service that get traffic.
+fn ready(slices: &[Arc<EndpointSlice>]) -> BTreeSet<String> {
+    let of_web = shop(slices).filter(|s| s.label("kubernetes.io/service-name") == Some("web"));
+    let endpoints = of_web.flat_map(|s| s.endpoints.iter().flatten()).filter(|e| {
+        let conditions = e.conditions.as_ref();
+        conditions.is_some_and(|c| c.ready == Some(true))
+    });
+    endpoints.flat_map(|e| e.addresses.clone()).collect()
+}
+
+/// Sizes of the ReplicaSets by image.
+fn sizes(sets: &[Arc<ReplicaSet>]) -> Vec<(String, i32)> {
+    let mut sizes: Vec<_> = shop(sets)
+        .map(|s| {
+            let spec = s.spec.as_ref().unwrap();
+            let image = spec.template.as_ref().unwrap().spec.as_ref().unwrap().containers[0].image.clone();
+            (image.unwrap(), spec.replicas.unwrap())
+        })
+        .collect();
+    sizes.sort();
+    sizes
+}
+
+async fn rolled_out(cluster: &Cluster, replicas: i32, revision: &str) {
+    cluster
+        .until::<Deployment>(&format!("{replicas} of revision {revision}"), |all| {
+            shop(all).any(|d| {
+                let status = d.status.clone().unwrap_or_default();
+                let progress = status.conditions.iter().flatten().find(|c| c.type_ == "Progressing");
+                d.annotation("deployment.kubernetes.io/revision") == Some(revision)
+                    && status.observed_generation == d.metadata.generation
+                    && status.replicas == Some(replicas)
+                    && status.updated_replicas == Some(replicas)
+                    && status.available_replicas == Some(replicas)
+                    && progress.is_some_and(|c| c.reason.as_deref() == Some("NewReplicaSetAvailable"))
+            })
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_lives_and_goes() {
+    let cluster = Cluster::start().await;
+    let admin = &cluster.admin;
+
+    cluster.namespace("shop").await;
+    cluster.until::<ServiceAccount>("the default account", |all| shop(all).any(|a| a.name() == "default")).await;
+    cluster
+        .until::<ConfigMap>("the root certificate", |all| {
+            shop(all).any(|m| m.name() == "kube-root-ca.crt" && m.data.as_ref().is_some_and(|d| d["ca.crt"] == "PEM"))
+        })
+        .await;
+
+    // Asked for before there is a node: it waits.
+    let web = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {"replicas": 3,
+        "selector": {"matchLabels": {"app": "web"}}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {
+            "containers": [{"name": "c", "image": "one", "ports": [{"name": "http", "containerPort": 8080}]}]}}}});
+    cluster.post(DEPLOYMENTS, &web).await;
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"},
+        "ports": [{"port": 80, "targetPort": "http"}]}});
+    cluster.post("/api/v1/namespaces/shop/services", &service).await;
+    cluster
+        .until::<Pod>("three pods that no node takes", |all| {
+            let unschedulable = |p: &&Arc<Pod>| {
+                let conditions = p.status.iter().flat_map(|s| s.conditions.iter().flatten());
+                conditions.into_iter().any(|c| c.type_ == "PodScheduled" && c.status == "False")
+            };
+            shop(all).filter(unschedulable).count() == 3
+        })
+        .await;
+    cluster.node().await;
+    cluster
+        .until::<Node>("the node without taints", |all| {
+            all.iter().any(|n| n.name() == NODE && n.spec.as_ref().is_none_or(|s| s.taints.is_none()))
+        })
+        .await;
+    rolled_out(&cluster, 3, "1").await;
+    cluster.until::<EndpointSlice>("three ready endpoints", |all| ready(all).len() == 3).await;
+    cluster
+        .until::<Endpoints>("three addresses", |all| {
+            let subsets = shop(all).flat_map(|e| e.subsets.iter().flatten());
+            subsets.flat_map(|s| s.addresses.iter().flatten()).count() == 3
+        })
+        .await;
+
+    // kubectl scale
+    let scale: Value = admin
+        .patch_path(&format!("{WEB}/scale"), Patch::Merge(&json!({"spec": {"replicas": 5}})), &Default::default())
+        .await
+        .unwrap();
+    assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(5)));
+    rolled_out(&cluster, 5, "1").await;
+    cluster.until::<EndpointSlice>("five ready endpoints", |all| ready(all).len() == 5).await;
+
+    // kubectl set image
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}});
+    let _: Deployment = admin.patch("shop", "web", Patch::Strategic(&image)).await.unwrap();
+    rolled_out(&cluster, 5, "2").await;
+    cluster
+        .until::<ReplicaSet>("all pods are new", |all| sizes(all) == [("one".to_owned(), 0), ("two".to_owned(), 5)])
+        .await;
+
+    // kubectl rollout undo
+    let old = cluster.informers.cache::<ReplicaSet>(Default::default()).all();
+    let old = shop(&old).find(|s| s.annotation("deployment.kubernetes.io/revision") == Some("1")).unwrap().clone();
+    let mut template = serde_json::to_value(old.spec.as_ref().unwrap().template.as_ref().unwrap()).unwrap();
+    template["metadata"]["labels"].as_object_mut().unwrap().remove("pod-template-hash");
+    let live: Value = admin.get_path(WEB).await.unwrap();
+    let undo = json!([{"op": "replace", "path": "/spec/template", "value": template},
+        {"op": "replace", "path": "/metadata/annotations", "value": live["metadata"]["annotations"]}]);
+    let _: Deployment = admin.patch("shop", "web", Patch::Json(&undo)).await.unwrap();
+    rolled_out(&cluster, 5, "3").await;
+    cluster
+        .until::<ReplicaSet>("the old pods again", |all| sizes(all) == [("one".to_owned(), 5), ("two".to_owned(), 0)])
+        .await;
+
+    // A rollout that does not get ready keeps the old pods in the service.
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "broken"}]}}}});
+    let _: Deployment = admin.patch("shop", "web", Patch::Strategic(&image)).await.unwrap();
+    cluster
+        .until::<ReplicaSet>("a new set that is stuck", |all| {
+            sizes(all) == [("broken".to_owned(), 3), ("one".to_owned(), 4), ("two".to_owned(), 0)]
+        })
+        .await;
+    cluster.until::<EndpointSlice>("four ready endpoints", |all| ready(all).len() == 4).await;
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "one"}]}}}});
+    let _: Deployment = admin.patch("shop", "web", Patch::Strategic(&image)).await.unwrap();
+    rolled_out(&cluster, 5, "5").await;
+
+    // A pod that is deleted is replaced.
+    let pods = cluster.informers.cache::<Pod>(Default::default());
+    let victim = shop(&pods.all()).next().unwrap().clone();
+    admin.delete::<Pod>("shop", victim.name(), &DeleteParams::uid(victim.uid())).await.unwrap();
+    cluster
+        .until::<Pod>("a replacement", |all| {
+            shop(all).all(|p| p.uid() != victim.uid()) && shop(all).filter(|p| control::pods::is_ready(p)).count() == 5
+        })
+        .await;
+
+    for reason in ["Scheduled", "SuccessfulCreate", "SuccessfulDelete", "ScalingReplicaSet", "FailedScheduling"] {
+        cluster.until::<Event>(reason, |all| shop(all).any(|e| e.reason.as_deref() == Some(reason))).await;
+    }
+
+    // kubectl delete --cascade=foreground
+    let params = DeleteParams::default().propagation(Propagation::Foreground);
+    admin.delete::<Deployment>("shop", "web", &params).await.unwrap();
+    cluster.until::<Deployment>("no deployment", |all| shop(all).count() == 0).await;
+    assert_eq!(shop(&cluster.informers.cache::<Pod>(Default::default()).all()).count(), 0);
+    cluster.until::<ReplicaSet>("no set", |all| shop(all).count() == 0).await;
+    let params = DeleteParams::default();
+    admin.delete::<Service>("shop", "web", &params).await.unwrap();
+    cluster.until::<EndpointSlice>("no slice", |all| shop(all).count() == 0).await;
+    cluster.until::<Endpoints>("no endpoints", |all| shop(all).count() == 0).await;
+
+    // Background, through the owners, with what is left going with the namespace.
+    cluster.post(DEPLOYMENTS, &web).await;
+    rolled_out(&cluster, 3, "1").await;
+    let params = DeleteParams::default().propagation(Propagation::Background);
+    admin.delete::<Deployment>("shop", "web", &params).await.unwrap();
+    cluster.until::<Pod>("no pod", |all| shop(all).count() == 0).await;
+    cluster.post(DEPLOYMENTS, &web).await;
+    rolled_out(&cluster, 3, "1").await;
+    admin.delete::<Namespace>("", "shop", &DeleteParams::default()).await.unwrap();
+    cluster.until::<Namespace>("no namespace", |all| all.iter().all(|n| n.name() != "shop")).await;
+    for path in ["/api/v1/pods", "/apis/apps/v1/replicasets", "/api/v1/serviceaccounts", "/api/v1/configmaps"] {
+        let left: client::List<Value> = admin.list_path(path, &Default::default()).await.unwrap();
+        assert!(left.items.iter().all(|o| o["metadata"]["namespace"] != "shop"), "{path}: {:?}", left.items);
+    }
+
+    let complaints = cluster.stop().await;
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_drained_of_its_pods() {
+    let cluster = Cluster::start().await;
+    let admin = &cluster.admin;
+    cluster.node().await;
+    cluster.namespace("shop").await;
+    // At once after its namespace: it waits for the account.
+    let pod = json!({"metadata": {"name": "bare"}, "spec": {"containers": [{"name": "c", "image": "one"}]}});
+    cluster.post("/api/v1/namespaces/shop/pods", &pod).await;
+    cluster.until::<Pod>("the pod runs", |all| shop(all).any(|p| control::pods::is_ready(p))).await;
+    let taint = json!({"spec": {"taints": [{"key": "example.com/away", "effect": "NoExecute"}]}});
+    let _: Node = admin.patch("", NODE, Patch::Merge(&taint)).await.unwrap();
+    cluster.until::<Pod>("the pod is evicted", |all| shop(all).count() == 0).await;
+    cluster
+        .until::<Event>("an event says so", |all| {
+            shop(all).any(|e| e.reason.as_deref() == Some("TaintManagerEviction"))
+        })
+        .await;
+
+    // The pods of a node that is gone are cleaned up.
+    let taint = json!({"spec": {"taints": null}});
+    let _: Node = admin.patch("", NODE, Patch::Merge(&taint)).await.unwrap();
+    let mut held = pod;
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    cluster.post("/api/v1/namespaces/shop/pods", &held).await;
+    cluster.until::<Pod>("the pod runs again", |all| shop(all).any(|p| control::pods::is_ready(p))).await;
+    admin.delete::<Node>("", NODE, &DeleteParams::default()).await.unwrap();
+    let _: Pod = admin.patch("shop", "bare", Patch::Merge(&json!({"metadata": {"finalizers": null}}))).await.unwrap();
+    let complaints = cluster.stop().await;
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
