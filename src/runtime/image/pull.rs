@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -284,16 +285,38 @@ impl Images {
                 Wanted { blob, diff_id, chain_id }
             })
             .collect();
-        let mut layers = stream::iter(wanted.into_iter().map(|wanted| self.layer(repository, wanted, progress)))
-            .buffered(LAYERS_AT_ONCE);
+        // After a failure no further layer is begun, but those under way are let come to their end: what is whole is kept, and the
+        // next try need not fetch it again.
+        let failing = AtomicBool::new(false);
+        let mut layers = stream::iter(wanted.into_iter().map(async |wanted| match failing.load(Ordering::Relaxed) {
+            true => Err(Error::Canceled),
+            false => self.layer(repository, wanted, progress).await,
+        }))
+        .buffered(LAYERS_AT_ONCE);
+        let mut failed = None;
         while let Some(layer) = layers.next().await {
-            let (key, lease) = match layer? {
-                Layer::Here(key, lease) => (key, lease),
+            let committed = match layer {
+                Ok(Layer::Here(key, lease)) => Ok((key, lease)),
                 // It leans on those below, which are all committed by now.
-                Layer::Staged(staged, chain_id) => self.commit(staged, keys.clone(), chain_id).await?,
+                Ok(Layer::Staged(staged, chain_id)) if failed.is_none() => {
+                    self.commit(staged, keys.clone(), chain_id).await
+                }
+                Ok(Layer::Staged(..)) => continue,
+                Err(error) => Err(error),
             };
-            keys.push(key);
-            leases.push(lease);
+            match committed {
+                Ok((key, lease)) => {
+                    keys.push(key);
+                    leases.push(lease);
+                }
+                Err(error) => {
+                    failing.store(true, Ordering::Relaxed);
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         let names = match reference.version {
             Version::Tag(_) => vec![reference.clone()],

@@ -181,6 +181,7 @@ async fn wrong_content_is_refused_and_the_rest_kept() {
     assert!(matches!(error.cause(), Error::BadDigest { .. }), "{}", error.chain());
     assert!(images.store().list().is_empty());
     assert_eq!(std::fs::read_dir(home.path().join("ingest")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(home.path().join("layers")).unwrap().count(), 1);
     std::fs::write(&path, &right).unwrap();
     images.pull(&name, &[]).finish().await.unwrap();
 }
