@@ -14,7 +14,7 @@ pub mod allocate;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
-mod service_account;
+pub mod service_account;
 mod tolerations;
 
 /// What is done, by admission's own names.

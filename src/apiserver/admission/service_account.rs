@@ -3,13 +3,14 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use types::registry::by_kind;
+use types::registry::{Kind, by_kind};
 use types::status::Status;
 
 use super::{Operation, Request};
 use crate::hooks::json::{ensure_list, get, has, list, map, set, text};
 
 pub const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const DEFAULT: &str = "default";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// An hour and seven seconds: upstream's mark of a token that it injected itself.
@@ -24,6 +25,24 @@ struct Account {
     automount_service_account_token: Option<bool>,
 }
 
+/// The store key of the `default` ServiceAccount when a new pod needs it, its namespace is there and it is not: a controller
+/// makes it a moment after the namespace, so that the request is worth a short wait. No other account is waited for.
+pub fn awaited_default(kind: &Kind, namespace: &str, pod: &Value, view: &dyn store::View) -> Option<String> {
+    if !kind.group.is_empty() || kind.kind != "Pod" || is_mirror(pod) {
+        return None;
+    }
+    let spec = get(pod, "spec");
+    let named = [text(spec, "serviceAccountName"), text(spec, "serviceAccount")].into_iter().find(|n| !n.is_empty());
+    if named.is_some_and(|name| name != DEFAULT) {
+        return None;
+    }
+    let key = by_kind("", "v1", "ServiceAccount")?.store_key(namespace, DEFAULT);
+    let alive = view
+        .get(&by_kind("", "v1", "Namespace")?.store_key("", namespace))
+        .is_some_and(|entry| !crate::verbs::facts::facts(&entry).deleting);
+    (alive && view.get(&key).is_none()).then_some(key)
+}
+
 pub fn mutate(request: &mut Request) -> Result<(), Status> {
     if request.operation != Operation::Create {
         return Ok(());
@@ -36,7 +55,7 @@ pub fn mutate(request: &mut Request) -> Result<(), Status> {
     let Some(spec) = pod.get_mut("spec").filter(|s| s.is_object()) else { return Ok(()) };
     if text(spec, "serviceAccountName").is_empty() {
         let old_name = text(spec, "serviceAccount");
-        let account = if old_name.is_empty() { "default" } else { old_name }.to_owned();
+        let account = if old_name.is_empty() { DEFAULT } else { old_name }.to_owned();
         set(spec, "serviceAccountName", account);
     }
     let account = text(spec, "serviceAccountName").to_owned();

@@ -107,6 +107,8 @@ const ROLES: &[Role] = &[
         &[],
         &[
             "list watch | core | services",
+            // each node answers DNS itself: a name in an unknown namespace is NXDOMAIN
+            "list watch | core | namespaces",
             "get list watch | core | nodes",
             "create patch update | core events.k8s.io | events",
             "list watch | discovery.k8s.io | endpointslices",
@@ -430,6 +432,11 @@ const ROLES: &[Role] = &[
             "create get update | core | persistentvolumeclaims",
             "EVENTS",
         ],
+    ),
+    Role(
+        "system:controller:taint-eviction-controller",
+        &[],
+        &["R | core | nodes", "delete get list watch | core | pods", "patch update | core | pods/status", "EVENTS"],
     ),
     Role("system:controller:ttl-after-finished-controller", &[], &["delete get list watch | batch | jobs", "EVENTS"]),
     Role("system:controller:ttl-controller", &[], &["list patch update watch | core | nodes", "EVENTS"]),

@@ -3,6 +3,7 @@
 //! Source: apiserver `pkg/endpoints/handlers/create.go`, `pkg/registry/rest/create.go`, `pkg/registry/generic/registry`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -17,6 +18,10 @@ use crate::{auth, hooks};
 /// How often a generated name that is taken is generated anew. Source: apiserver `pkg/registry/generic/registry/store.go`
 /// `maxNameGenerationCreateAttempts`.
 const GENERATED_NAME_ATTEMPTS: usize = 8;
+
+/// How long a new pod waits for the `default` ServiceAccount of a new namespace. Source:
+/// `plugin/pkg/admission/serviceaccount/admission.go` `getServiceAccount`: ten attempts, 100 to 200 ms apart.
+const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 
 pub async fn create(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let dry_run = ask.dry_run("CreateOptions")?;
@@ -52,6 +57,17 @@ pub async fn create_object(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) 
     }
 }
 
+/// Resolves when the key is written after `revision`, or when the store can no longer tell.
+async fn appeared(ask: &Ask<'_>, key: &str, revision: store::Revision) {
+    let Ok(mut feed) = ask.shared.store.watch(key, revision) else { return };
+    let mut events = Vec::new();
+    while feed.next(&mut events).await.is_ok() {
+        if events.drain(..).any(|event| &*event.entry().key == key && matches!(event, store::Event::Put { .. })) {
+            return;
+        }
+    }
+}
+
 enum Refused {
     Taken(Status),
     Other(Status),
@@ -71,8 +87,13 @@ impl From<Status> for Refused {
 
 async fn attempt(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) -> Result<Answer, Refused> {
     let hooks = hooks::of(ask.kind);
-    let view = ask.view();
     let namespace = if ask.kind.namespaced() { ask.namespace } else { "" };
+    let mut view = ask.view();
+    if let Some(key) = admission::service_account::awaited_default(ask.kind, namespace, &object, &*view) {
+        // Whatever comes of it: admission decides on the newest state.
+        let _ = tokio::time::timeout(ACCOUNT_WAIT, appeared(ask, &key, view.revision())).await;
+        view = ask.view();
+    }
     object::fill_new(&mut object, namespace, ask.now);
     (hooks.default)(&mut object);
     (hooks.prepare_create)(&mut object, &ask.context());
@@ -108,14 +129,11 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) -> Result<
         return Ok(Answer::Object { code: 201, value: object });
     }
     let value = object::to_store(ask.kind, &object);
-    let written = ask.write(Arc::from(key), Expect::Absent, Op::Put(value)).await;
+    let written = super::reserved_write(ask, reservation, Arc::from(key), Expect::Absent, Op::Put(value)).await;
     let entry = written.map_err(|error| match error {
         store::Error::Precondition { .. } => taken(),
         other => Refused::Other(super::ask::store_error(ask.kind, &name, &other)),
     })?;
-    if let Some(reservation) = reservation {
-        reservation.commit();
-    }
     Ok(Answer::Entry { code: 201, entry })
 }
 

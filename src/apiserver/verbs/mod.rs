@@ -17,9 +17,33 @@ pub mod token_request;
 pub mod update;
 pub mod watch;
 
+use std::sync::Arc;
+
 use types::registry::Kind;
+
+use crate::admission::allocate::Reservation;
 
 /// Whether writes of the kind take addresses and ports.
 pub(crate) fn allocates(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.kind == "Service"
+}
+
+/// A write that is abandoned while it is on its way keeps what was reserved for it; one that the store refuses does not.
+pub(crate) async fn reserved_write(
+    ask: &ask::Ask<'_>,
+    mut reservation: Option<Reservation<'_>>,
+    key: Arc<str>,
+    expect: store::Expect,
+    op: store::Op,
+) -> Result<Arc<store::Entry>, store::Error> {
+    if let Some(reservation) = &mut reservation {
+        reservation.sent();
+    }
+    let written = ask.write(key, expect, op).await;
+    match (reservation, &written) {
+        (Some(reservation), Ok(_)) => reservation.commit(),
+        (Some(reservation), Err(_)) => reservation.undo(),
+        (None, _) => {}
+    }
+    written
 }

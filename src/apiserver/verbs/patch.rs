@@ -9,7 +9,6 @@ use types::status::Status;
 use super::ask::{Answer, Ask};
 use super::object::{self, meta};
 use super::update::{CONFLICT_RETRIES, Unchanged, replace_read};
-use crate::codec::fields;
 
 pub async fn patch(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let dry_run = ask.dry_run("PatchOptions")?;
@@ -41,8 +40,8 @@ pub fn patched(
     body: &Bytes,
 ) -> Result<Value, Status> {
     let mode = ask.field_validation()?;
-    let mut new = crate::patch::apply(kind, ask.content_type().unwrap_or_default(), current, body)?;
-    let warnings = fields::check(&kind.gvk(), &mut new, None, mode)?;
+    let content_type = ask.content_type().unwrap_or_default();
+    let (new, warnings) = crate::patch::apply_checked(kind, content_type, current, body, mode)?;
     // A repeated attempt says the same again.
     for warning in warnings {
         if !ask.warnings.contains(&warning) {

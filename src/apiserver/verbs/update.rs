@@ -137,14 +137,12 @@ pub async fn replace_read(
         return Ok(Answer::Entry { code: 200, entry: gone });
     }
     let value = object::to_store(ask.kind, &new);
-    let written = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await;
+    let expect = Expect::At(entry.modified);
+    let written = super::reserved_write(ask, reservation, entry.key.clone(), expect, Op::Put(value)).await;
     let entry = written.map_err(|error| match error {
         store::Error::Precondition { .. } => Unchanged::Raced,
         other => Unchanged::Refused(ask.store_error(&other)),
     })?;
-    if let Some(reservation) = reservation {
-        reservation.commit();
-    }
     Ok(Answer::Entry { code: 200, entry })
 }
 
@@ -182,6 +180,12 @@ fn keep_system_fields(ask: &Ask<'_>, old: &Value, new: &mut Value) -> Result<(),
         Some(generation) => metadata.insert("generation".into(), generation.clone()),
         None => metadata.remove("generation"),
     };
+    // Who left them out does not know of them; upstream keeps the live ones too.
+    if metadata.get("managedFields").is_none_or(Value::is_null)
+        && let Some(fields) = before.get("managedFields")
+    {
+        metadata.insert("managedFields".into(), fields.clone());
+    }
     metadata.remove("selfLink");
     Ok(())
 }

@@ -81,6 +81,81 @@ async fn patches() {
 }
 
 #[tokio::test]
+async fn a_patch_is_checked_as_the_object_is() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    admin.post(MAPS, &config_map("a", &json!({}))).await.expect(201);
+    let path = format!("{MAPS}/a");
+    let unknown = json!({"bogus": 1, "data": {"n": "1"}});
+    let warned = admin.patch(&path, "merge", &unknown).await.expect(200);
+    assert_eq!(warned.header("warning"), "299 - \"unknown field \\\"bogus\\\"\"");
+    let refused = admin.patch(&format!("{path}?fieldValidation=Strict"), "merge", &unknown).await.expect(422);
+    assert!(refused.message().contains("strict decoding error: unknown field \"bogus\""), "{}", refused.message());
+    let wrong = admin.patch(&path, "merge", &json!({"data": {"n": 1}})).await.expect(422);
+    assert!(wrong.message().starts_with(" \"\" is invalid: patch: Invalid value: "), "{}", wrong.message());
+    let merge = admin.clone().with(&[("content-type", "application/merge-patch+json")]);
+    let twice = merge.raw(http::Method::PATCH, &path, r#"{"data":{"a":"1"},"data":{"b":"1"}}"#).await.expect(200);
+    assert_eq!(twice.header("warning"), "299 - \"duplicate field \\\"data\\\"\"");
+}
+
+#[tokio::test]
+async fn identity_in_a_patch_is_a_condition_and_managed_fields_stay() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let created = admin.post(MAPS, &config_map("a", &json!({}))).await.expect(201).json();
+    let path = format!("{MAPS}/a");
+    let (uid, version) = (&created["metadata"]["uid"], &created["metadata"]["resourceVersion"]);
+    let other = json!({"metadata": {"uid": "other"}, "data": {"n": "1"}});
+    admin.patch(&path, "merge", &other).await.refused(
+        409,
+        &format!(
+            "Operation cannot be fulfilled on configmaps \"a\": Precondition failed: UID in precondition: other, UID in \
+             object meta: {}",
+            uid.as_str().unwrap()
+        ),
+    );
+    let fields =
+        json!([{"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {}}]);
+    let same = json!({"metadata": {"uid": uid, "resourceVersion": version, "managedFields": fields}});
+    let kept = admin.patch(&path, "merge", &same).await.expect(200).json();
+    assert_eq!(kept["metadata"]["managedFields"][0]["manager"], "m");
+    // The version has moved on.
+    admin.patch(&path, "merge", &same).await.expect(409);
+    let put = admin.put(&path, &config_map("a", &json!({}))).await.expect(200).json();
+    assert_eq!(put["metadata"]["managedFields"], kept["metadata"]["managedFields"]);
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_the_default_account_of_a_new_namespace() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |account: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"serviceAccountName": account, "containers": [{"name": "c", "image": "i"}]}})
+    };
+    // Nobody makes other accounts, so nothing is waited for.
+    let refused = admin.post(pods, &pod("robot")).await.expect(403);
+    assert!(
+        refused
+            .message()
+            .ends_with("error looking up service account default/robot: serviceaccount \"robot\" not found")
+    );
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let (body, late) = (pod(""), admin.clone());
+    // The pod's request is polled first, so that it is waiting when the account comes.
+    let (created, account) =
+        tokio::join!(biased; admin.post(pods, &body), async move { late.post(accounts, &account).await });
+    account.expect(201);
+    assert_eq!(created.expect(201).json()["spec"]["serviceAccountName"], "default");
+    // It comes to an end when the account does not come.
+    let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bare"}});
+    admin.post("/api/v1/namespaces", &space).await.expect(201);
+    admin.post("/api/v1/namespaces/bare/pods", &body).await.expect(403);
+}
+
+#[tokio::test]
 async fn finalizers_hold_and_release() {
     let server = Server::start().await;
     let admin = server.admin();
