@@ -2,10 +2,12 @@
 //!
 //! What never lives here: a decision about an object, a protocol. Every other room is wired here and nowhere else.
 
+mod agent;
 pub mod check;
 mod clock;
 pub mod config;
 mod host;
+mod images;
 mod local;
 mod log;
 mod network;

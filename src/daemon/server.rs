@@ -19,10 +19,13 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Server;
-use crate::{clock, host, local, notify, version};
+use crate::{agent, clock, host, local, notify, version};
 
 /// The backlog of the API's listener: a burst of agents that come back together after a power cut.
 const BACKLOG: u32 = 1024;
+
+/// Which host of each service range is the cluster's DNS.
+const DNS_HOST: u32 = 10;
 
 /// What was started, each with how it stops; stopped last to first.
 #[derive(Default)]
@@ -144,6 +147,43 @@ async fn start(config: &Server, started: &mut Started) -> Result<()> {
     tracing::info!(port = config.https_listen_port, "the API serves");
 
     start_control(config, &place, &pki, &server, started);
+    if !config.disable_agent {
+        start_node(config, &place, &pki, &server, started).await?;
+    }
+    Ok(())
+}
+
+/// Starts the node half and waits until the node is Ready.
+async fn start_node(
+    config: &Server,
+    place: &Place,
+    pki: &Pki,
+    server: &ApiServer,
+    started: &mut Started,
+) -> Result<()> {
+    let mut hosts: Vec<Host> = place.node_ips.iter().copied().map(Host::Address).collect();
+    hosts.push(Host::from(place.node_name.as_str()));
+    let leaf = pki.node_serving(&place.node_name, &hosts).context("certificates")?;
+    let dns_ips = match config.cluster_dns {
+        Some(given) => vec![given],
+        None => config.service_cidr.iter().filter_map(|r| nth(r, DNS_HOST)).collect(),
+    };
+    let running = agent::start(agent::Setting {
+        common: &config.common,
+        name: place.node_name.clone(),
+        ips: place.node_ips.clone(),
+        cluster_cidrs: config.cluster_cidr.clone(),
+        service_cidrs: config.service_cidr.clone(),
+        dns_ips,
+        domain: config.cluster_domain.clone(),
+        tls: node::Tls { certificate: leaf.chain_pem, key: leaf.key_pem, client_ca: pki.ca_pem().to_owned() },
+        client: local::client(server, Identity::node(&place.node_name)).with_user_agent("kubelet"),
+    })
+    .await?;
+    let node = running.node.clone();
+    started.push("node agent", async move { running.stop() });
+    node.ready().await;
+    tracing::info!(node = place.node_name, "the node is Ready");
     Ok(())
 }
 
@@ -257,9 +297,24 @@ fn write_kubeconfig(config: &Server, pki: &Pki) -> Result<()> {
 }
 
 fn start_control(config: &Server, place: &Place, pki: &Pki, server: &ApiServer, started: &mut Started) {
-    let _ = (config, place, pki);
-    let clock = client::Clock::system();
-    let informers = client::Informers::new(local::client(server, Identity::admin()));
+    let api = server.clone();
+    let clients: control::Clients = Arc::new(move |name: &str| {
+        let identity = match name {
+            control::INFORMERS => Identity::admin(),
+            controller => Identity::service_account("kube-system", controller),
+        };
+        local::client(&api, identity).with_user_agent(name)
+    });
+    let settings = control::Config {
+        root_ca: pki.ca_pem().to_owned(),
+        advertise: vec![place.advertise],
+        api_port: config.https_listen_port,
+        ..control::Config::default()
+    };
+    let clock = settings.clock;
+    let handle = control::start(clients, settings);
+    let informers = handle.informers().clone();
+    started.push("controllers", async move { handle.stop().await });
 
     let scheduler =
         local::client(server, Identity::component("system:kube-scheduler")).with_user_agent("kube-scheduler");
