@@ -1,36 +1,146 @@
 //! The user's verbs: what people type, and what is printed. Speaks HTTP only.
 //!
+//! ```text
+//! command line ── verb (one file each) ── Session (client, namespace, discovery, output)
+//!                    │                        │
+//!                    ├─ target: words, files and selectors become resources and names
+//!                    ├─ output, table, yaml, jsonpath: how things are shown
+//!                    └─ failure: how things that fail are told, and the exit code
+//! ```
+//!
 //! What never lives here: anything that runs on the host rather than against an API.
 
 use std::process::ExitCode;
 
-use clap::Command;
+use clap::{Args as _, Command, FromArgMatches as _, Subcommand};
+
+mod apply;
+mod delete;
+mod discovery;
+mod duration;
+mod failure;
+mod get;
+mod jsonpath;
+mod manifest;
+mod output;
+mod session;
+mod table;
+mod target;
+mod until;
+mod version;
+mod wait;
+mod write;
+mod yaml;
+
+use session::{Global, Session};
+
+/// The user's verbs.
+#[derive(Debug, Clone, Subcommand)]
+enum Verb {
+    /// Show objects
+    Get(get::Get),
+    /// Make objects as files say
+    Apply(apply::Apply),
+    /// Delete objects and wait until they are gone
+    Delete(delete::Delete),
+    /// Wait for a condition of objects
+    Wait(wait::Wait),
+    /// Print the version of this program and of the server
+    Version(version::Version),
+    /// Print a completion script for a shell
+    Completion(Completion),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Completion {
+    /// bash, zsh or fish
+    shell: clap_complete::Shell,
+}
 
 /// The program as people see it: the user's verbs and `host_verbs`, which the caller runs itself.
 pub fn command(host_verbs: Vec<Command>) -> Command {
-    Command::new("kedge")
+    let root = Command::new("kedge")
         .about("Kubernetes for the edge in one static binary")
-        .version(env!("CARGO_PKG_VERSION"))
+        .version(version::OURS)
         .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(Command::new("version").about("Print the version"))
-        .subcommands(host_verbs)
+        .arg_required_else_help(true);
+    // The connection's flags may stand before the verb and after it, but are no business of the host's verbs: they are
+    // arguments of the root and, again, of each user's verb and what is below it.
+    let verbs = Verb::augment_subcommands(Command::new("verbs"));
+    let verbs: Vec<Command> = verbs
+        .get_subcommands()
+        .map(|verb| {
+            let verb = Global::augment_args(verb.clone());
+            let ids: Vec<clap::Id> = Global::augment_args(Command::new("g"))
+                .get_arguments()
+                .map(|a| a.get_id().clone())
+                .filter(|id| id.as_str() != "help")
+                .collect();
+            ids.into_iter().fold(verb, |verb, id| verb.mut_arg(id, |arg| arg.global(true)))
+        })
+        .collect();
+    Global::augment_args(root).subcommands(verbs).subcommands(host_verbs)
 }
 
-/// Runs a user verb. Exit codes: 0 done, 1 the operation failed, 2 wrong usage.
+/// Runs a user verb. Exit codes: 0 done, 1 the operation failed, 2 wrong usage; `exec` ends with its command's code.
 pub fn run(args: &[String], host_verbs: Vec<Command>) -> ExitCode {
-    match command(host_verbs).try_get_matches_from(args) {
-        Ok(matches) => match matches.subcommand_name() {
-            Some("version") => {
-                println!("kedge {}", env!("CARGO_PKG_VERSION"));
-                ExitCode::SUCCESS
-            }
-            _ => ExitCode::from(2),
-        },
+    let command = command(host_verbs);
+    let parsed = command.clone().try_get_matches_from(args).and_then(|matches| {
+        let verb = Verb::from_arg_matches(&matches)?;
+        let before = Global::from_arg_matches(&matches)?;
+        let after = match matches.subcommand() {
+            Some((_, matches)) => Global::from_arg_matches(matches)?,
+            None => Global::default(),
+        };
+        Ok((verb, after.or(before)))
+    });
+    let (verb, global) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let code = error.exit_code();
             let _ = error.print();
-            ExitCode::from(u8::try_from(code).unwrap_or(2))
+            return ExitCode::from(u8::try_from(code).unwrap_or(2));
         }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(dispatch(verb, &global, command));
+    // A read of standard input that blocks must not hold the end back.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let (lines, code) = failure::report(&error);
+            for line in lines {
+                eprintln!("{line}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::Result<()> {
+    match &verb {
+        Verb::Version(v) => return version::run(global, v).await,
+        Verb::Completion(c) => {
+            let mut script = Vec::new();
+            clap_complete::generate(c.shell, &mut command, "kedge", &mut script);
+            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+            return Ok(());
+        }
+        _ => {}
+    }
+    let session = &Session::open(global)?;
+    match &verb {
+        Verb::Get(v) => get::run(session, v).await,
+        Verb::Apply(v) => apply::run(session, v).await,
+        Verb::Delete(v) => delete::run(session, v).await,
+        Verb::Wait(v) => wait::run(session, v).await,
+        Verb::Version(_) | Verb::Completion(_) => Ok(()),
     }
 }

@@ -13,6 +13,7 @@
 //! What never lives here: a decision about a kind, an edge to the server's rooms, a poll.
 
 pub mod api;
+pub mod apply;
 pub mod cache;
 pub mod clock;
 mod error;

@@ -1,0 +1,301 @@
+//! `logs`: what containers wrote.
+//!
+//! Source: kubectl `pkg/cmd/logs`, `polymorphichelpers/logsforobject.go`.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use client::ListParams;
+use client::api::Query;
+use http::Method;
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+
+use crate::failure::{self, usage};
+use crate::manifest::text;
+use crate::session::Session;
+use crate::target::{self, Found};
+
+/// Logs followed at once, as kubectl allows; each is a connection's worth of work for the node.
+const FOLLOWED_MAX: usize = 5;
+
+#[derive(Debug, Clone, Args)]
+pub struct Logs {
+    /// POD or TYPE/NAME, and a container
+    #[arg(value_name = "POD")]
+    pub words: Vec<String>,
+    /// Go on as more is written
+    #[arg(long, short = 'f')]
+    pub follow: bool,
+    /// This container
+    #[arg(long, short = 'c', default_value = "", hide_default_value = true)]
+    pub container: String,
+    /// Of the container's run before this one
+    #[arg(long, short = 'p')]
+    pub previous: bool,
+    /// So many last lines; -1: all
+    #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
+    pub tail: i64,
+    /// Not older than this: 5s, 2m, 3h
+    #[arg(long, value_parser = crate::duration::parse)]
+    pub since: Option<Duration>,
+    /// Not older than this time (RFC 3339)
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub since_time: String,
+    /// With the time of each line
+    #[arg(long)]
+    pub timestamps: bool,
+    /// So many bytes at most
+    #[arg(long)]
+    pub limit_bytes: Option<u64>,
+    /// Of the pods with these labels
+    #[arg(long, short = 'l', default_value = "", hide_default_value = true)]
+    pub selector: String,
+    /// Of all containers of a pod
+    #[arg(long)]
+    pub all_containers: bool,
+    /// With the pod and container before each line
+    #[arg(long)]
+    pub prefix: bool,
+    /// Go on with the others when one cannot be read
+    #[arg(long)]
+    pub ignore_errors: bool,
+    /// So many logs at once at most
+    #[arg(long, default_value_t = FOLLOWED_MAX)]
+    pub max_log_requests: usize,
+}
+
+pub async fn run(session: &Session, logs: &Logs) -> Result<()> {
+    let (pods, container) = pods(session, logs).await?;
+    let mut reads: Vec<(Found, String)> = Vec::new();
+    for pod in pods {
+        for container in containers(session, logs, &pod, &container)? {
+            reads.push((pod.clone(), container));
+        }
+    }
+    if reads.is_empty() {
+        session.note(format!("No resources found in {} namespace.", session.namespace));
+        return Ok(());
+    }
+    let mut errors = Vec::new();
+    if logs.follow && reads.len() > 1 {
+        if reads.len() > logs.max_log_requests {
+            return Err(usage(format!(
+                "you are attempting to follow {} log streams, but maximum allowed concurrency is {}, use \
+                 --max-log-requests to increase the limit",
+                reads.len(),
+                logs.max_log_requests
+            )));
+        }
+        let all = reads.iter().map(|(pod, container)| read(session, logs, pod, container));
+        for result in futures_util::future::join_all(all).await {
+            note(session, logs, result, &mut errors);
+        }
+    } else {
+        for (pod, container) in &reads {
+            let result = read(session, logs, pod, container).await;
+            let failed = result.is_err() && !logs.ignore_errors;
+            note(session, logs, result, &mut errors);
+            if failed {
+                break;
+            }
+        }
+    }
+    failure::all(errors)
+}
+
+fn note(session: &Session, logs: &Logs, result: Result<()>, errors: &mut Vec<anyhow::Error>) {
+    match result {
+        Ok(()) => {}
+        Err(error) if logs.ignore_errors => session.note(format!("error: {error:#}")),
+        Err(error) => errors.push(error),
+    }
+}
+
+/// The pods meant, and the container if a word named it.
+async fn pods(session: &Session, logs: &Logs) -> Result<(Vec<Found>, String)> {
+    if !logs.selector.is_empty() {
+        if !logs.words.is_empty() {
+            return Err(usage("only a selector (-l) or a POD name is allowed"));
+        }
+        return Ok((select(session, &session.namespace, &logs.selector).await?, logs.container.clone()));
+    }
+    let Some(first) = logs.words.first() else {
+        return Err(usage("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'. POD or TYPE/NAME is a required argument for the logs command"));
+    };
+    let container = match (logs.words.get(1), logs.container.as_str()) {
+        (Some(_), own) if !own.is_empty() => return Err(usage("only one of -c or an inline [CONTAINER] arg is allowed")),
+        (Some(word), _) => word.clone(),
+        (None, own) => own.to_owned(),
+    };
+    Ok((vec![one_pod(session, first).await?], container))
+}
+
+/// The pod that a word names: its own name, or a workload's, of which it is one.
+pub async fn one_pod(session: &Session, word: &str) -> Result<Found> {
+    let discovery = session.discovery().await?;
+    let words = if word.contains('/') { vec![word.to_owned()] } else { vec!["pods".into(), word.to_owned()] };
+    let targets = target::of_words(discovery, &words, &session.namespace, false)?;
+    let [target] = &targets[..] else { return Err(usage(format!("{word:?} names no pod"))) };
+    let object: Value = session.client.get_path(&target.path()).await?;
+    if target.resource.kind == "Pod" {
+        return Ok(target::as_found(&target.resource, object));
+    }
+    let selector = match object.pointer("/spec/selector") {
+        Some(selector) if target.resource.kind == "Service" => equal(selector),
+        Some(selector) => selector_text(selector),
+        None => anyhow::bail!("cannot get the pods of {}", target.named()),
+    };
+    let mut pods = select(session, &target.namespace, &selector).await?;
+    if pods.is_empty() {
+        anyhow::bail!("timed out waiting for the condition: {} has no pods", target.named());
+    }
+    let count = pods.len();
+    // A running pod before one that is not.
+    pods.sort_by_key(|p| text(&p.object, "/status/phase") != "Running");
+    let first = pods.remove(0);
+    if count > 1 {
+        session.note(format!("Found {count} pods, using pod/{}", first.name));
+    }
+    Ok(first)
+}
+
+async fn select(session: &Session, namespace: &str, selector: &str) -> Result<Vec<Found>> {
+    let pods = session.discovery().await?.only("pods")?;
+    let (items, _) = target::list_all(session, &pods.path(namespace), &ListParams::labels(selector)).await?;
+    Ok(items.into_iter().map(|o| target::as_found(&pods, o)).collect())
+}
+
+fn equal(map: &Value) -> String {
+    let pairs = map.as_object().into_iter().flatten();
+    pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+}
+
+/// A `metav1.LabelSelector` as a query has it.
+pub fn selector_text(selector: &Value) -> String {
+    let mut parts = Vec::new();
+    let labels = equal(&selector["matchLabels"]);
+    if !labels.is_empty() {
+        parts.push(labels);
+    }
+    for e in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = text(e, "/key");
+        let values = || {
+            let all = e["values"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            all.collect::<Vec<_>>().join(",")
+        };
+        parts.push(match text(e, "/operator") {
+            "In" => format!("{key} in ({})", values()),
+            "NotIn" => format!("{key} notin ({})", values()),
+            "Exists" => key.to_owned(),
+            _ => format!("!{key}"),
+        });
+    }
+    parts.join(",")
+}
+
+/// Names of a pod's containers, init containers first.
+pub fn container_names(pod: &Value) -> Vec<String> {
+    ["initContainers", "containers", "ephemeralContainers"]
+        .iter()
+        .flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten())
+        .map(|c| text(c, "/name").to_owned())
+        .collect()
+}
+
+/// The container that is meant when none is named: the annotated one, or the first.
+pub fn default_container(session: &Session, pod: &Found) -> String {
+    let annotated =
+        pod.object["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str().unwrap_or_default();
+    if container_names(&pod.object).iter().any(|n| n == annotated) {
+        return annotated.to_owned();
+    }
+    let names: Vec<&str> =
+        pod.object["spec"]["containers"].as_array().into_iter().flatten().map(|c| text(c, "/name")).collect();
+    let Some(first) = names.first() else { return String::new() };
+    if container_names(&pod.object).len() > 1 {
+        session.note(format!("Defaulted container {first:?} out of: {}", described(&pod.object)));
+    }
+    (*first).to_owned()
+}
+
+fn described(pod: &Value) -> String {
+    let mut parts = Vec::new();
+    for (list, mark) in [("containers", ""), ("ephemeralContainers", " (ephem)"), ("initContainers", " (init)")] {
+        parts.extend(pod["spec"][list].as_array().into_iter().flatten().map(|c| format!("{}{mark}", text(c, "/name"))));
+    }
+    parts.join(", ")
+}
+
+fn containers(session: &Session, logs: &Logs, pod: &Found, named: &str) -> Result<Vec<String>> {
+    let names = container_names(&pod.object);
+    if !named.is_empty() {
+        anyhow::ensure!(names.iter().any(|n| n == named), "container {named} is not valid for pod {}", pod.name);
+        return Ok(vec![named.to_owned()]);
+    }
+    Ok(if logs.all_containers { names } else { vec![default_container(session, pod)] })
+}
+
+fn query(logs: &Logs, container: &str) -> Query {
+    let mut query = Query::default();
+    query.push("container", container);
+    for (flag, name) in [(logs.follow, "follow"), (logs.previous, "previous"), (logs.timestamps, "timestamps")] {
+        if flag {
+            query.push(name, "true");
+        }
+    }
+    // Of many pods, kubectl shows the last ten lines each.
+    let tail = if logs.tail < 0 && !logs.selector.is_empty() && !logs.follow { 10 } else { logs.tail };
+    if tail >= 0 {
+        query.push("tailLines", &tail.to_string());
+    }
+    if let Some(since) = logs.since {
+        query.push("sinceSeconds", &since.as_secs_f64().ceil().to_string());
+    }
+    query.text("sinceTime", &logs.since_time);
+    if let Some(limit) = logs.limit_bytes {
+        query.push("limitBytes", &limit.to_string());
+    }
+    query
+}
+
+async fn read(session: &Session, logs: &Logs, pod: &Found, container: &str) -> Result<()> {
+    let path = query(logs, container).on(&format!("{}/log", pod.path()));
+    let mut body = session.client.open(Method::GET, &path, "*/*", None).await?;
+    let prefix = logs.prefix.then(|| format!("[pod/{}/{container}] ", pod.name));
+    let mut pending: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| anyhow::anyhow!("the log ended early: {e}"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let Some(prefix) = &prefix else {
+            session.print_bytes(&data)?;
+            continue;
+        };
+        pending.extend_from_slice(&data);
+        while let Some(at) = pending.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = pending.drain(..=at).collect();
+            session.print_bytes(&[prefix.as_bytes(), &line].concat())?;
+        }
+    }
+    if let (Some(prefix), false) = (&prefix, pending.is_empty()) {
+        session.print_bytes(&[prefix.as_bytes(), &pending, b"\n"].concat())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn selectors_become_queries() {
+        let selector = json!({"matchLabels": {"a": "b"}, "matchExpressions": [
+            {"key": "c", "operator": "In", "values": ["d", "e"]}, {"key": "f", "operator": "DoesNotExist"}]});
+        assert_eq!(selector_text(&selector), "a=b,c in (d,e),!f");
+        let pod = json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]}});
+        assert_eq!(container_names(&pod), ["i", "a"]);
+        assert_eq!(described(&pod), "a, i (init)");
+    }
+}
