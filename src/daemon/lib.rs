@@ -14,6 +14,7 @@ mod network;
 mod notify;
 mod reset;
 mod server;
+mod socket;
 mod unit;
 pub mod verbs;
 mod version;

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Server;
-use crate::{agent, clock, host, local, notify, version};
+use crate::{agent, clock, host, local, notify, socket, version};
 
 /// The backlog of the API's listener: a burst of agents that come back together after a power cut.
 const BACKLOG: u32 = 1024;
@@ -181,7 +181,13 @@ async fn start_node(
     })
     .await?;
     let node = running.node.clone();
+    let listening = CancellationToken::new();
+    let path = socket::serve(&config.common.run_dir, running.images.clone(), listening.clone())?;
     started.push("node agent", async move { running.stop() });
+    started.push("local socket", async move {
+        listening.cancel();
+        let _ = std::fs::remove_file(path);
+    });
     node.ready().await;
     tracing::info!(node = place.node_name, "the node is Ready");
     Ok(())
