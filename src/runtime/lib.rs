@@ -20,6 +20,7 @@ pub mod capability;
 pub mod cgroup;
 mod error;
 pub mod fake;
+pub mod folder;
 pub mod image;
 pub mod oci;
 pub mod seccomp;

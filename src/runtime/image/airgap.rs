@@ -9,9 +9,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
+
+use crate::folder::FolderChanges;
 
 use super::archive::import_as;
 use super::digest::{Digest, HashReader};
@@ -122,35 +122,14 @@ pub async fn watch(
     stop: CancellationToken,
 ) -> Result<()> {
     fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(Error::nix("watch", &dir))?;
-    // The end of a write, not its start: a half-copied archive would only be refused.
-    let changes = AddWatchFlags::IN_CLOSE_WRITE
-        | AddWatchFlags::IN_MOVED_TO
-        | AddWatchFlags::IN_MOVED_FROM
-        | AddWatchFlags::IN_DELETE;
-    inotify.add_watch(&dir, changes).map_err(Error::nix("watch", &dir))?;
-    // JUSTIFICATION: tokio offers no safe way to wait for a descriptor that is not a socket or a pipe.
-    // SAFETY: `Watched` owns the descriptor for as long as it lives and never replaces it.
-    let inotify =
-        unsafe { AsyncFd::register(Watched(inotify)) }.map_err(|error| Error::io("watch", &dir)(error.into()))?;
+    let changes = FolderChanges::of(&dir).map_err(Error::io("watch", &dir))?;
     loop {
         let (folder, images) = (dir.clone(), store.clone());
         let synced = tokio::task::spawn_blocking(move || sync(&folder, &images)).await;
         report(synced.unwrap_or(Err(Error::Canceled))?);
-        let mut ready = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            ready = inotify.readable() => ready.map_err(Error::io("watch", &dir))?,
-        };
-        // What the events say does not matter, the folder itself is looked at.
-        while inotify.get_ref().0.read_events().is_ok() {}
-        ready.clear_ready();
-    }
-}
-
-struct Watched(Inotify);
-
-impl std::os::fd::AsRawFd for Watched {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsFd::as_fd(&self.0).as_raw_fd()
+            changed = changes.next() => changed.map_err(Error::io("watch", &dir))?,
+        }
     }
 }
