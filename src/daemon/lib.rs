@@ -10,6 +10,7 @@ mod host;
 mod images;
 mod local;
 mod log;
+mod manifests;
 mod network;
 mod notify;
 mod reset;

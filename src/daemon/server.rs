@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Server;
-use crate::{agent, clock, host, local, notify, socket, version};
+use crate::{agent, clock, host, local, manifests, notify, socket, version};
 
 /// The backlog of the API's listener: a burst of agents that come back together after a power cut.
 const BACKLOG: u32 = 1024;
@@ -147,10 +147,21 @@ async fn start(config: &Server, started: &mut Started) -> Result<()> {
     tracing::info!(port = config.https_listen_port, "the API serves");
 
     start_control(config, &place, &pki, &server, started);
+    start_manifests(&place, &server, started);
     if !config.disable_agent {
         start_node(config, &place, &pki, &server, started).await?;
     }
     Ok(())
+}
+
+fn start_manifests(place: &Place, server: &ApiServer, started: &mut Started) {
+    let stop = CancellationToken::new();
+    let client = local::client(server, Identity::admin()).with_user_agent("kedge-manifests");
+    let task = tokio::spawn(manifests::run(place.server_dir.join("manifests"), client, stop.clone()));
+    started.push("manifests", async move {
+        stop.cancel();
+        let _ = task.await;
+    });
 }
 
 /// Starts the node half and waits until the node is Ready.
