@@ -1,5 +1,7 @@
 //! mimalloc in the daemon and in user verbs, the system's allocator in shims: musl's malloc is ten times slower under
 //! threads, and a shim of one thread must stay at tens of kilobytes.
+//!
+//! Huge pages are off outside of shims: mimalloc asks for them, and on an idle server nine tenths of each would be air.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,5 +82,10 @@ extern "C" fn settle() {
         count
     };
     let line = &buffer[..usize::try_from(count).unwrap_or(0)];
-    IS_SHIM.store(line.split(|b| *b == 0).nth(1) == Some(super::SHIM.as_bytes()), Ordering::Relaxed);
+    let is_shim = line.split(|b| *b == 0).nth(1) == Some(super::SHIM.as_bytes());
+    IS_SHIM.store(is_shim, Ordering::Relaxed);
+    // Children inherit it, across exec too: a shim takes it back, so that a pod's processes have what the host gives.
+    // JUSTIFICATION: nix has no call for it, and nothing may allocate yet. It can fail only by leaving things as they are.
+    // SAFETY: this option takes a number and three zeroes, and touches no memory of ours.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(!is_shim), 0, 0, 0) };
 }

@@ -1,25 +1,14 @@
 //! NamespaceLifecycle: nothing is created in a namespace that is absent or on its way out, and three namespaces stay.
 //! Source: apiserver `pkg/admission/plugin/namespace/lifecycle/admission.go`.
 
-use serde::Deserialize;
 use types::registry::by_kind;
 use types::status::{Cause, Status};
 
 use super::{Operation, Request};
+use crate::verbs::facts::facts;
 
 /// Namespaces that cannot be deleted.
 const KEPT: &[&str] = &["default", "kube-system", "kube-public"];
-
-#[derive(Deserialize)]
-struct Namespace {
-    #[serde(default)]
-    status: Phase,
-}
-#[derive(Deserialize, Default)]
-struct Phase {
-    #[serde(default)]
-    phase: String,
-}
 
 pub fn admit(request: &Request) -> Result<(), Status> {
     let is_namespace = request.kind.group.is_empty() && request.kind.kind == "Namespace";
@@ -45,10 +34,11 @@ fn is_access_review(request: &Request) -> bool {
 fn create(request: &Request) -> Result<(), Status> {
     let Some(namespaces) = by_kind("", "v1", "Namespace") else { return Ok(()) };
     let key = namespaces.store_key("", request.namespace);
-    let Some(namespace) = super::read::<Namespace>(request.view, &key) else {
+    let Some(namespace) = request.view.get(&key) else {
         return Err(Status::not_found(namespaces, request.namespace));
     };
-    if namespace.status.phase != "Terminating" {
+    // From the facts: this is asked before every creation, and the object itself would have to be read each time.
+    if facts(&namespace).field("status.phase") != "Terminating" {
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {} because it is being terminated", request.namespace);

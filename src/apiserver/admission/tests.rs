@@ -18,13 +18,14 @@ impl Fixed {
         let kind = by_kind(group, "v1", kind).unwrap();
         let meta = &object["metadata"];
         let key = kind.store_key(meta["namespace"].as_str().unwrap_or(""), meta["name"].as_str().unwrap());
+        let value = serde_json::to_vec(&object).unwrap().into();
         let entry = Entry {
             key: key.as_str().into(),
-            value: serde_json::to_vec(&object).unwrap().into(),
+            facts: crate::facts_of(&key, &value),
+            value,
             created: Revision(1),
             modified: Revision(1),
             stamp_at: None,
-            facts: Arc::new(()),
         };
         self.0.insert(key, Arc::new(entry));
         self
