@@ -5,7 +5,7 @@
 //! runtime events ───────────► the worker concerned looks again
 //! services, slices, namespaces (watch) ─► service table, DNS zone
 //! ```
-//! Nothing here ticks but the lease (10 s) and the status heartbeat (5 min).
+//! Nothing here ticks but the lease (2.5 s) and the status heartbeat (5 min).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use types::time::rfc3339_micros;
 
 pub const NAMESPACE: &str = "kube-node-lease";
-/// How long the lease is good for, and how often it is renewed (a quarter of it).
-pub const DURATION_SECONDS: i32 = 40;
-const RENEW: Duration = Duration::from_secs(10);
-/// Wait after a failed renewal, doubled up to [`RENEW`]: three fit into what the lease is good for.
+/// How long the lease is good for: as long as the node lifecycle controller waits before it calls a silent node Unknown.
+pub const DURATION_SECONDS: i32 = 10;
+/// A quarter of it, upstream's ratio: three renewals may be lost. Source: `pkg/kubelet/kubelet.go` (`nodeLeaseRenewIntervalFraction`).
+const RENEW: Duration = Duration::from_millis(2500);
+/// Wait after a failed renewal, doubled up to [`RENEW`].
 const RETRY_MIN: Duration = Duration::from_millis(200);
 
 /// Renews until stopped. `uid`: the Node's, which owns the lease.

@@ -1,4 +1,5 @@
 //! Tells the API server how a pod is: only on change, the latest wins, and the deletion of the object comes after the last word.
+//! What somebody else writes over it (the node lifecycle controller when the node was silent) is said again.
 //!
 //! One task per pod that sleeps while there is nothing to say. Source: `pkg/kubelet/status/status_manager.go`.
 
@@ -20,6 +21,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default)]
 struct Say {
     status: Option<Arc<PodStatus>>,
+    /// As the watch last showed the pod.
+    shown: Option<Arc<Pod>>,
     delete: bool,
 }
 
@@ -41,7 +44,10 @@ impl Reporter {
         let (sender, receiver) = watch::channel(Say::default());
         let (namespace, name, uid) =
             (pod::namespace(pod).to_owned(), pod::name(pod).to_owned(), pod::uid(pod).to_owned());
-        tokio::spawn(run(client, namespace, name, uid, receiver, told));
+        // What an earlier daemon said stands as if said by this one.
+        let said = pod.status.clone().filter(|s| s.phase.is_some()).map(Arc::new);
+        let kept = Kept { status: said, revision: revision(pod) };
+        tokio::spawn(run(client, namespace, name, uid, kept, receiver, told));
         Reporter(sender)
     }
 
@@ -49,8 +55,27 @@ impl Reporter {
         self.0.send_modify(|say| say.status = Some(Arc::new(status)));
     }
 
+    /// The watch shows the pod like this now.
+    pub fn shown(&self, pod: Arc<Pod>) {
+        self.0.send_modify(|say| say.shown = Some(pod));
+    }
+
     pub fn delete(&self) {
         self.0.send_modify(|say| say.delete = true);
+    }
+}
+
+/// What the API server has accepted, and the revision that the pod had then: what the watch shows of earlier ones is old news.
+struct Kept {
+    status: Option<Arc<PodStatus>>,
+    revision: u64,
+}
+
+impl Kept {
+    /// What was accepted once and is not there any more.
+    fn lost(&self, shown: &Pod) -> Option<Arc<PodStatus>> {
+        let said = self.status.as_ref().filter(|_| revision(shown) > self.revision)?;
+        overwritten(said, shown.status.as_ref()?).then(|| Arc::clone(said))
     }
 }
 
@@ -59,6 +84,7 @@ async fn run(
     namespace: String,
     name: String,
     uid: String,
+    mut kept: Kept,
     mut inbox: watch::Receiver<Say>,
     told: impl Fn(Told) + Send,
 ) {
@@ -67,14 +93,15 @@ async fn run(
     loop {
         let say = inbox.borrow_and_update().clone();
         let new = say.status.filter(|s| sent.as_ref().is_none_or(|old| !Arc::ptr_eq(old, s)));
+        let new = new.or_else(|| say.shown.as_deref().and_then(|pod| kept.lost(pod)));
         let outcome = match &new {
             Some(status) => {
                 let patch = patch(&uid, status);
-                client.patch_status::<Pod>(&namespace, &name, Patch::Strategic(&patch)).await.map(|_| ())
+                client.patch_status::<Pod>(&namespace, &name, Patch::Strategic(&patch)).await.map(|pod| revision(&pod))
             }
             None if say.delete => {
                 let params = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::uid(&uid) };
-                client.delete::<Pod>(&namespace, &name, &params).await.map(|_| ())
+                client.delete::<Pod>(&namespace, &name, &params).await.map(|_| kept.revision)
             }
             None => {
                 if inbox.changed().await.is_err() {
@@ -84,13 +111,14 @@ async fn run(
             }
         };
         match outcome {
-            Ok(()) => {
+            Ok(revision) => {
                 wait = RETRY_MIN;
                 match new {
                     Some(status) => {
                         if terminal(status.phase.as_deref().unwrap_or_default()) {
                             told(Told::Verdict);
                         }
+                        kept = Kept { status: Some(Arc::clone(&status)), revision };
                         sent = Some(status);
                     }
                     // The watch says when it is gone; finalizers may hold it.
@@ -117,6 +145,7 @@ async fn run(
                 if !e.retryable() && e.status().is_some() {
                     // The server will never take it; the next one may be better.
                     sent = new.or(sent);
+                    kept.status = None;
                 }
                 // A newer status must not wait behind the failure of an older one for long, nor hammer a dead server.
                 tokio::time::sleep(wait).await;
@@ -126,12 +155,38 @@ async fn run(
     }
 }
 
+/// Zero where the server's revision is no number: then nothing is ever taken for overwritten.
+fn revision(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// Whether somebody else has changed what the node owns: everything but the conditions of others and what the server adds.
+fn overwritten(said: &PodStatus, shown: &PodStatus) -> bool {
+    let condition_differs = said.conditions.iter().flatten().any(|own| {
+        let there = shown.conditions.iter().flatten().find(|c| c.type_ == own.type_);
+        there.is_none_or(|c| c.status != own.status || c.reason != own.reason || c.message != own.message)
+    });
+    condition_differs
+        || (&said.phase, &said.reason, &said.message) != (&shown.phase, &shown.reason, &shown.message)
+        || (&said.pod_ips, &said.host_ips) != (&shown.pod_ips, &shown.host_ips)
+        || (&said.container_statuses, &said.init_container_statuses, &said.ephemeral_container_statuses)
+            != (&shown.container_statuses, &shown.init_container_statuses, &shown.ephemeral_container_statuses)
+}
+
 /// The uid makes the server refuse a namesake. What the node owns is written whole; `null` removes what no longer applies.
 fn patch(uid: &str, status: &PodStatus) -> Value {
     let mut status = serde_json::to_value(status).unwrap_or_default();
     if let Some(fields) = status.as_object_mut() {
-        for field in ["reason", "message"] {
+        for field in ["reason", "message", "initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"] {
             fields.entry(field).or_insert(Value::Null);
+        }
+        // Conditions are merged field by field: one that has become True must not keep why it was not.
+        for condition in fields.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(condition) = condition.as_object_mut() {
+                for field in ["reason", "message"] {
+                    condition.entry(field).or_insert(Value::Null);
+                }
+            }
         }
         // Merged by key upstream: say which addresses are all.
         if let Some(ips) = fields.get_mut("podIPs").and_then(Value::as_array_mut) {
@@ -142,4 +197,52 @@ fn patch(uid: &str, status: &PodStatus) -> Value {
         }
     }
     json!({"metadata": {"uid": uid}, "status": status})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(revision: &str, ready: &str, extra: Value) -> Pod {
+        let mut status = json!({
+            "phase": "Running", "podIPs": [{"ip": "10.42.0.2"}],
+            "conditions": [{"type": "Ready", "status": ready}, {"type": "PodScheduled", "status": "True"}],
+            "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0}],
+        });
+        for (k, v) in extra.as_object().cloned().unwrap_or_default() {
+            status[k] = v;
+        }
+        serde_json::from_value(json!({"metadata": {"resourceVersion": revision}, "status": status})).unwrap()
+    }
+
+    #[test]
+    fn what_others_overwrite_is_noticed() {
+        let kept = Kept { status: pod("5", "True", json!({})).status.map(Arc::new), revision: 5 };
+        let others = json!([{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"},
+            {"type": "example.com/gate", "status": "False"}]);
+        for (name, revision, ready, extra, expected) in [
+            ("as said", "6", "True", json!({}), false),
+            ("its own echo", "5", "False", json!({}), false),
+            ("old news", "4", "False", json!({}), false),
+            ("not ready by another hand", "6", "False", json!({}), true),
+            ("conditions of others", "6", "True", json!({"conditions": others, "qosClass": "Burstable"}), false),
+            ("a condition taken away", "6", "True", json!({"conditions": []}), true),
+            ("another phase", "6", "True", json!({"phase": "Failed"}), true),
+            ("a reason", "6", "True", json!({"reason": "NodeLost"}), true),
+            ("no containers", "6", "True", json!({"containerStatuses": null}), true),
+            ("another address", "6", "True", json!({"podIPs": [{"ip": "10.42.0.3"}]}), true),
+        ] {
+            assert_eq!(kept.lost(&pod(revision, ready, extra)).is_some(), expected, "{name}");
+        }
+        assert!(Kept { status: None, revision: 0 }.lost(&pod("6", "False", json!({}))).is_none());
+    }
+
+    #[test]
+    fn a_condition_that_turned_true_loses_its_reason() {
+        let p = patch("u", &pod("1", "True", json!({})).status.unwrap());
+        assert_eq!(p["status"]["conditions"][0]["reason"], Value::Null);
+        assert!(p["status"]["conditions"][0].as_object().unwrap().contains_key("message"));
+        assert!(p["status"].as_object().unwrap().contains_key("reason"));
+        assert_eq!(p["status"]["containerStatuses"][0]["name"], "c");
+    }
 }

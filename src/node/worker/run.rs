@@ -84,6 +84,9 @@ async fn run(host: Arc<Host>, mut state: State, mailbox: Arc<Mailbox>, shared: A
     let mut input = Input::Tick;
     loop {
         let before_pod = Arc::clone(&state.pod);
+        if let Input::Pod(pod) = &input {
+            reporter.shown(Arc::clone(pod));
+        }
         let (next, actions) = step(state, input, host.now());
         state = next;
         // A pod that ends needs nothing new; what it holds is given back with its volumes.
