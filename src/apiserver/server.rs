@@ -255,7 +255,11 @@ impl ApiServer {
             identity: &identity,
             now,
             accepted,
-            warnings: Vec::new(),
+            warnings: Some(crate::hooks::of(kind).deprecated)
+                .filter(|w| !w.is_empty())
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
         };
         respond::check_shape(kind, &accepted)?;
         let answer = if matches!(subresource, "log" | "exec" | "attach" | "portforward") {

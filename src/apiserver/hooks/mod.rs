@@ -75,6 +75,8 @@ pub struct Hooks {
     pub grace_seconds: Option<fn(&Value, Option<i64>) -> i64>,
     /// Texts for `Warning` headers.
     pub warnings: fn(&Value) -> Vec<String>,
+    /// Said to everyone who uses the kind, whatever the verb; empty for kinds in good standing.
+    pub deprecated: &'static str,
 }
 
 impl Hooks {
@@ -91,6 +93,7 @@ impl Hooks {
         delete_returns_object: false,
         grace_seconds: None,
         warnings: |_| Vec::new(),
+        deprecated: "",
     };
 }
 

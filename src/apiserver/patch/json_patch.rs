@@ -4,7 +4,7 @@
 //! Source: RFC 6902; gopkg.in/evanphx/json-patch.v4.
 
 use serde_json::{Map, Value};
-use types::status::{Reason, Status};
+use types::status::{Cause, Reason, Status};
 
 /// Upstream's limit.
 const OPERATIONS_MAX: usize = 10_000;
@@ -14,6 +14,9 @@ const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// Deepest nesting that a patch may build, which is what the parser reads from a body. Values are walked recursively.
 const DEPTH_MAX: usize = 128;
+
+/// Source: apimachinery `pkg/api/errors` `NewGenericServerResponse`.
+const REJECTED: &str = "the server rejected our request due to an error in our request";
 
 pub fn apply(current: &Value, body: &[u8]) -> Result<Value, Status> {
     let patch: Value = super::json(body).map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?;
@@ -39,8 +42,9 @@ pub fn apply(current: &Value, body: &[u8]) -> Result<Value, Status> {
             )));
         };
         one(&mut document, operation, &mut copied_bytes).map_err(|why| {
-            // Upstream gives no reason of its own here beyond the code.
-            Status::new(Reason::Invalid, why)
+            // Upstream's message says no more than this; what is wrong goes where kubectl shows it.
+            let cause = Cause { message: why, field: "patch".into(), ..Cause::default() };
+            Status::new(Reason::Invalid, REJECTED).with_cause(cause)
         })?;
     }
     if !document.is_object() {

@@ -66,30 +66,75 @@ pub fn apply_checked(
     mode: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
     let mut patched = apply(kind, content_type, current, body)?;
+    let essence = content_type.trim_start();
+    let strategic = essence.starts_with(STRATEGIC_MERGE_PATCH);
     let mut problems = Vec::new();
     if mode != FieldValidation::Ignore {
-        let is_json_patch = content_type.trim_start().starts_with(JSON_PATCH);
         problems = strict_problems(body);
-        if is_json_patch {
+        if essence.starts_with(JSON_PATCH) {
             problems.iter_mut().for_each(|p| p.insert_str(0, "json patch "));
         }
     }
+    // Shown in errors alone: a strategic patch itself as Go prints a map, for the others the object that they make.
+    let shown = || match strategic {
+        true => json(body).map(|patch| go_text(&patch)).unwrap_or_default(),
+        false => apply(kind, content_type, current, body).map(|object| object.to_string()).unwrap_or_default(),
+    };
     match fields::canonicalize(&kind.gvk(), &mut patched, mode != FieldValidation::Ignore) {
         Ok(unknown) => problems.extend(unknown),
-        Err(why) => return Err(refused(body, &why)),
+        Err(why) if strategic => return Err(refused(&shown(), &converter_words(&why))),
+        Err(why) => return Err(refused(&shown(), &why)),
     }
     if mode == FieldValidation::Strict && !problems.is_empty() {
-        return Err(refused(body, &fields::strict_error(&problems)));
+        return Err(refused(&shown(), &fields::strict_error(&problems)));
     }
     Ok((patched, problems))
 }
 
 /// 422 about the field `patch`, without an object of its own.
-fn refused(body: &[u8], why: &str) -> Status {
-    let value = String::from_utf8_lossy(body);
+fn refused(value: &str, why: &str) -> Status {
     let problem = format!("Invalid value: {value:?}: {why}");
     let cause = Cause { reason: "FieldValueInvalid".into(), message: problem.clone(), field: "patch".into() };
     Status::new(Reason::Invalid, format!(" \"\" is invalid: patch: {problem}")).with_cause(cause)
+}
+
+/// A value as Go's `%+v` prints it.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
+        Value::Object(fields) => {
+            let fields: Vec<String> = fields.iter().map(|(key, value)| format!("{key}:{}", go_text(value))).collect();
+            format!("map[{}]", fields.join(" "))
+        }
+    }
+}
+
+/// A wrong type in the words of the converter that upstream's strategic patches go through, not of its JSON decoder.
+///
+/// Source: apimachinery `pkg/runtime/converter.go`.
+fn converter_words(why: &str) -> String {
+    let parts = why.strip_prefix("json: cannot unmarshal ").and_then(|rest| rest.split_once(" into Go "));
+    let Some((what, go)) = parts.and_then(|(what, rest)| Some((what, rest.rsplit_once(" of type ")?.1))) else {
+        return why.to_owned();
+    };
+    let what = match what.split(' ').next().unwrap_or_default() {
+        "object" => "map",
+        "array" => "slice",
+        "number" if what.contains('.') => "float64",
+        "number" => "int64",
+        other => other,
+    };
+    match go.trim_start_matches('*') {
+        // These read JSON themselves.
+        "v1.Time" | "v1.MicroTime" | "resource.Quantity" | "intstr.IntOrString" => why.to_owned(),
+        go if go.starts_with("map[") => format!("cannot restore map from {what}"),
+        go if go.starts_with("[]") => format!("cannot restore slice from {what}"),
+        go if go.contains('.') => format!("cannot restore struct from: {what}"),
+        go => format!("unrecognized type: {go}"),
+    }
 }
 
 /// Any JSON text, with Go's words when it is none.

@@ -23,7 +23,7 @@ fn check(goldens: &str, apply: impl Fn(&Golden, &Bytes) -> Result<Value, Status>
         let body = Bytes::from(golden.patch.to_string());
         let (ours, expected) = match (apply(&golden, &body), &golden.result) {
             (Ok(ours), Some(expected)) => (ours.to_string(), expected.to_string()),
-            (Err(status), None) => (status.message, golden.error.clone()),
+            (Err(status), None) => (said(&status), golden.error.clone()),
             (Ok(ours), None) => (ours.to_string(), golden.error.clone()),
             (Err(status), Some(expected)) => (status.message, expected.to_string()),
         };
@@ -32,6 +32,12 @@ fn check(goldens: &str, apply: impl Fn(&Golden, &Bytes) -> Result<Value, Status>
         }
     }
     assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What is wrong: the cause, where the message is the same for everything.
+fn said(status: &Status) -> String {
+    let cause = status.details.as_ref().and_then(|d| d.causes.first());
+    cause.map_or_else(|| status.message.clone(), |c| c.message.clone())
 }
 
 #[test]
@@ -77,7 +83,7 @@ fn a_patch_cannot_build_what_no_body_could_say() {
     assert_eq!(error.code, 422);
     let doubling: Vec<Value> = (0..40).map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"})).collect();
     let error = apply(pod, JSON_PATCH, &json!({"a": ["x"]}), &Bytes::from(json!(doubling).to_string())).unwrap_err();
-    assert!(error.message.starts_with("Unable to complete the copy"), "{error}");
+    assert!(said(&error).starts_with("Unable to complete the copy"), "{error}");
 }
 
 #[test]
@@ -103,6 +109,21 @@ fn findings_after_a_patch() {
         error.message.contains("cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas"),
         "{error}"
     );
+    assert!(error.message.contains(r#"{\"apiVersion\":"#), "{error}");
+    for (patch, said) in [
+        (r#"{"spec":{"replicas":"x"}}"#, r#""map[spec:map[replicas:x]]": unrecognized type: int32"#),
+        (r#"{"spec":{"template":"x"}}"#, r#""map[spec:map[template:x]]": cannot restore struct from: string"#),
+        (r#"{"metadata":{"labels":{"a":1}}}"#, r#""map[metadata:map[labels:map[a:1]]]": unrecognized type: string"#),
+        (
+            r#"{"metadata":{"finalizers":{"a":null}}}"#,
+            r#""map[metadata:map[finalizers:map[a:<nil>]]]": cannot restore slice from map"#,
+        ),
+    ] {
+        let body = Bytes::from_static(patch.as_bytes());
+        let error =
+            apply_checked(deployment, STRATEGIC_MERGE_PATCH, &current, &body, FieldValidation::Warn).unwrap_err();
+        assert_eq!(error.message, format!(" \"\" is invalid: patch: Invalid value: {said}"), "{patch}");
+    }
 }
 
 /// The example of RFC 7386, appendix A.

@@ -11,7 +11,14 @@ use super::super::check::PORT_RANGE;
 use super::super::json::{each_mut, int, list, set_blank, text};
 use super::service::validate::PROTOCOLS;
 
-pub static HOOKS: Hooks = Hooks { default, validate, create_on_update: true, ..Hooks::NEUTRAL };
+pub static HOOKS: Hooks = Hooks {
+    default,
+    validate,
+    create_on_update: true,
+    // Source: core/v1 `types.go`, prerelease-lifecycle of Endpoints.
+    deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+    ..Hooks::NEUTRAL
+};
 
 fn default(object: &mut Value) {
     for subset in each_mut(object, "subsets") {

@@ -208,3 +208,13 @@ async fn protobuf_there_and_back() {
     let length = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
     assert_eq!(length, frame.len() - 4);
 }
+
+#[tokio::test]
+async fn who_uses_a_deprecated_kind_is_told() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let text = "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+    assert_eq!(admin.get("/api/v1/endpoints").await.expect(200).header("warning"), text);
+    assert_eq!(admin.get("/api/v1/namespaces/default/endpoints/none").await.expect(404).header("warning"), text);
+    assert_eq!(admin.get("/api/v1/services").await.expect(200).header("warning"), "");
+}

@@ -23,7 +23,8 @@ pub const NODE: &str = "n1";
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
-    api: ApiServer,
+    pub api: ApiServer,
+    pub pki: cluster::pki::Pki,
     pub admin: Client,
     pub informers: Informers,
     control: control::Handle,
@@ -92,7 +93,10 @@ impl Transport for Noting {
         async move {
             let response = call.await?;
             for warning in response.headers().get_all("warning") {
-                complaints.lock().push(format!("{what}: {warning:?}"));
+                let warning = String::from_utf8_lossy(warning.as_bytes());
+                if !warning.contains("v1 Endpoints is deprecated") {
+                    complaints.lock().push(format!("{what}: {warning}"));
+                }
             }
             if !matches!(response.status().as_u16(), 400 | 401 | 403 | 405 | 406 | 415 | 422 | 500) {
                 return Ok(response);
@@ -112,7 +116,7 @@ impl Transport for Noting {
 impl Cluster {
     pub async fn start() -> Self {
         let clock = Clock::system();
-        let Server { api, folder, .. } = Server::start().await;
+        let Server { api, pki, folder } = Server::start().await;
         let complaints = Complaints::default();
         let noting = {
             let (api, complaints) = (api.clone(), Arc::clone(&complaints));
@@ -145,7 +149,7 @@ impl Cluster {
         let admin = local::client(&api, Identity::admin());
         let informers = Informers::new(admin.clone());
         let scheduler = (stop, task);
-        Self { api, admin, informers, control, scheduler, kubelet, complaints, _folder: folder }
+        Self { api, pki, admin, informers, control, scheduler, kubelet, complaints, _folder: folder }
     }
 
     pub async fn post(&self, collection: &str, object: &Value) -> Value {
