@@ -172,7 +172,7 @@ pub fn observe(check: &Check) -> Host {
         taken_ports: [check.https_listen_port, check.kubelet_port].into_iter().filter(|p| taken(*p)).collect(),
         memory_bytes: memory(&read("/proc/meminfo")),
         free_bytes: nix::sys::statvfs::statvfs(&folder)
-            .map(|s| s.blocks_available() as u64 * s.fragment_size() as u64)
+            .map(|s| s.blocks_available() * s.fragment_size())
             .unwrap_or_default(),
         fsync: time_fsync(&folder),
         year: crate::clock::now().to_zoned(jiff::tz::TimeZone::UTC).year(),
