@@ -151,6 +151,7 @@ start_in_background() {
 		# shellcheck disable=SC2086
 		exec setsid "$BIN_DIR/kedge" $EXEC >>/var/log/kedge.log 2>&1 </dev/null
 	) &
+	DAEMON=$!
 }
 
 install_service() {
@@ -187,8 +188,17 @@ install_service() {
 wait_ready() {
 	[ "$VERB" = server ] || return 0
 	say "waiting until the node is Ready"
-	"$BIN_DIR/kedge" wait --for=condition=Ready node --all --timeout="${WAIT_SECONDS}s" >/dev/null ||
-		die "the node is not Ready after ${WAIT_SECONDS} s: $(log_hint)"
+	n=0
+	# where no service system waits for it, the first answers may take a moment
+	until "$BIN_DIR/kedge" wait --for=condition=Ready node --all --timeout=10s >/dev/null 2>&1; do
+		n=$((n + 1))
+		if [ "$SYSTEM" = none ] && ! kill -0 "$DAEMON" 2>/dev/null; then
+			tail -n 5 /var/log/kedge.log >&2
+			die "the daemon ended: $(log_hint)"
+		fi
+		[ $n -ge "$WAIT_SECONDS" ] && die "the node is not Ready: $(log_hint)"
+		sleep 1
+	done
 }
 
 log_hint() {

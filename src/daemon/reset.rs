@@ -185,11 +185,11 @@ fn remove_network(reset: &Reset) -> Result<()> {
     Ok(net::remove_all(&crate::network::config(&reset.run_dir, &nodes, &cluster, &[], &[]))?)
 }
 
-/// Takes down every mount at or below `paths`, the deepest first.
+/// Takes down every mount below `paths`, the deepest first. What is mounted on them is somebody else's (a data disk).
 fn unmount_below(paths: &[&Path]) -> Result<()> {
     let table = std::fs::read_to_string("/proc/self/mounts")?;
     let mut points: Vec<PathBuf> = table.lines().filter_map(|l| l.split_whitespace().nth(1)).map(unescape).collect();
-    points.retain(|p| paths.iter().any(|root| p.starts_with(root)));
+    points.retain(|p| paths.iter().any(|root| p.starts_with(root) && p != root));
     // mounts are listed in the order in which they were made: the last made is the first to go
     for point in points.iter().rev() {
         match umount2(point, MntFlags::MNT_DETACH) {

@@ -240,7 +240,11 @@ impl Agent {
                 continue;
             }
             let timed = node_object::with_times(&status, with_times.as_ref(), host.clock.now());
-            let patch = json!({"status": timed});
+            let mut patch = json!({"status": timed});
+            // The merge key of addresses is their type, of which a dual-stack node has two: the list is replaced whole.
+            if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
+                addresses.insert(0, json!({"$patch": "replace"}));
+            }
             match host.client.patch_status::<Node>("", &host.config.node_name, Patch::Strategic(&patch)).await {
                 Ok(_) => {
                     (sent, sent_at, wait) = (status, Some(host.clock.monotonic()), RETRY_MIN);

@@ -1,3 +1,5 @@
 //! Whole tests: the real binary on test hosts, driven by real clients.
 
+mod guestbook;
 mod hosts;
+mod install;

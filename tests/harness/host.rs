@@ -132,7 +132,7 @@ impl Host {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["--net", "--mount", "--uts", "--ipc", "--pid", "--root", "--wd=/", "-t"])
+            .args(["--net", "--mount", "--uts", "--ipc", "--pid", "--root", "--wdns=/", "-t"])
             .arg(self.pid.to_string())
             .arg(program);
         command
@@ -167,7 +167,7 @@ impl Host {
 
     /// The `nsenter` line with which a person looks at this host while a test waits.
     pub fn enter_line(&self) -> String {
-        format!("nsenter --net --mount --uts --ipc --pid --root --wd=/ -t {} bash", self.pid)
+        format!("nsenter --net --mount --uts --ipc --pid --root --wdns=/ -t {} bash", self.pid)
     }
 }
 

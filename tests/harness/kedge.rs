@@ -21,6 +21,19 @@ pub fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout").to_owned()
 }
 
+/// Lays images of `cargo xtask images` into the host's air-gap folder.
+pub fn add_images(host: &Host, names: &[&str]) -> Result<()> {
+    let arch = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
+    let folder = host.data().join("agent/images");
+    fs::create_dir_all(&folder)?;
+    for name in names {
+        let file = format!("{name}-{arch}.tar");
+        let from = checkout().join("images/out").join(&file);
+        fs::copy(&from, folder.join(&file)).with_context(|| format!("{} (cargo xtask images)", from.display()))?;
+    }
+    Ok(())
+}
+
 /// A daemon on a host. Dropping it leaves the host as it is: pods belong to their shims.
 pub struct Server<'h> {
     pub host: &'h Host,
@@ -48,7 +61,8 @@ impl<'h> Server<'h> {
             }
             let ready = match with_node {
                 true => {
-                    self.kubectl("get nodes -o jsonpath={.items[*].status.conditions[?(@.type==\\'Ready\\')].status}")?
+                    let path = "{.items[*].status.conditions[?(@.type=='Ready')].status}";
+                    self.kubectl(&format!("get nodes -o \"jsonpath={path}\""))?
                 }
                 false => self.kubectl("get --raw /readyz")?,
             };
