@@ -53,9 +53,6 @@ impl Resource {
     pub fn allows(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| v == verb)
     }
-    pub fn is(&self, group: &str, kind: &str) -> bool {
-        self.group == group && self.kind == kind
-    }
 }
 
 fn with_group(name: &str, group: &str) -> String {
@@ -175,10 +172,6 @@ impl Discovery {
             })
         };
         Self { resources: types::registry::BUILT_IN.iter().map(one).collect() }
-    }
-
-    pub fn all(&self) -> &[Rc<Resource>] {
-        &self.resources
     }
 
     /// The resources that a word means: one, or a category's. Case does not matter, as in kubectl.

@@ -15,17 +15,24 @@ use std::process::ExitCode;
 use clap::{Args as _, Command, FromArgMatches as _, Subcommand};
 
 mod apply;
+mod change;
+mod create;
 mod delete;
 mod discovery;
 mod duration;
+mod exec;
 mod failure;
 mod get;
+mod image;
 mod jsonpath;
+mod logs;
 mod manifest;
 mod output;
+mod rollout;
 mod session;
 mod table;
 mod target;
+mod terminal;
 mod until;
 mod version;
 mod wait;
@@ -45,6 +52,28 @@ enum Verb {
     Delete(delete::Delete),
     /// Wait for a condition of objects
     Wait(wait::Wait),
+    /// Make objects, which must not be there yet
+    Create(Box<create::Create>),
+    /// Change how many of a workload there are
+    Scale(change::Scale),
+    /// See and steer the roll-out of a workload
+    Rollout(rollout::Rollout),
+    /// Set and remove labels
+    Label(change::Mark),
+    /// Set and remove annotations
+    Annotate(change::Mark),
+    /// Change a field
+    Set(change::Set),
+    /// Place no more pods on nodes
+    Cordon(change::Cordon),
+    /// Place pods on nodes again
+    Uncordon(change::Cordon),
+    /// Print what containers wrote
+    Logs(logs::Logs),
+    /// Run a command in a container
+    Exec(exec::Exec),
+    /// The image store of this host
+    Image(image::Image),
     /// Print the version of this program and of the server
     Version(version::Version),
     /// Print a completion script for a shell
@@ -133,6 +162,7 @@ async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::
             std::io::Write::write_all(&mut std::io::stdout(), &script)?;
             return Ok(());
         }
+        Verb::Image(v) => return image::run(v).await,
         _ => {}
     }
     let session = &Session::open(global)?;
@@ -141,6 +171,16 @@ async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::
         Verb::Apply(v) => apply::run(session, v).await,
         Verb::Delete(v) => delete::run(session, v).await,
         Verb::Wait(v) => wait::run(session, v).await,
-        Verb::Version(_) | Verb::Completion(_) => Ok(()),
+        Verb::Create(v) => create::run(session, v).await,
+        Verb::Scale(v) => change::scale(session, v).await,
+        Verb::Rollout(v) => rollout::run(session, v).await,
+        Verb::Label(v) => change::mark(session, v, change::Marked::Labels).await,
+        Verb::Annotate(v) => change::mark(session, v, change::Marked::Annotations).await,
+        Verb::Set(change::Set { what: change::SetWhat::Image(v) }) => change::set_image(session, v).await,
+        Verb::Cordon(v) => change::cordon(session, v, true).await,
+        Verb::Uncordon(v) => change::cordon(session, v, false).await,
+        Verb::Logs(v) => logs::run(session, v).await,
+        Verb::Exec(v) => exec::run(session, v).await,
+        Verb::Version(_) | Verb::Image(_) | Verb::Completion(_) => Ok(()),
     }
 }

@@ -122,10 +122,14 @@ async fn pods(session: &Session, logs: &Logs) -> Result<(Vec<Found>, String)> {
         return Ok((select(session, &session.namespace, &logs.selector).await?, logs.container.clone()));
     }
     let Some(first) = logs.words.first() else {
-        return Err(usage("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'. POD or TYPE/NAME is a required argument for the logs command"));
+        return Err(usage(
+            "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'. POD or TYPE/NAME is a required argument for the logs command",
+        ));
     };
     let container = match (logs.words.get(1), logs.container.as_str()) {
-        (Some(_), own) if !own.is_empty() => return Err(usage("only one of -c or an inline [CONTAINER] arg is allowed")),
+        (Some(_), own) if !own.is_empty() => {
+            return Err(usage("only one of -c or an inline [CONTAINER] arg is allowed"));
+        }
         (Some(word), _) => word.clone(),
         (None, own) => own.to_owned(),
     };

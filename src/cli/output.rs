@@ -82,23 +82,7 @@ pub fn to_json(value: &Value) -> String {
     // A Value in memory always has a JSON form.
     let _ = value.serialize(&mut serializer);
     let text = String::from_utf8(out).unwrap_or_default();
-    format!("{}\n", escape_html(&text))
-}
-
-/// Source: Go `encoding/json` `HTMLEscape`.
-pub fn escape_html(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '<' => out.push_str("\\u003c"),
-            '>' => out.push_str("\\u003e"),
-            '&' => out.push_str("\\u0026"),
-            '\u{2028}' => out.push_str("\\u2028"),
-            '\u{2029}' => out.push_str("\\u2029"),
-            c => out.push(c),
-        }
-    }
-    out
+    format!("{}\n", client::apply::escape_html(&text))
 }
 
 /// Takes away what only machines read.

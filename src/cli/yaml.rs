@@ -11,9 +11,7 @@ const WIDTH: usize = 80;
 pub fn to_yaml(value: &Value) -> String {
     let mut w = Writer { out: String::new() };
     w.node(value, 0, Place::Root);
-    if !w.out.ends_with('\n') {
-        w.out.push('\n');
-    }
+    w.out.push('\n');
     w.out
 }
 

@@ -341,13 +341,18 @@ fn removed(original: &Value, modified: &Value, patch: &mut Map<String, Value>) {
                 patch.insert(name.clone(), Value::Null);
             }
             (Value::Object(_), Some(new @ Value::Object(_))) => {
-                let mut sub = Map::new();
-                removed(old, new, &mut sub);
-                if !sub.is_empty()
-                    && let Some(below) =
-                        patch.entry(name.clone()).or_insert_with(|| Value::Object(Map::new())).as_object_mut()
-                {
-                    below.extend(sub);
+                // Laid into what changed below the same name.
+                let mut below = match patch.remove(name) {
+                    Some(Value::Object(below)) => below,
+                    Some(whole) => {
+                        patch.insert(name.clone(), whole);
+                        continue;
+                    }
+                    None => Map::new(),
+                };
+                removed(old, new, &mut below);
+                if !below.is_empty() {
+                    patch.insert(name.clone(), Value::Object(below));
                 }
             }
             _ => {}
@@ -369,9 +374,27 @@ pub fn annotated(object: &Value) -> Value {
         map.remove(LAST_APPLIED);
     }
     // With the empty map in it, as kubectl writes it; the line end is its encoder's.
-    let text = format!("{object}\n");
+    let text = format!("{}\n", escape_html(&object.to_string()));
     object["metadata"]["annotations"][LAST_APPLIED] = text.into();
     object
+}
+
+/// As Go's encoder does, so that the annotation is the same text whoever applied; these never stand outside of JSON strings.
+///
+/// Source: Go `encoding/json` `HTMLEscape`.
+pub fn escape_html(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// What an apply did.
@@ -616,10 +639,10 @@ mod tests {
 
     #[test]
     fn the_annotation_holds_the_rest() {
-        let object = annotated(&json!({"kind": "X", "metadata": {"name": "a"}}));
+        let object = annotated(&json!({"a": "<", "kind": "X", "metadata": {"name": "a"}}));
         assert_eq!(
             object["metadata"]["annotations"][LAST_APPLIED],
-            "{\"kind\":\"X\",\"metadata\":{\"annotations\":{},\"name\":\"a\"}}\n"
+            "{\"a\":\"\\u003c\",\"kind\":\"X\",\"metadata\":{\"annotations\":{},\"name\":\"a\"}}\n"
         );
         assert_eq!(annotated(&object), object, "applying what was got changes nothing");
     }

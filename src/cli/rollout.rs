@@ -1,0 +1,372 @@
+//! `rollout`: status, history, undo, restart, pause, resume.
+//!
+//! Source: kubectl `pkg/polymorphichelpers` (status texts, rollback of deployments), `pkg/cmd/rollout`.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use client::{Clock, ListParams, Patch, WriteParams};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::failure::{self, usage};
+use crate::manifest::{Files, text};
+use crate::session::Session;
+use crate::table::Table;
+use crate::target::{self, Found, Selection};
+use crate::until::{self, Verdict};
+use crate::{logs, yaml};
+
+const REVISION: &str = "deployment.kubernetes.io/revision";
+const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
+/// Longest wait for a roll-out that names no limit: upstream's week.
+const FOREVER: Duration = Duration::from_secs(168 * 3600);
+
+#[derive(Debug, Clone, Args)]
+pub struct Rollout {
+    #[command(subcommand)]
+    pub what: What,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum What {
+    /// Wait until the roll-out is done
+    Status {
+        #[command(flatten)]
+        which: Which,
+        /// Wait until done
+        #[arg(long, short = 'w', default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+        watch: bool,
+        /// How long to wait at most; 0s: without limit
+        #[arg(long, default_value = "0s", value_parser = crate::duration::parse)]
+        timeout: Duration,
+    },
+    /// List the revisions
+    History {
+        #[command(flatten)]
+        which: Which,
+        /// This revision, with its template
+        #[arg(long, default_value_t = 0)]
+        revision: i64,
+    },
+    /// Go back to a revision
+    Undo {
+        #[command(flatten)]
+        which: Which,
+        /// This revision; 0: the one before
+        #[arg(long, default_value_t = 0)]
+        to_revision: i64,
+    },
+    /// Replace all pods
+    Restart {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Hold the roll-out
+    Pause {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Go on with a held roll-out
+    Resume {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Which {
+    /// TYPE NAME… or TYPE/NAME…
+    #[arg(value_name = "RESOURCE")]
+    pub resources: Vec<String>,
+    #[command(flatten)]
+    pub files: Files,
+    #[arg(long, short = 'l', default_value = "", hide_default_value = true)]
+    pub selector: String,
+}
+
+async fn found(session: &Session, which: &Which) -> Result<(Vec<Found>, Vec<anyhow::Error>)> {
+    let selection = Selection { selector: which.selector.clone(), ..Selection::default() };
+    let targets = target::resolve(session, &which.files, &which.resources, &selection).await?;
+    Ok(target::fetch(session, &targets, &selection).await)
+}
+
+pub async fn run(session: &Session, rollout: &Rollout) -> Result<()> {
+    let (What::Status { which, .. }
+    | What::History { which, .. }
+    | What::Undo { which, .. }
+    | What::Restart { which }
+    | What::Pause { which }
+    | What::Resume { which }) = &rollout.what;
+    let (objects, mut errors) = found(session, which).await?;
+    for one in &objects {
+        let result = match &rollout.what {
+            What::Status { watch, timeout, .. } => status(session, one, *watch, *timeout).await,
+            What::History { revision, .. } => history(session, one, *revision).await,
+            What::Undo { to_revision, .. } => undo(session, one, *to_revision).await,
+            What::Restart { .. } => restart(session, one).await,
+            What::Pause { .. } => pause(session, one, true).await,
+            What::Resume { .. } => pause(session, one, false).await,
+        };
+        if let Err(error) = result {
+            errors.push(error);
+        }
+    }
+    failure::all(errors)
+}
+
+/// How far a roll-out is: a text, and whether it is done; an error when it failed.
+fn progress(kind: &str, o: &Value) -> Result<(String, bool), String> {
+    let number = |pointer: &str| o.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let name = text(o, "/metadata/name");
+    let seen = number("/metadata/generation") <= number("/status/observedGeneration");
+    let wanted = o.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+    match kind {
+        "Deployment" => {
+            if !seen {
+                return Ok(("Waiting for deployment spec update to be observed...".into(), false));
+            }
+            let conditions = o.pointer("/status/conditions").and_then(Value::as_array);
+            let late = conditions
+                .into_iter()
+                .flatten()
+                .any(|c| text(c, "/type") == "Progressing" && text(c, "/reason") == "ProgressDeadlineExceeded");
+            if late {
+                return Err(format!("deployment {name:?} exceeded its progress deadline"));
+            }
+            let (all, updated, available) =
+                (number("/status/replicas"), number("/status/updatedReplicas"), number("/status/availableReplicas"));
+            let waiting = format!("Waiting for deployment {name:?} rollout to finish: ");
+            Ok(if updated < wanted {
+                (format!("{waiting}{updated} out of {wanted} new replicas have been updated..."), false)
+            } else if all > updated {
+                (format!("{waiting}{} old replicas are pending termination...", all - updated), false)
+            } else if available < updated {
+                (format!("{waiting}{available} of {updated} updated replicas are available..."), false)
+            } else {
+                (format!("deployment {name:?} successfully rolled out"), true)
+            })
+        }
+        "DaemonSet" => {
+            if !seen {
+                return Ok(("Waiting for daemon set spec update to be observed...".into(), false));
+            }
+            let (desired, updated, available) = (
+                number("/status/desiredNumberScheduled"),
+                number("/status/updatedNumberScheduled"),
+                number("/status/numberAvailable"),
+            );
+            let waiting = format!("Waiting for daemon set {name:?} rollout to finish: ");
+            Ok(if updated < desired {
+                (format!("{waiting}{updated} out of {desired} new pods have been updated..."), false)
+            } else if available < desired {
+                (format!("{waiting}{available} of {desired} updated pods are available..."), false)
+            } else {
+                (format!("daemon set {name:?} successfully rolled out"), true)
+            })
+        }
+        "StatefulSet" => {
+            if !seen {
+                return Ok(("Waiting for statefulset spec update to be observed...".into(), false));
+            }
+            let ready = number("/status/readyReplicas");
+            let (update, current) = (text(o, "/status/updateRevision"), text(o, "/status/currentRevision"));
+            Ok(if ready < wanted {
+                (format!("Waiting for {} pods to be ready...", wanted - ready), false)
+            } else if update != current {
+                let updated = number("/status/updatedReplicas");
+                (
+                    format!(
+                        "waiting for statefulset rolling update to complete {updated} pods at revision {update}..."
+                    ),
+                    false,
+                )
+            } else {
+                let replicas = number("/status/currentReplicas");
+                (format!("statefulset rolling update complete {replicas} pods at revision {current}..."), true)
+            })
+        }
+        _ => Err(format!("no status viewer has been implemented for {kind}")),
+    }
+}
+
+async fn status(session: &Session, one: &Found, watch: bool, timeout: Duration) -> Result<()> {
+    let kind = one.resource.kind.clone();
+    if !watch {
+        let (text, _) = progress(&kind, &one.object).map_err(|e| anyhow::anyhow!(e))?;
+        return session.line(text);
+    }
+    let deadline = Instant::now() + if timeout.is_zero() { FOREVER } else { timeout };
+    let mut said = String::new();
+    until::seen(session, one, deadline, |object| {
+        let Some(object) = object else { return Verdict::Failed("object has been deleted".into()) };
+        match progress(&kind, object) {
+            Err(why) => Verdict::Failed(why),
+            Ok((text, done)) => {
+                if text != said {
+                    let _ = session.line(&text);
+                    said = text;
+                }
+                if done { Verdict::Done(()) } else { Verdict::Wait }
+            }
+        }
+    })
+    .await
+}
+
+/// A deployment's replica sets by revision, oldest first.
+async fn revisions(session: &Session, one: &Found) -> Result<Vec<(i64, Value)>> {
+    if one.resource.kind != "Deployment" {
+        anyhow::bail!("no history viewer has been implemented for {:?}", one.resource.kind);
+    }
+    let sets = session.discovery().await?.only("replicasets.apps")?;
+    let selector = logs::selector_text(&one.object["spec"]["selector"]);
+    let (items, _) = target::list_all(session, &sets.path(&one.namespace), &ListParams::labels(selector)).await?;
+    let uid = crate::output::uid(&one.object);
+    let mut revisions: Vec<(i64, Value)> = items
+        .into_iter()
+        .filter(|set| {
+            set["metadata"]["ownerReferences"].as_array().into_iter().flatten().any(|o| text(o, "/uid") == uid)
+        })
+        .filter_map(|set| {
+            let revision = set["metadata"]["annotations"][REVISION].as_str()?.parse().ok()?;
+            Some((revision, set))
+        })
+        .collect();
+    revisions.sort_by_key(|(revision, _)| *revision);
+    Ok(revisions)
+}
+
+/// A replica set's template as the deployment had it.
+fn template(set: &Value) -> Value {
+    let mut template = set["spec"]["template"].clone();
+    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+        labels.remove("pod-template-hash");
+    }
+    template
+}
+
+async fn history(session: &Session, one: &Found, revision: i64) -> Result<()> {
+    let revisions = revisions(session, one).await?;
+    if revision > 0 {
+        let Some((_, set)) = revisions.iter().find(|(r, _)| *r == revision) else {
+            anyhow::bail!("unable to find the specified revision");
+        };
+        session.line(format!("{} with revision #{revision}", one.named()))?;
+        session.line("Pod Template:")?;
+        let text = yaml::to_yaml(&template(set));
+        return session.print(&text.lines().map(|l| format!("  {l}\n")).collect::<String>());
+    }
+    session.line(format!("{} ", one.named()))?;
+    let mut rows = vec![vec!["REVISION".to_owned(), "CHANGE-CAUSE".to_owned()]];
+    for (revision, set) in &revisions {
+        let cause = set["metadata"]["annotations"][CHANGE_CAUSE].as_str().unwrap_or("<none>");
+        rows.push(vec![revision.to_string(), cause.to_owned()]);
+    }
+    let mut out: String = Table::default().lay_out(&rows);
+    out.push('\n');
+    session.print(&out)
+}
+
+async fn undo(session: &Session, one: &Found, to: i64) -> Result<()> {
+    if one.object["spec"]["paused"] == json!(true) {
+        anyhow::bail!(
+            "you cannot rollback a paused deployment; resume it first with 'kedge rollout resume' and try again"
+        );
+    }
+    let revisions = revisions(session, one).await?;
+    let wanted = match to {
+        0 => revisions.len().checked_sub(2).and_then(|at| revisions.get(at)),
+        to => revisions.iter().find(|(r, _)| *r == to),
+    };
+    let Some((revision, set)) = wanted else {
+        if to > 0 {
+            anyhow::bail!("unable to find specified revision {to} in history");
+        }
+        anyhow::bail!("no rollout history found for {}", one.named());
+    };
+    let template = template(set);
+    if template == one.object["spec"]["template"] {
+        return session
+            .line(format!("{} skipped rollback (current template already matches revision {revision})", one.named()));
+    }
+    let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
+    let _: Value = session.client.patch_path(&one.path(), Patch::Json(&patch), &WriteParams::default()).await?;
+    session.line(format!("{} rolled back", one.named()))
+}
+
+async fn restart(session: &Session, one: &Found) -> Result<()> {
+    if !matches!(one.resource.kind.as_str(), "Deployment" | "DaemonSet" | "StatefulSet") {
+        return Err(usage(format!("{} {:?} restarting is not supported", one.resource.group_resource(), one.name)));
+    }
+    if one.object["spec"]["paused"] == json!(true) {
+        anyhow::bail!(
+            "{} {:?} can't restart paused deployment (run rollout resume first)",
+            one.resource.group_resource(),
+            one.name
+        );
+    }
+    let now = types::time::rfc3339(Clock::system().now());
+    let patch =
+        json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}}}});
+    let params = WriteParams { field_manager: "kubectl-rollout".into(), ..WriteParams::default() };
+    let _: Value = session.client.patch_path(&one.path(), Patch::Merge(&patch), &params).await?;
+    session.line(format!("{} restarted", one.named()))
+}
+
+async fn pause(session: &Session, one: &Found, paused: bool) -> Result<()> {
+    if one.resource.kind != "Deployment" {
+        let word = if paused { "pausing" } else { "resuming" };
+        anyhow::bail!("{} {:?} {word} is not supported", one.resource.group_resource(), one.name);
+    }
+    if (one.object["spec"]["paused"] == json!(true)) == paused {
+        let word = if paused { "already paused" } else { "is not paused" };
+        anyhow::bail!("{} {:?} {word}", one.resource.group_resource(), one.name);
+    }
+    let value = if paused { Value::Bool(true) } else { Value::Null };
+    let patch = json!({"spec": {"paused": value}});
+    let _: Value = session.client.patch_path(&one.path(), Patch::Merge(&patch), &WriteParams::default()).await?;
+    session.line(format!("{} {}", one.named(), if paused { "paused" } else { "resumed" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deployments_progress() {
+        let o = |generation: i64, status: Value| json!({"metadata": {"name": "d", "generation": generation}, "spec": {"replicas": 3}, "status": status});
+        for (object, text, done) in [
+            (o(2, json!({"observedGeneration": 1})), "Waiting for deployment spec update to be observed...", false),
+            (
+                o(1, json!({"observedGeneration": 1, "updatedReplicas": 1})),
+                "Waiting for deployment \"d\" rollout to finish: 1 out of 3 new replicas have been updated...",
+                false,
+            ),
+            (
+                o(1, json!({"observedGeneration": 1, "updatedReplicas": 3, "replicas": 4})),
+                "Waiting for deployment \"d\" rollout to finish: 1 old replicas are pending termination...",
+                false,
+            ),
+            (
+                o(1, json!({"observedGeneration": 1, "updatedReplicas": 3, "replicas": 3, "availableReplicas": 2})),
+                "Waiting for deployment \"d\" rollout to finish: 2 of 3 updated replicas are available...",
+                false,
+            ),
+            (
+                o(1, json!({"observedGeneration": 1, "updatedReplicas": 3, "replicas": 3, "availableReplicas": 3})),
+                "deployment \"d\" successfully rolled out",
+                true,
+            ),
+        ] {
+            assert_eq!(progress("Deployment", &object), Ok((text.to_owned(), done)));
+        }
+        let late = o(
+            1,
+            json!({"observedGeneration": 1, "conditions": [
+            {"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]}),
+        );
+        assert_eq!(progress("Deployment", &late), Err("deployment \"d\" exceeded its progress deadline".into()));
+    }
+}
