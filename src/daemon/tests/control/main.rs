@@ -2,6 +2,7 @@
 //! node that runs pods in no time. Whatever is refused to one of them, or warned about, fails the test.
 
 mod cluster;
+mod kubectl;
 #[path = "../../local.rs"]
 mod local;
 mod story;

@@ -24,15 +24,30 @@ struct Wire {
     server: Server,
 }
 
+/// Serves the API on a port of loopback until `stop`.
+pub async fn listen(
+    api: &apiserver::ApiServer,
+    pki: &cluster::pki::Pki,
+    stop: CancellationToken,
+) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    let leaf = pki.api_server(&cluster::pki::api_server_hosts("cluster.local", None, &[])).unwrap();
+    let (chain, key) = (leaf.chain().unwrap(), leaf.key().unwrap());
+    let tls = apiserver::http::listener::Tls::new(chain, key, pki.ca_der().clone()).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let api = api.clone();
+    let serving = tokio::spawn(async move {
+        let _ = apiserver::http::listener::serve(listener, tls, api, stop).await;
+    });
+    (address, serving)
+}
+
 impl Wire {
     async fn start() -> Self {
         let server = Server::start().await;
         let pki = &server.pki;
-        let leaf = pki.api_server(&cluster::pki::api_server_hosts("cluster.local", None, &[])).unwrap();
-        let chain = leaf.chain().unwrap();
-        let tls = apiserver::http::listener::Tls::new(chain, leaf.key().unwrap(), pki.ca_der().clone()).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let (address, serving) = listen(&server.api, pki, stop.clone()).await;
         let admin = pki.admin().unwrap();
         let config = Config {
             server: format!("https://{address}"),
@@ -40,14 +55,6 @@ impl Wire {
             identity: Some((admin.chain_pem.into_bytes(), admin.key_pem.into_bytes())),
             ..Config::default()
         };
-        let stop = CancellationToken::new();
-        let api = server.api.clone();
-        let serving = tokio::spawn({
-            let stop = stop.clone();
-            async move {
-                let _ = apiserver::http::listener::serve(listener, tls, api, stop).await;
-            }
-        });
         Self { config, stop, serving, server }
     }
 
