@@ -8,10 +8,17 @@
 
 mod host;
 pub mod kedge;
+pub mod machine;
+mod machine_boot;
+mod machine_disk;
+mod machine_kernel;
 mod switch;
 pub mod wait;
 
 pub use host::{Host, Output};
+pub use machine::{Machine, MachineSpec};
+pub use machine_disk::Lost;
+pub use machine_kernel::{Arch, Kernel};
 pub use switch::Switch;
 
 use anyhow::{Context, Result, bail};
