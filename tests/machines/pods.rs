@@ -109,9 +109,9 @@ fn guestbook(arch: Arch) {
     let found = until_pods(&mut machine, "guestbook", "the guestbook to be ready", four_ready);
 
     let url = format!("http://{NODE_IP}:30080");
-    machine.until("the page", CLUSTER, &format!("wget -T 20 -qO - {url}/ | grep 'Guestbook on Kedge'")).unwrap();
-    machine.must(&format!("wget -T 20 -qO /dev/null --post-data message=hello-from-{} {url}/", arch.name())).unwrap();
-    let messages = machine.must(&format!("wget -T 20 -qO - {url}/messages")).unwrap();
+    machine.until("the page", CLUSTER, &format!("timeout 20 wget -qO - {url}/ | grep 'Guestbook on Kedge'")).unwrap();
+    machine.must(&format!("timeout 20 wget -qO /dev/null --post-data message=hello-from-{} {url}/", arch.name())).unwrap();
+    let messages = machine.must(&format!("timeout 20 wget -qO - {url}/messages")).unwrap();
     assert!(messages.contains(&format!("hello-from-{}", arch.name())), "{messages}");
 
     // Limits as the kernel has them.
@@ -144,7 +144,7 @@ fn guestbook(arch: Arch) {
     machine.cut_power().unwrap();
     machine.power_on().unwrap();
     machine.must(START).unwrap();
-    machine.until("the page after a power cut", CLUSTER, &format!("wget -T 20 -qO - {url}/ready")).unwrap();
+    machine.until("the page after a power cut", CLUSTER, &format!("timeout 20 wget -qO - {url}/ready")).unwrap();
     until_pods(&mut machine, "guestbook", "the guestbook to be ready again", four_ready);
 }
 

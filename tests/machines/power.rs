@@ -27,7 +27,8 @@ const REQUESTS_MAX: u64 = 25;
 /// leave the server idle most of the time.
 const SERVE: &str = "
 export KUBECONFIG=/etc/kedge/kedge.yaml
-setsid kedge server --disable-agent --advertise-address 127.0.0.1 >>/var/log/kedge.log 2>&1 &
+ip link add node0 type dummy && ip addr add 10.97.0.2/24 dev node0 && ip link set node0 up
+setsid kedge server --disable-agent >>/var/log/kedge.log 2>&1 &
 until [ -s $KUBECONFIG ] && kubectl get --raw /readyz >/dev/null 2>&1; do
 	kill -0 $! 2>/dev/null || { tail -20 /var/log/kedge.log >&2; exit 1; }
 	usleep 100000
