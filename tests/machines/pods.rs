@@ -110,7 +110,9 @@ fn guestbook(arch: Arch) {
 
     let url = format!("http://{NODE_IP}:30080");
     machine.until("the page", CLUSTER, &format!("timeout 20 wget -qO - {url}/ | grep 'Guestbook on Kedge'")).unwrap();
-    machine.must(&format!("timeout 20 wget -qO /dev/null --post-data message=hello-from-{} {url}/", arch.name())).unwrap();
+    machine
+        .must(&format!("timeout 20 wget -qO /dev/null --post-data message=hello-from-{} {url}/", arch.name()))
+        .unwrap();
     let messages = machine.must(&format!("timeout 20 wget -qO - {url}/messages")).unwrap();
     assert!(messages.contains(&format!("hello-from-{}", arch.name())), "{messages}");
 
