@@ -63,7 +63,7 @@ fn guestbook_runs_rolls_out_and_survives_the_daemon() {
     assert!(visitor.must(&format!("wget -qO- {URL}/")).unwrap().contains("<h1>Guestbook on Kedge</h1>"));
 
     // the daemon is killed: pods go on, and are the same afterwards
-    let pids = |host: &Host| host.must("pgrep -f 'front.py|redis-server' | sort").unwrap();
+    let pids = |host: &Host| host.must("pgrep -f 'fron[t].py|redis-serve[r]' | sort").unwrap();
     let uids = |server: &kedge::Server| {
         server.must("-n guestbook get pods --sort-by=.metadata.name -o jsonpath='{range .items[*]}{.metadata.uid} {.status.containerStatuses[0].restartCount};{end}'").unwrap()
     };
@@ -90,7 +90,7 @@ fn guestbook_runs_rolls_out_and_survives_the_daemon() {
     server.must("delete -f /run/shared/guestbook.yaml --timeout=120s").unwrap();
     assert!(!server.kubectl("get namespace guestbook").unwrap().ok());
     wait::until("the containers to end", wait::CLUSTER, || {
-        Ok((!host.run("pgrep -f 'front.py|redis-server'")?.ok()).then_some(()))
+        Ok((!host.run("pgrep -f 'fron[t].py|redis-serve[r]'")?.ok()).then_some(()))
     })
     .unwrap();
 }
