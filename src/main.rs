@@ -11,7 +11,7 @@ const SHIM: &str = "shim";
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     if args.get(1).is_some_and(|verb| verb == SHIM) {
-        return runtime::shim::main(&args[2..]);
+        runtime::shim::main(&args[2..])
     }
     if daemon::verbs::owns(args.get(1).map_or("", String::as_str)) {
         return daemon::verbs::run(&args);

@@ -267,7 +267,7 @@ impl Progress {
             self.layers.insert(layer, (done, total));
         }
         let (done, total) = self.layers.values().fold((0, 0), |(d, t), (done, total)| (d + done.min(total), t + total));
-        let percent = if total == 0 { 0 } else { done * 100 / total };
+        let percent = (done * 100).checked_div(total).unwrap_or(0);
         if self.terminal {
             let filled = usize::try_from(percent * BAR / 100).unwrap_or(0);
             let rest = usize::try_from(BAR).unwrap_or(0) - filled;

@@ -69,12 +69,6 @@ impl Template {
         Self::parse(&format!("{{{dotted}}}"))
     }
 
-    #[must_use]
-    pub fn strict(mut self) -> Self {
-        self.strict = true;
-        self
-    }
-
     pub fn render(&self, value: &Value) -> Result<String> {
         let mut out = String::new();
         self.run(&self.nodes, value, value, &mut out)?;
@@ -559,7 +553,7 @@ mod tests {
         let v = json!({"a": [1]});
         let bounds = Template::parse("{.a[3]}").unwrap().render(&v).unwrap_err();
         assert_eq!(bounds.to_string(), "array index out of bounds: index 3, length 1");
-        let missing = Template::relaxed("b.c").unwrap().strict().render(&v).unwrap_err();
+        let missing = Template { strict: true, ..Template::relaxed("b.c").unwrap() }.render(&v).unwrap_err();
         assert_eq!(missing.to_string(), "b is not found");
         assert_eq!(Template::relaxed("{.a[0]}").unwrap().values(&v).unwrap(), [&json!(1)]);
     }

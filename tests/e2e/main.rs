@@ -1,5 +1,7 @@
 //! Whole tests: the real binary on test hosts, driven by real clients.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 mod guestbook;
 mod hosts;
 mod install;
