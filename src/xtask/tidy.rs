@@ -61,7 +61,9 @@ fn doors(root: &Path) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     for (room, allowed) in DOORS {
         let manifest = fs::read_to_string(root.join("src").join(room).join("Cargo.toml"))?;
-        for line in manifest.lines() {
+        // what only tests link is no door
+        let linked = manifest.split("[dev-dependencies]").next().unwrap_or_default();
+        for line in linked.lines() {
             let Some((name, _)) = line.split_once(".workspace") else { continue };
             if rooms.contains(&name) && !allowed.contains(&name) {
                 problems.push(format!("src/{room}/Cargo.toml: {room} may not use {name}"));

@@ -1,3 +1,5 @@
+//! Patches against the results of Go's libraries.
+
 use super::*;
 use serde_json::json;
 use types::registry::by_kind;

@@ -1,3 +1,5 @@
+//! The DNS server over real sockets on loopback.
+
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use hickory_proto::rr::{Name, RData, RecordType, rdata::A};

@@ -1,3 +1,5 @@
+//! The translation into OCI specs, against goldens.
+
 use super::*;
 use crate::spec::{ContainerId, Device, LogPolicy, PodId, Rlimit, Seccomp, User};
 

@@ -1,3 +1,5 @@
+//! The protobuf codec against Go's encoder.
+
 use super::*;
 use bytes::Bytes;
 use serde_json::json;
