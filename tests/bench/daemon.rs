@@ -26,10 +26,15 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts with an empty disk (but for `images/`), and waits for the API.
+    /// Starts with an empty disk (but for the air-gap folder of images), and waits for the API.
     pub async fn start(cgroup: &str, flags: &[&str]) -> Result<Self> {
         for folder in ["/var/lib/kedge/server", "/etc/kedge", "/run/kedge"] {
             let _ = fs::remove_dir_all(folder);
+        }
+        for entry in fs::read_dir("/var/lib/kedge/agent").into_iter().flatten().flatten() {
+            if entry.file_name() != "images" {
+                let _ = fs::remove_dir_all(entry.path());
+            }
         }
         let log = fs::File::create("/run/shared/daemon.log")?;
         let started = Instant::now();
