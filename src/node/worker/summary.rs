@@ -130,7 +130,7 @@ fn container_status(state: &State, c: &Container) -> ContainerStatus {
         state: Some(current),
         last_state: Some(c.last.as_ref().map(terminated).unwrap_or_default()),
         ready,
-        restart_count: i32::try_from(c.restarts).unwrap_or(i32::MAX),
+        restart_count: i32::try_from(shown_restarts(c)).unwrap_or(i32::MAX),
         image: image.map_or_else(|| c.spec.image.clone().unwrap_or_default(), |i| i.name.clone()),
         image_id: image.map(|i| i.id.clone()).unwrap_or_default(),
         container_id: id.map(|id| format!("{RUNTIME_NAME}://{id}")),
@@ -139,6 +139,16 @@ fn container_status(state: &State, c: &Container) -> ContainerStatus {
         resources: resources.map(|r| ResourceRequirements { claims: None, ..r.clone() }),
         volume_mounts: (!mounts.is_empty()).then_some(mounts),
         ..ContainerStatus::default()
+    }
+}
+
+/// Restarts that have taken place: one that is only awaited (in its back-off, say) does not count yet.
+fn shown_restarts(c: &Container) -> u32 {
+    match c.stage {
+        Stage::Running(_) | Stage::Exited(_) => c.restarts,
+        Stage::Waiting(_) | Stage::Pulling | Stage::Pulled | Stage::Starting => {
+            c.restarts.saturating_sub(u32::from(c.last.is_some()))
+        }
     }
 }
 
