@@ -30,7 +30,7 @@ use crate::pod;
 use crate::translate::container::log_folder;
 use crate::volume::Volumes;
 use crate::worker::adopt;
-use crate::worker::input::Input;
+use crate::worker::input::{ExitFacts, Input};
 use crate::worker::run::{Handle as Worker, Snapshot, start as start_worker};
 use crate::worker::state::State;
 use crate::{Error, lease, services};
@@ -407,7 +407,10 @@ impl Agent {
                 admit(&pod, &others, &node, host.allocatable, host.config.pods_max)
             };
             match fits {
-                Ok(()) => self.launch(State::new(pod, host_ips, now), Vec::new()),
+                Ok(()) => match adopt::forgotten(&pod, &host_ips, now) {
+                    Some(state) => self.launch_with(state, Input::SandboxDied, Vec::new()),
+                    None => self.launch(State::new(pod, host_ips, now), Vec::new()),
+                },
                 Err(r) => {
                     host.recorder.warning(&*pod, r.reason, r.message.trim_start_matches("Pod was rejected: "));
                     self.launch(State::rejected(pod, host_ips, now, r.reason, &r.message), Vec::new())
@@ -419,12 +422,16 @@ impl Agent {
         }
     }
 
-    fn launch(&self, state: State, exits: Vec<(String, crate::worker::input::ExitFacts)>) -> Worker {
+    fn launch(&self, state: State, exits: Vec<(String, ExitFacts)>) -> Worker {
+        self.launch_with(state, Input::Tick, exits)
+    }
+
+    fn launch_with(&self, state: State, first: Input, exits: Vec<(String, ExitFacts)>) -> Worker {
         let workers = self.workers.clone();
         let uid = pod::uid(&state.pod).to_owned();
         // The worker may be done before it is in the table; the lock keeps the order.
         let mut table = self.workers.0.write();
-        let worker = start_worker(Arc::clone(&self.host), state, move |uid| {
+        let worker = start_worker(Arc::clone(&self.host), state, first, move |uid| {
             workers.0.write().remove(uid);
         });
         for (id, exit) in exits {

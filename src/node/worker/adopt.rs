@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use runtime::{ContainerInfo, ContainerState, ExitStatus, PodInfo, PodState};
 
 use super::input::ExitFacts;
@@ -128,6 +128,78 @@ pub fn adopt(
     let app_seen = state.containers.iter().any(|c| c.role == Role::App && (c.running().is_some() || c.restarts > 0));
     state.initialized = app_seen || state.containers.iter().all(|c| !matches!(c.role, Role::Init | Role::Sidecar));
     (state, exits)
+}
+
+/// A pod that ran here by what the API server says and of which the runtime knows nothing: the machine was restarted. What the
+/// status calls running is put in as running; the caller hands in [`Input::SandboxDied`](super::input::Input::SandboxDied), so
+/// that restarts are decided in one place: a pod that must not run twice does not. `None`: nothing of it ever ran.
+pub fn forgotten(pod: &Arc<Pod>, host_ips: &[String], now: Now) -> Option<State> {
+    let status = pod.status.clone().unwrap_or_default();
+    let said: Vec<ContainerStatus> =
+        [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
+    if said.iter().all(|s| s.container_id.is_none()) {
+        return None;
+    }
+    let mut state = State::new(Arc::clone(pod), host_ips.to_vec(), now);
+    state.sandbox = Sandbox::Up(SandboxUp { ips: Vec::new() });
+    state.sandbox_attempt = 1;
+    for c in &mut state.containers {
+        let Some(s) = said.iter().find(|s| s.name == c.spec.name && s.container_id.is_some()) else { continue };
+        let image = ImageRef { name: s.image.clone(), id: s.image_id.clone(), stop_signal: None };
+        c.restarts = s.restart_count.max(0) as u32;
+        c.last = s.last_state.as_ref().and_then(|l| l.terminated.as_ref()).map(|t| exit_said(t, &image));
+        let present = s.state.clone().unwrap_or_default();
+        if let Some(running) = present.running {
+            let started_at = running.started_at.map_or(now.wall, |t| t.0);
+            c.stage = Stage::Running(Box::new(Running {
+                id: bare_id(s.container_id.as_deref()),
+                started_at,
+                started_mono: now.at(started_at),
+                spec_image: c.spec.image.clone().unwrap_or_default(),
+                image,
+                post_start: Hook::None,
+                probes: Probes::new(&c.spec, now.at(started_at), now.mono),
+                kill: None,
+            }));
+        } else if let Some(ended) = present.terminated {
+            c.stage = Stage::Exited(exit_said(&ended, &image));
+        } else {
+            // It was waiting for its next start.
+            c.restarts += 1;
+        }
+    }
+    let app_seen = state.containers.iter().any(|c| c.role == Role::App && !matches!(c.stage, Stage::Waiting(_)));
+    let app_seen = app_seen || state.containers.iter().any(|c| c.role == Role::App && c.restarts > 0);
+    state.initialized = app_seen || state.containers.iter().all(|c| !matches!(c.role, Role::Init | Role::Sidecar));
+    Some(state)
+}
+
+fn bare_id(id: Option<&str>) -> String {
+    let id = id.unwrap_or_default();
+    id.split_once("://").map_or(id, |(_, bare)| bare).to_owned()
+}
+
+fn exit_said(said: &ContainerStateTerminated, image: &ImageRef) -> Exit {
+    Exit {
+        id: Some(bare_id(said.container_id.as_deref())),
+        image: Some(image.clone()),
+        code: said.exit_code,
+        signal: said.signal,
+        reason: match said.reason.as_deref() {
+            Some("Completed") => "Completed",
+            Some("OOMKilled") => "OOMKilled",
+            Some("StartError") => "StartError",
+            Some("ContainerStatusUnknown") => "ContainerStatusUnknown",
+            Some(_) | None => "Error",
+        },
+        message: said.message.clone().unwrap_or_default(),
+        started_at: said.started_at.as_ref().map(|t| t.0),
+        finished_at: said.finished_at.as_ref().map(|t| t.0),
+    }
 }
 
 /// A pod that the API server has no more, from what the runtime remembers of it: enough to end it in order.

@@ -37,8 +37,8 @@ pub struct Handle {
     pub snapshot: Arc<RwLock<Snapshot>>,
 }
 
-/// Starts the worker; `done` is called with the pod's uid when it has nothing left to do.
-pub fn start(host: Arc<Host>, state: State, done: impl FnOnce(&str) + Send + 'static) -> Handle {
+/// Starts the worker; `first` is what it hears before all else, `done` is called with the pod's uid when it has nothing left to do.
+pub fn start(host: Arc<Host>, state: State, first: Input, done: impl FnOnce(&str) + Send + 'static) -> Handle {
     let mailbox = Arc::new(Mailbox::default());
     let uid = pod::uid(&state.pod).to_owned();
     let status = state.pod.status.clone().unwrap_or_default();
@@ -48,7 +48,7 @@ pub fn start(host: Arc<Host>, state: State, done: impl FnOnce(&str) + Send + 'st
         let stop = host.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
-            () = run(host, state, mailbox, snapshot) => {}
+            () = run(host, state, first, mailbox, snapshot) => {}
         }
         done(&uid);
     });
@@ -71,7 +71,7 @@ fn snapshot(state: &State, status: PodStatus) -> Snapshot {
     }
 }
 
-async fn run(host: Arc<Host>, mut state: State, mailbox: Arc<Mailbox>, shared: Arc<RwLock<Snapshot>>) {
+async fn run(host: Arc<Host>, mut state: State, first: Input, mailbox: Arc<Mailbox>, shared: Arc<RwLock<Snapshot>>) {
     let told = Arc::clone(&mailbox);
     let reporter = Reporter::start(host.client.clone(), &state.pod, move |what| match what {
         Told::Verdict => told.fact(Input::VerdictReported),
@@ -81,7 +81,7 @@ async fn run(host: Arc<Host>, mut state: State, mailbox: Arc<Mailbox>, shared: A
     executor.adopted(&state);
     // What the API server shows already need not be said again.
     let mut said = state.pod.status.clone().filter(|s| s.phase.is_some());
-    let mut input = Input::Tick;
+    let mut input = first;
     loop {
         let before_pod = Arc::clone(&state.pod);
         if let Input::Pod(pod) = &input {

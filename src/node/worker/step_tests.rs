@@ -475,6 +475,57 @@ fn arbitrary_input() -> impl Strategy<Value = u8> {
     0u8..18
 }
 
+/// A status as an earlier boot left it: one app container in `state`.
+fn left_by_an_earlier_boot(policy: &str, state: serde_json::Value) -> Option<Script> {
+    let mut pod = one(policy);
+    let container = json!({"name": "main", "image": "img", "imageID": "sha256:1", "containerID": "kedge://old", "ready": true,
+        "restartCount": 4, "state": state,
+        "lastState": {"terminated": {"exitCode": 1, "containerID": "kedge://older", "reason": "Error"}}});
+    pod.status = serde_json::from_value(json!({"phase": "Running", "containerStatuses": [container]})).unwrap();
+    let mut script = Script::new(one(policy));
+    script.state = super::adopt::forgotten(&Arc::new(pod), &["10.0.0.1".into()], script.now)?;
+    Some(script)
+}
+
+#[test]
+fn a_machine_that_was_restarted_runs_its_pods_again() {
+    let mut s = left_by_an_earlier_boot("Always", json!({"running": {"startedAt": "2025-12-31T00:00:00Z"}})).unwrap();
+    let actions = ["event SandboxChanged", "remove sandbox", "volumes", "pull main"];
+    s.then(Input::SandboxDied, &actions);
+    let c = s.state.container("main").unwrap();
+    let last = c.last.as_ref().unwrap();
+    assert_eq!((c.restarts, last.code, last.reason), (5, 137, "ContainerStatusUnknown"));
+    s.pulled("main", &["event Pulled"]).then(Input::SandboxRemoved, &[]);
+    s.wait(1).then(Input::Tick, &["sandbox 1"]).then(Input::VolumesReady { refresh_at: None }, &[]);
+    s.then(Input::SandboxReady(SandboxUp { ips: vec!["10.42.0.5".into()] }), &["start main 5"]);
+}
+
+#[test]
+fn what_waited_for_its_restart_is_restarted_once_after_a_restart_of_the_machine() {
+    let mut s = left_by_an_earlier_boot("Always", json!({"waiting": {"reason": "CrashLoopBackOff"}})).unwrap();
+    s.raw(Input::SandboxDied);
+    let c = s.state.container("main").unwrap();
+    assert_eq!((c.restarts, c.last.as_ref().unwrap().code), (5, 1));
+}
+
+#[test]
+fn what_must_not_run_twice_does_not_after_a_restart_of_the_machine() {
+    let mut s = left_by_an_earlier_boot("Never", json!({"running": {"startedAt": "2025-12-31T00:00:00Z"}})).unwrap();
+    s.raw(Input::SandboxDied);
+    assert_eq!(s.state.verdict.as_ref().unwrap().phase, Some("Failed"));
+    assert_eq!(super::summary::phase(&s.state), "Failed");
+    let done = json!({"terminated": {"exitCode": 0, "reason": "Completed", "containerID": "kedge://old"}});
+    let mut s = left_by_an_earlier_boot("OnFailure", done).unwrap();
+    s.raw(Input::SandboxDied);
+    assert_eq!(super::summary::phase(&s.state), "Succeeded");
+}
+
+#[test]
+fn a_pod_of_which_nothing_ever_ran_is_new() {
+    let now = Script::new(one("Always")).now;
+    assert!(super::adopt::forgotten(&Arc::new(one("Always")), &[], now).is_none());
+}
+
 proptest! {
     /// Whatever happens in whatever order: no spin, restarts never fall, a terminal phase never changes, and a pod that is
     /// deleted and whose containers die comes to its exit.
