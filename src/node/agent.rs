@@ -332,6 +332,7 @@ impl Agent {
         nodes.synced().await;
         // Environments name services; a container that started before they are known would lack them.
         host.services.synced().await;
+        self.sweep_roots(&running).await;
         let networks = host.network.pods().await.unwrap_or_default();
         let ips: BTreeMap<String, Vec<String>> =
             networks.iter().map(|n| (n.id.clone(), n.ips.iter().map(ToString::to_string).collect())).collect();
@@ -352,7 +353,7 @@ impl Agent {
             let worker = self.launch(state, exits);
             worker.mailbox.gone();
         }
-        self.sweep(&running, &networks, pods).await;
+        self.sweep(&networks, pods).await;
         drop(running);
         loop {
             for key in keys.next().await {
@@ -441,29 +442,31 @@ impl Agent {
         worker
     }
 
+    /// Gives back root filesystems that no container has. Before any worker begins: an instance that an earlier daemon could not
+    /// start is started again under the same id.
+    async fn sweep_roots(&self, running: &[PodInfo]) {
+        let held: BTreeSet<&str> = running.iter().flat_map(|p| p.containers.iter().map(|c| c.id.0.as_str())).collect();
+        for id in self.host.images.prepared().await.unwrap_or_default() {
+            if !held.contains(id.as_str())
+                && let Err(e) = self.host.images.release(&id).await
+            {
+                not_swept("root filesystem", &id, &e);
+            }
+        }
+    }
+
     /// Removes what pods left behind that neither the API nor the runtime knows.
-    async fn sweep(&self, running: &[PodInfo], networks: &[net::PodNet], pods: &Cache<Pod>) {
+    async fn sweep(&self, networks: &[net::PodNet], pods: &Cache<Pod>) {
         let host = &self.host;
         let known: BTreeSet<String> = self.workers.all().into_iter().map(|w| w.uid).collect();
-        let note = |what: &str, id: &str, e: anyhow::Error| {
-            tracing::warn!(id, error = %format!("{e:#}"), "{what} of a pod that is gone could not be removed");
-        };
         for uid in host.volumes.leftovers().into_iter().filter(|uid| !known.contains(uid)) {
             if let Err(e) = host.volumes.remove(&uid).await {
-                note("volumes", &uid, e.into());
+                not_swept("volumes", &uid, &e.into());
             }
         }
         for net in networks.iter().filter(|n| !known.contains(&n.id)) {
             if let Err(e) = host.network.del_pod(&net.id).await {
-                note("network", &net.id, e);
-            }
-        }
-        let held: BTreeSet<&str> = running.iter().flat_map(|p| p.containers.iter().map(|c| c.id.0.as_str())).collect();
-        for id in host.images.prepared().await.unwrap_or_default() {
-            if !held.contains(id.as_str())
-                && let Err(e) = host.images.release(&id).await
-            {
-                note("root filesystem", &id, e);
+                not_swept("network", &net.id, &e);
             }
         }
         let folders: BTreeSet<String> = pods.all().iter().map(|p| log_folder(p)).collect();
@@ -496,6 +499,10 @@ impl Agent {
         }
         std::future::pending::<()>().await;
     }
+}
+
+fn not_swept(what: &str, id: &str, error: &anyhow::Error) {
+    tracing::warn!(id, error = %format!("{error:#}"), "{what} of a pod that is gone could not be removed");
 }
 
 fn bare_node(host: &Host) -> Node {

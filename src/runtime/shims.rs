@@ -181,6 +181,7 @@ impl Shims {
                         pod.exited(&id, &exit);
                     }
                 }
+                pod.forget_unstarted();
                 tracing::info!(pod = %pod.spec.id, "pod adopted");
             }
             Err(error) => {

@@ -72,6 +72,7 @@ pub enum Verb {
     Hello {
         version: u32,
     },
+    /// Answered when no start is under way.
     State,
     Start(Box<Start>),
     Signal {

@@ -102,6 +102,8 @@ pub struct Server {
     /// Children that ended while a helper was at work, whose name is not known yet.
     early: Vec<(i32, i32)>,
     shutdown: Option<ReplyTo>,
+    /// Who asked for the state while a container was starting: told when that is decided.
+    asked: Vec<ReplyTo>,
     buffer: Vec<u8>,
 }
 
@@ -130,6 +132,7 @@ impl Server {
             execs: Vec::new(),
             early: Vec::new(),
             shutdown: None,
+            asked: Vec::new(),
             buffer: Vec::new(),
         })
     }
@@ -222,7 +225,11 @@ impl Server {
         let done = |result: Result<(), Refusal>| result.map(|()| Reply::Done);
         let result = match verb {
             Verb::Hello { .. } => Ok(Reply::Hello { version: VERSION, pid: std::process::id() }),
-            Verb::State => Ok(Reply::State { containers: self.containers.iter().filter_map(report).collect() }),
+            Verb::State => {
+                self.asked.push(to);
+                self.tell_state();
+                return;
+            }
             Verb::Start(start) => match self.start(*start, to) {
                 Ok(()) => return,
                 Err(refusal) => Err(refusal),
@@ -476,7 +483,7 @@ impl Server {
                 if let Some(at) = self.early.iter().position(|(early, _)| *early == pid) {
                     let (_, status) = self.early.swap_remove(at);
                     self.exited(name.to_owned(), status);
-                } else if self.shutdown.is_some() {
+                } else if self.shutdown.is_some() || self.containers.get(name).is_some_and(|c| c.remove.is_some()) {
                     let _ = self.signal(name, libc::SIGKILL);
                 }
             }
@@ -494,6 +501,18 @@ impl Server {
                 }
                 self.answer(to, Err(refusal));
             }
+        }
+        self.tell_state();
+    }
+
+    /// A start that an earlier daemon began is not lost on the next one: the state is told when no start is under way.
+    fn tell_state(&mut self) {
+        if self.containers.values().any(|container| container.pid == 0) {
+            return;
+        }
+        for to in std::mem::take(&mut self.asked) {
+            let containers = self.containers.iter().filter_map(report).collect();
+            self.answer(to, Ok(Reply::State { containers }));
         }
     }
 

@@ -142,6 +142,12 @@ impl Pod {
         self.tell();
     }
 
+    /// Drops adopted records of containers that the shim does not have: their start never reached it.
+    pub fn forget_unstarted(&self) {
+        self.state.lock().containers.retain(|_, container| container.shown);
+        self.tell();
+    }
+
     /// Puts an adopted container in place.
     pub fn adopt(&self, file: &ContainerFile) {
         let mut state = self.state.lock();
