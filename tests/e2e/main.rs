@@ -5,3 +5,4 @@
 mod guestbook;
 mod hosts;
 mod install;
+mod pods;
