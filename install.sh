@@ -20,9 +20,13 @@ say() { printf '[kedge] %s\n' "$*"; }
 die() { printf '[kedge] error: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+HOME=${HOME:-/root} # a first-boot script has none
 BIN_DIR=${INSTALL_KEDGE_BIN_DIR:-/usr/local/bin}
 RELEASES=${INSTALL_KEDGE_URL:-https://github.com/kedge-sh/kedge/releases}
 WAIT_SECONDS=120
+RUST_MINOR_MIN=95 # of Rust 1: rust-version in Cargo.toml
+NEW=.kedge.new
+TMP=
 HERE=
 case ${0##*/} in
 install.sh) HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) ;;
@@ -40,13 +44,22 @@ from_checkout() { [ -n "$HERE" ] && [ -f "$HERE/Cargo.toml" ] && [ -d "$HERE/src
 
 # --- where the binary comes from -----------------------------------------------------------------------------------
 
+# A distribution's own cargo is often too old, and without rustup it has no musl target.
+rust_is_new_enough() {
+	have cargo || return 1
+	minor=$(cd "$HERE" && cargo --version 2>/dev/null | sed -n 's/^cargo 1\.\([0-9]*\)\..*/\1/p')
+	[ "${minor:-0}" -ge "$RUST_MINOR_MIN" ]
+}
+
 install_build_tools() {
 	missing=
 	have cc || missing="$missing gcc libc6-dev"
 	have make || missing="$missing make"
 	have gperf || missing="$missing gperf"
 	python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3 python3-venv"
-	have cargo || [ -x "$HOME/.cargo/bin/cargo" ] || { have curl || missing="$missing curl ca-certificates"; }
+	PATH="$HOME/.cargo/bin:$PATH"
+	export PATH
+	have rustup || rust_is_new_enough || have curl || missing="$missing curl ca-certificates"
 	if [ -n "$missing" ]; then
 		have apt-get || die "to build, install these first:$missing (or set INSTALL_KEDGE_BIN to a binary)"
 		say "installing build tools:$missing"
@@ -54,15 +67,13 @@ install_build_tools() {
 		# shellcheck disable=SC2086
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 	fi
-	PATH="$HOME/.cargo/bin:$PATH"
-	export PATH
-	if ! have rustup && ! have cargo; then
+	if ! have rustup && ! rust_is_new_enough; then
 		if apt-cache show rustup >/dev/null 2>&1; then
 			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rustup >/dev/null
 		else
 			say "installing rustup"
 			curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path ||
-				die "rustup could not be installed: install Rust 1.95 or newer, then run this again"
+				die "rustup could not be installed: install Rust 1.$RUST_MINOR_MIN or newer, then run this again"
 		fi
 	fi
 	if have rustup; then
@@ -70,7 +81,7 @@ install_build_tools() {
 		(cd "$HERE" && rustup show active-toolchain >/dev/null 2>&1 || rustup toolchain install 2>/dev/null || true)
 		(cd "$HERE" && rustup target add "$(arch)-unknown-linux-musl" >/dev/null 2>&1) || true
 	fi
-	have cargo || die "cargo was not found: install Rust 1.95 or newer, then run this again"
+	rust_is_new_enough || die "Rust 1.$RUST_MINOR_MIN or newer was not found: install it, then run this again"
 }
 
 build() {
@@ -84,7 +95,6 @@ download() {
 	version=${INSTALL_KEDGE_VERSION:-latest}
 	if [ "$version" = latest ]; then base=$RELEASES/latest/download; else base=$RELEASES/download/$version; fi
 	TMP=$(mktemp -d)
-	trap 'rm -rf "$TMP"' EXIT
 	name=kedge-$(arch)
 	fetch() {
 		if have curl; then curl -fsSL -o "$2" "$1"; elif have wget; then wget -qO "$2" "$1"; else die "curl or wget is needed"; fi
@@ -125,7 +135,7 @@ write_environment() {
 }
 
 # The binary carries the files of systemd/, so that a piped install needs no checkout.
-unit() { "$BIN_DIR/kedge" unit "$1" --bin "$BIN_DIR/kedge" --service "$SERVICE" --exec "$EXEC"; }
+unit() { "$BIN_DIR/${2:-kedge}" unit "$1" --bin "$BIN_DIR/kedge" --service "$SERVICE" --exec "$EXEC"; }
 
 PIDFILE=${KEDGE_RUN_DIR:-/run/kedge}/kedge.pid # the daemon writes it
 
@@ -214,6 +224,7 @@ main() {
 	if [ -n "${KEDGE_URL:-}" ]; then VERB=agent SERVICE=kedge-agent; else VERB=server SERVICE=kedge; fi
 	EXEC=${INSTALL_KEDGE_EXEC:-$VERB}
 	STARTED=
+	trap 'rm -rf "${TMP:-$BIN_DIR/$NEW}" "$BIN_DIR/$NEW"' EXIT
 
 	if [ -n "${INSTALL_KEDGE_BIN:-}" ]; then
 		BINARY=$INSTALL_KEDGE_BIN
@@ -223,18 +234,18 @@ main() {
 	else
 		download
 	fi
-	chmod 755 "$BINARY" 2>/dev/null || true
-	"$BINARY" version >/dev/null 2>&1 || die "$BINARY does not run on this machine"
-
+	# Beside its place before anything else: where it came from may forbid running (a /tmp with noexec).
 	mkdir -p "$BIN_DIR"
-	if [ -x "$BIN_DIR/kedge" ] && ! cmp -s "$BINARY" "$BIN_DIR/kedge"; then
+	cp "$BINARY" "$BIN_DIR/$NEW"
+	chmod 755 "$BIN_DIR/$NEW"
+	"$BIN_DIR/$NEW" version >/dev/null 2>&1 || die "$BINARY does not run on this machine"
+	# it knows which verbs it serves, and says so
+	unit systemd "$NEW" >/dev/null || die "nothing was installed"
+	if [ -x "$BIN_DIR/kedge" ] && ! cmp -s "$BIN_DIR/$NEW" "$BIN_DIR/kedge"; then
 		cp -p "$BIN_DIR/kedge" "$BIN_DIR/kedge.previous"
 		say "upgrading; the previous binary is kept as $BIN_DIR/kedge.previous"
 	fi
-	# a rename, so that running shims keep their own file
-	cp "$BINARY" "$BIN_DIR/.kedge.new"
-	chmod 755 "$BIN_DIR/.kedge.new"
-	mv "$BIN_DIR/.kedge.new" "$BIN_DIR/kedge"
+	mv "$BIN_DIR/$NEW" "$BIN_DIR/kedge" # a rename, so that running shims keep their own file
 	write_environment
 	# for `kedge reset`
 	grep -qs "^SERVICE=$SERVICE\$" /etc/kedge/installed || echo "SERVICE=$SERVICE" >>/etc/kedge/installed

@@ -115,11 +115,22 @@ impl Installed {
 fn stop_service(installed: &Installed) -> Result<()> {
     for service in &installed.services {
         if Path::new("/run/systemd/system").is_dir() {
-            quietly(Command::new("systemctl").args(["disable", "--now", service]))?;
+            if Path::new(&format!("/etc/systemd/system/{service}.service")).exists() {
+                quietly(Command::new("systemctl").args(["disable", "--now", service]))?;
+            }
         } else if Path::new(&format!("/etc/init.d/{service}")).exists() {
             quietly(Command::new("rc-service").args([service, "stop"]))?;
-            quietly(Command::new("rc-update").args(["del", service]))?;
+            leave_runlevels(service)?;
         }
+    }
+    Ok(())
+}
+
+/// Not by `rc-update del`: for all runlevels it fails unless the service is in each, else it takes the current one alone.
+/// Source: OpenRC, src/rc-update/rc-update.c (a runlevel is a folder of links).
+fn leave_runlevels(service: &str) -> Result<()> {
+    for runlevel in std::fs::read_dir("/etc/runlevels").into_iter().flatten().flatten() {
+        remove_file(&runlevel.path().join(service))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::config::{self, ConfigError};
 use crate::{check, log, reset, server, unit};
 
 const VERBS: &[&str] = &["server", "agent", "check", "reset", "unit"];
+const NO_AGENTS: &str = "joining a server is not served by this version: run `kedge server`";
 
 /// Whether `verb` is one of this room's.
 pub fn owns(verb: &str) -> bool {
@@ -48,6 +49,8 @@ pub fn run(args: &[String]) -> ExitCode {
             Err(code) => code,
         },
         "unit" => match parse::<unit::Unit>(unit_command(), &named) {
+            // asked by install.sh before it changes anything
+            Ok(unit) if unit.exec.split_whitespace().next() == Some("agent") => fail("kedge agent", NO_AGENTS),
             Ok(unit) => {
                 print!("{}", unit::render(&unit));
                 ExitCode::SUCCESS
@@ -55,7 +58,7 @@ pub fn run(args: &[String]) -> ExitCode {
             Err(code) => code,
         },
         "agent" => match config::agent(&named) {
-            Ok(_) => fail("kedge agent", "joining a server is not served by this version: run `kedge server`"),
+            Ok(_) => fail("kedge agent", NO_AGENTS),
             Err(error) => usage(&error),
         },
         _ => match config::server(&named) {

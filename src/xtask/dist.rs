@@ -37,6 +37,10 @@ fn build(arches: &[String]) -> Result<()> {
         fs::create_dir_all(&out)?;
         let to = out.join(format!("kedge-{arch}"));
         fs::copy(root().join(format!("target/{triple}/release/kedge")), &to)?;
+        // what install.sh asks for beside a binary that it downloads
+        let name = format!("kedge-{arch}");
+        let sum = Command::new("sha256sum").current_dir(&out).arg(&name).output()?;
+        fs::write(out.join(format!("{name}.sha256")), sum.stdout)?;
         println!("{} {} bytes", to.display(), fs::metadata(&to)?.len());
     }
     Ok(())

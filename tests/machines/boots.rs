@@ -1,42 +1,28 @@
-//! Both architectures boot, are what they are said to be, and Kedge finds itself at home there.
+//! What the other tests rely on: commands, files, cables, clocks, and power cuts that forget.
 
-use harness::machine::{Cable, dist};
+use harness::machine::Cable;
 use harness::{Arch, Machine, MachineSpec};
 
-fn with_kedge(name: &str, arch: Arch) -> MachineSpec {
-    MachineSpec::new(name, arch).file(dist(arch).unwrap(), "/usr/local/bin/kedge", 0o755)
-}
-
-fn boots_and_passes_the_check(arch: Arch) {
-    let mut machine = Machine::boot(with_kedge("solo", arch)).unwrap();
-    assert_eq!(machine.must("uname -m").unwrap().trim(), arch.name());
-
-    let controllers = machine.must("cat /sys/fs/cgroup/cgroup.controllers").unwrap();
-    for wanted in ["cpu", "memory", "pids"] {
-        assert!(controllers.split_whitespace().any(|c| c == wanted), "{wanted} is not among {controllers}");
-    }
-    assert!(!machine.must("cat /proc/mounts").unwrap().lines().any(|l| l.split(' ').nth(2) == Some("cgroup")));
-
-    let version = machine.must("kedge version").unwrap();
-    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
-
-    let check = machine.run("kedge check").unwrap();
-    assert_eq!(check.code, 0, "{}{}", check.stdout, check.stderr);
-}
-
 #[test]
-fn x86_64_boots_and_passes_the_check() {
-    boots_and_passes_the_check(Arch::X86_64);
+fn machines_are_what_the_tests_take_them_for() {
+    let (here, there) = Cable::lay().unwrap();
+    let mut spec = MachineSpec::new("a", Arch::X86_64).memory_mib(256);
+    spec.cable = Some(here);
+    spec.clock = Some("2019-05-06T07:08:09".into());
+    let mut a = Machine::boot(spec).unwrap();
+    let mut spec = MachineSpec::new("b", Arch::Aarch64).memory_mib(256);
+    spec.cable = Some(there);
+    let mut b = Machine::boot(spec).unwrap();
+
+    commands_are_binary_safe_and_tell_how_they_ended(&mut a);
+    a_cable_joins_two_machines(&mut a, &mut b);
+    assert_eq!(a.must("date -u +%Y-%m-%d").unwrap().trim(), "2019-05-06");
+    assert_ne!(b.must("date -u +%Y").unwrap().trim(), "2019");
+    drop(b);
+    a_power_cut_keeps_what_was_flushed_and_forgets_what_was_not(&mut a);
 }
 
-#[test]
-fn aarch64_boots_and_passes_the_check() {
-    boots_and_passes_the_check(Arch::Aarch64);
-}
-
-#[test]
-fn commands_are_binary_safe_and_tell_how_they_ended() {
-    let mut machine = Machine::boot(MachineSpec::new("lines", Arch::X86_64)).unwrap();
+fn commands_are_binary_safe_and_tell_how_they_ended(machine: &mut Machine) {
     let output = machine.run("echo out; printf 'a\\0b\\n' >&2; exit 3").unwrap();
     assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (3, "out\n", "a\0b\n"));
     assert_eq!(machine.run("true").unwrap().stdout, "");
@@ -51,10 +37,15 @@ fn commands_are_binary_safe_and_tell_how_they_ended() {
     assert_eq!(there, format!("{}  -\n640\n", &here[..64]));
 }
 
+fn a_cable_joins_two_machines(a: &mut Machine, b: &mut Machine) {
+    a.must("ip addr add 10.98.0.1/24 dev eth0").unwrap();
+    b.must("ip addr add 10.98.0.2/24 dev eth0").unwrap();
+    b.must("ping -c1 -W20 10.98.0.1").unwrap();
+    assert!(!a.must("ip route").unwrap().contains("default"));
+}
+
 /// Without this the tests of power cuts would prove nothing.
-#[test]
-fn a_power_cut_keeps_what_was_flushed_and_forgets_what_was_not() {
-    let mut machine = Machine::boot(MachineSpec::new("cut", Arch::X86_64)).unwrap();
+fn a_power_cut_keeps_what_was_flushed_and_forgets_what_was_not(machine: &mut Machine) {
     machine.must("echo kept >/kept; sync; echo forgotten >/forgotten").unwrap();
     machine.cut_power().unwrap();
     machine.power_on().unwrap();
@@ -76,22 +67,4 @@ fn a_power_cut_keeps_what_was_flushed_and_forgets_what_was_not() {
     machine.power_off().unwrap();
     machine.power_on().unwrap();
     assert_eq!(machine.must("cat /orderly").unwrap(), "orderly\n");
-}
-
-#[test]
-fn a_cable_joins_two_machines_and_clocks_can_be_wrong() {
-    let (here, there) = Cable::lay().unwrap();
-    let mut spec = MachineSpec::new("a", Arch::X86_64).memory_mib(256);
-    spec.cable = Some(here);
-    spec.clock = Some("2019-05-06T07:08:09".into());
-    let mut a = Machine::boot(spec).unwrap();
-    let mut spec = MachineSpec::new("b", Arch::Aarch64).memory_mib(256);
-    spec.cable = Some(there);
-    let mut b = Machine::boot(spec).unwrap();
-    a.must("ip addr add 10.98.0.1/24 dev eth0").unwrap();
-    b.must("ip addr add 10.98.0.2/24 dev eth0").unwrap();
-    b.must("ping -c1 -W20 10.98.0.1").unwrap();
-    assert!(!a.must("ip route").unwrap().contains("default"));
-    assert_eq!(a.must("date -u +%Y-%m-%d").unwrap().trim(), "2019-05-06");
-    assert_ne!(b.must("date -u +%Y").unwrap().trim(), "2019");
 }

@@ -1,5 +1,6 @@
-//! The guestbook on pure cgroup v2, on both architectures: it comes up from the airgap and manifests folders alone, is
-//! reached through its NodePort, its limits are the kernel's, and it comes back after a power cut.
+//! The guestbook on pure cgroup v2, on both architectures: the machine passes `kedge check`, the guestbook comes up from the
+//! airgap and manifests folders alone, is reached through its NodePort, its limits are the kernel's, and it comes back after a
+//! power cut.
 
 use std::path::PathBuf;
 
@@ -102,17 +103,37 @@ fn named<'a>(pods: &'a [Value], prefix: &str) -> &'a Value {
     pods.iter().find(|p| p["metadata"]["name"].as_str().is_some_and(|n| n.starts_with(prefix))).unwrap()
 }
 
+/// The machine is of its architecture, with cgroup v2 alone, and Kedge finds itself at home there.
+fn passes_the_check(machine: &mut Machine, arch: Arch) {
+    assert_eq!(machine.must("uname -m").unwrap().trim(), arch.name());
+    let controllers = machine.must("cat /sys/fs/cgroup/cgroup.controllers").unwrap();
+    for wanted in ["cpu", "memory", "pids"] {
+        assert!(controllers.split_whitespace().any(|c| c == wanted), "{wanted} is not among {controllers}");
+    }
+    assert!(!machine.must("cat /proc/mounts").unwrap().lines().any(|l| l.split(' ').nth(2) == Some("cgroup")));
+    let version = machine.must("kedge version").unwrap();
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    let check = machine.run("kedge check").unwrap();
+    assert_eq!(check.code, 0, "{}{}", check.stdout, check.stderr);
+}
+
 fn guestbook(arch: Arch) {
     let mut machine = Machine::boot(with_guestbook(arch)).unwrap();
+    passes_the_check(&mut machine, arch);
     machine.must(START).unwrap();
     let four_ready = |pods: &[Value]| pods.len() == 4 && pods.iter().all(ready);
     let found = until_pods(&mut machine, "guestbook", "the guestbook to be ready", four_ready);
 
     let url = format!("http://{NODE_IP}:30080");
     machine.until("the page", CLUSTER, &format!("timeout 20 wget -qO - {url}/ | grep 'Guestbook on Kedge'")).unwrap();
-    machine
-        .must(&format!("timeout 20 wget -qO /dev/null --post-data message=hello-from-{} {url}/", arch.name()))
-        .unwrap();
+    let form = format!("message=hello-from-{}", arch.name());
+    let post = format!(
+        "POST / HTTP/1.0\\r\\nContent-Type: application/x-www-form-urlencoded\\r\\nContent-Length: {}\\r\\n\\r\\n{form}",
+        form.len()
+    );
+    // busybox' wget would follow the answer's redirection with another POST
+    let posted = machine.must(&format!("printf '{post}' | timeout 60 nc {NODE_IP} 30080")).unwrap();
+    assert!(posted.lines().next().is_some_and(|l| l.contains(" 303 ")), "{posted}");
     let messages = machine.must(&format!("timeout 20 wget -qO - {url}/messages")).unwrap();
     assert!(messages.contains(&format!("hello-from-{}", arch.name())), "{messages}");
 
