@@ -206,17 +206,9 @@ async fn tables(session: &Session, get: &Get, format: &Format, targets: &[Target
         session.print(&printer.render(resource, rows))?;
     }
     if groups.is_empty() && errors.is_empty() && !get.ignore_not_found {
-        session.note(nothing(session, get, targets));
+        session.note(target::nothing(session, targets, get.selection.all_namespaces));
     }
     failure::all(errors)
-}
-
-fn nothing(session: &Session, get: &Get, targets: &[Target]) -> String {
-    if get.selection.all_namespaces || targets.iter().all(|t| !t.resource.namespaced) {
-        "No resources found".into()
-    } else {
-        format!("No resources found in {} namespace.", session.namespace)
-    }
 }
 
 /// The query for tables: objects whole only when they are sorted by or their labels are not enough.

@@ -18,6 +18,7 @@ mod apply;
 mod change;
 mod create;
 mod delete;
+mod describe;
 mod discovery;
 mod duration;
 mod exec;
@@ -46,6 +47,8 @@ use session::{Global, Session};
 enum Verb {
     /// Show objects
     Get(get::Get),
+    /// Show objects with their relatives and events
+    Describe(describe::Describe),
     /// Make objects as files say
     Apply(apply::Apply),
     /// Delete objects and wait until they are gone
@@ -168,6 +171,7 @@ async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::
     let session = &Session::open(global)?;
     match &verb {
         Verb::Get(v) => get::run(session, v).await,
+        Verb::Describe(v) => describe::run(session, v).await,
         Verb::Apply(v) => apply::run(session, v).await,
         Verb::Delete(v) => delete::run(session, v).await,
         Verb::Wait(v) => wait::run(session, v).await,

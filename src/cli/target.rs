@@ -224,6 +224,15 @@ pub fn as_found(resource: &Rc<Resource>, mut object: Value) -> Found {
     }
 }
 
+/// What is said when there is none.
+pub fn nothing(session: &Session, targets: &[Target], all_namespaces: bool) -> String {
+    if all_namespaces || targets.iter().all(|t| !t.resource.namespaced) {
+        "No resources found".into()
+    } else {
+        format!("No resources found in {} namespace.", session.namespace)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

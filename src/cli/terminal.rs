@@ -37,3 +37,8 @@ impl Drop for Raw {
         let _ = termios::tcsetattr(stdin(), SetArg::TCSANOW, &self.before);
     }
 }
+
+/// Text without what would steer a terminal. Source: cli-runtime `printers/terminal.go`.
+pub fn escape(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains(['\x1b', '\r']) { text.replace('\x1b', "^[").replace('\r', "\\r").into() } else { text.into() }
+}
