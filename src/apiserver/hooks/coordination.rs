@@ -28,8 +28,25 @@ fn validate(lease: &Value) -> Vec<FieldError> {
     {
         errors.push(FieldError::invalid(&path.child("leaseTransitions"), n, "must be greater than or equal to 0"));
     }
-    if has(spec, "holderIdentity") && text(spec, "holderIdentity").is_empty() {
-        errors.push(FieldError::invalid(&path.child("holderIdentity"), "", "must not be empty"));
+    // An empty holder is one that has stepped down: that is how leader election lets go.
+    if has(spec, "strategy") {
+        // Upstream names the field twice.
+        strategy(text(spec, "strategy"), &path.child("strategy").child("strategy"), &mut errors);
+    } else if !text(spec, "preferredHolder").is_empty() {
+        let path = path.child("preferredHolder");
+        errors.push(FieldError::forbidden(&path, "may only be specified if `strategy` is defined"));
     }
     errors
+}
+
+/// One of upstream's own strategies, or somebody else's qualified name.
+fn strategy(name: &str, path: &Path, errors: &mut Vec<FieldError>) {
+    const OWN: &str = "OldestEmulationVersion";
+    if !name.contains('/') {
+        if name != OWN {
+            errors.push(FieldError::not_supported(path, name, &[OWN]));
+        }
+        return;
+    }
+    errors.extend(types::names::qualified_name(name).into_iter().map(|why| FieldError::invalid(path, name, why)));
 }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -170,9 +170,12 @@ pub async fn serve(
         () = read => false,
         sent = write => sent,
     };
-    if closing {
+    if closing && let Ok(mut whole) = sink.reunite(stream) {
+        // No more follows, and the socket says so too: a client that polls it (Python's does) would otherwise not look at
+        // the frames that came with the last piece it read.
+        let _ = whole.get_mut().shutdown().await;
         // The client's answer to the close, so that nothing of what was sent is lost in a reset.
-        let drained = async { while let Some(Ok(_)) = stream.next().await {} };
+        let drained = async { while let Some(Ok(_)) = whole.next().await {} };
         let _ = tokio::time::timeout(LINGER, drained).await;
     }
 }
