@@ -52,6 +52,73 @@ fn installs_upgrades_and_leaves_nothing() {
     assert_eq!(before, traces(&host));
 }
 
+/// Serves `/run/shared/releases` on the host as a download site would.
+const SITE: &str = "cd /run/shared/releases && (setsid python3 -m http.server 8099 --bind 127.0.0.1 >/dev/null 2>&1 </dev/null &) ; \
+    curl -fsS --retry 5 --retry-connrefused -o /dev/null http://127.0.0.1:8099/install.sh";
+
+#[test]
+fn piped_from_a_download_site() {
+    let switch = Arc::new(Switch::new().unwrap());
+    let host = Host::boot("piped", &switch, [10, 99, 0, 22]).unwrap();
+    let releases = host.shared().join("releases");
+    let latest = releases.join("latest/download");
+    std::fs::create_dir_all(&latest).unwrap();
+    let name = format!("kedge-{}", std::env::consts::ARCH);
+    std::fs::copy(kedge::binary(), latest.join(&name)).unwrap();
+    std::fs::copy(kedge::checkout().join("install.sh"), releases.join("install.sh")).unwrap();
+    std::fs::write(latest.join(format!("{name}.sha256")), format!("{}  {name}\n", "0".repeat(64))).unwrap();
+    host.must(SITE).unwrap();
+
+    let exec = format!("server --cgroup-root {}", host.cgroup());
+    let site = format!("INSTALL_KEDGE_URL=http://127.0.0.1:8099 INSTALL_KEDGE_EXEC='{exec}'");
+    let piped = |settings: &str, as_who: &str| {
+        host.run(&format!("cd /; curl -sfL http://127.0.0.1:8099/install.sh | {settings} {as_who} sh -")).unwrap()
+    };
+    // each is refused with a reason, before anything is changed
+    for (settings, as_who, part) in [
+        (site.clone(), "setpriv --reuid 65534 --regid 65534 --clear-groups", "run this as root"),
+        (site.clone(), "", "the download is damaged"),
+        (format!("{site} INSTALL_KEDGE_VERSION=v0"), "", "cannot download http://127.0.0.1:8099/download/v0/kedge-"),
+        ("INSTALL_KEDGE_BIN=/none".into(), "", "INSTALL_KEDGE_BIN: /none is not there"),
+        ("INSTALL_KEDGE_BIN=/etc/passwd".into(), "", "/etc/passwd does not run on this machine"),
+        (
+            "KEDGE_URL=https://10.99.0.1:6443 KEDGE_TOKEN=t INSTALL_KEDGE_BIN=/run/shared/releases/latest/download/kedge-$(uname -m)".into(),
+            "",
+            "joining a server is not served by this version",
+        ),
+    ] {
+        let refused = piped(&settings, as_who);
+        assert_eq!(refused.code, 1, "{settings}: {}{}", refused.stdout, refused.stderr);
+        assert!(refused.stderr.contains(part), "{settings}: {}", refused.stderr);
+        host.must("! ls -d /usr/local/bin/*kedge* /usr/local/bin/.kedge* /etc/kedge /run/kedge 2>/dev/null").unwrap();
+    }
+
+    host.must(&format!("cd {} && sha256sum {name} >{name}.sha256", "/run/shared/releases/latest/download")).unwrap();
+    let installed = piped(&format!("{site} INSTALL_KEDGE_SKIP_START=1"), "env -u HOME");
+    assert!(installed.ok() && installed.stdout.contains("it was not started"), "{}", installed.stderr);
+    host.must("kedge version && test ! -e /run/kedge").unwrap();
+    let started = piped(&site, "");
+    assert!(started.ok() && started.stdout.contains("Kedge is running"), "{}", started.stderr);
+    host.must("kedge get nodes | grep -w Ready").unwrap();
+
+    // a binary that is given by its name alone, and of which the caller may not change the mode
+    host.must(&format!(
+        "cp /run/shared/releases/latest/download/{name} /tmp/next && echo next >>/tmp/next && chmod 444 /tmp/next"
+    ))
+    .unwrap();
+    let upgraded = host
+        .run(&format!(
+            "cd /tmp && INSTALL_KEDGE_BIN=next INSTALL_KEDGE_EXEC='{exec}' sh /run/shared/releases/install.sh"
+        ))
+        .unwrap();
+    assert!(upgraded.ok() && upgraded.stdout.contains("upgrading"), "{}", upgraded.stderr);
+    host.must(&format!(
+        "cmp /tmp/next /usr/local/bin/kedge && test $(stat -c %a /tmp/next) = 444 && \
+         cmp /usr/local/bin/kedge.previous /run/shared/releases/latest/download/{name} && kedge get nodes | grep -w Ready"
+    ))
+    .unwrap();
+}
+
 #[test]
 fn bad_input_is_answered_in_one_line() {
     let switch = Arc::new(Switch::new().unwrap());
