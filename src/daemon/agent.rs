@@ -103,12 +103,24 @@ fn watch_archives(dir: PathBuf, store: ImageStore) -> CancellationToken {
     let token = stop.clone();
     tokio::spawn(async move {
         let shown = dir.display().to_string();
-        let report = |synced: image::airgap::Synced| tracing::info!(?synced, "air-gap images");
         if let Err(error) = image::airgap::watch(dir, store, report, token).await {
             tracing::error!(folder = shown, error = error.chain(), "the air-gap folder is not watched");
         }
     });
     stop
+}
+
+/// Says what a look at the air-gap folder changed, a line for each image and file; nothing when nothing changed.
+fn report(synced: image::airgap::Synced) {
+    for image in &synced.imported {
+        tracing::info!(image = image.names.join(","), id = %image.id, bytes = image.size_bytes, "an air-gap image is imported");
+    }
+    for (path, error) in &synced.failed {
+        tracing::warn!(archive = %path.display(), error = error.chain(), "an air-gap archive cannot be imported");
+    }
+    if synced.gone > 0 {
+        tracing::info!(archives = synced.gone, "air-gap archives are gone: their images are no longer pinned");
+    }
 }
 
 async fn start_dns(network: &net::Network, setting: &Setting<'_>) -> Result<Arc<net::dns::Server>> {

@@ -9,26 +9,36 @@ use crate::{cargo, dist, root, run as run_command};
 /// Rooms whose benchmark is an example of their own, `<room>_bench`.
 const ROOMS: &[&str] = &["store", "net", "runtime"];
 
-/// Runs the named benchmarks (all by default) as root. `KEDGE_BIN` is measured, or what `cargo xtask dist` makes.
-pub fn run(names: &[String]) -> Result<()> {
+/// Runs the named benchmarks (all by default) as root. `KEDGE_BIN` is measured, or what `cargo xtask dist` makes; `--no-run`
+/// only builds, so that nothing else runs when it is measured.
+pub fn run(args: &[String]) -> Result<()> {
+    let (flags, names): (Vec<&String>, Vec<&String>) = args.iter().partition(|arg| arg.starts_with('-'));
+    if let Some(unknown) = flags.iter().find(|flag| **flag != "--no-run") {
+        bail!("unknown flag {unknown}: there is --no-run");
+    }
+    build()?;
+    let binary = match std::env::var_os("KEDGE_BIN") {
+        Some(given) => given.into(),
+        None => root().join(format!("target/dist/kedge-{}", std::env::consts::ARCH)),
+    };
+    if !binary.exists() && std::env::var_os("KEDGE_BIN").is_none() {
+        dist::run(&[])?;
+    }
+    if !binary.exists() {
+        bail!("{} is not there", binary.display());
+    }
+    if !flags.is_empty() {
+        return Ok(());
+    }
+    run_command(Command::new(root().join("target/measure/kedge-bench")).args(names).env("KEDGE_BIN", binary))
+}
+
+/// All of it in one call, so that every part sees the same features and nothing is built twice.
+fn build() -> Result<()> {
     let mut build = cargo();
-    build.args(["build", "--profile", "measure", "--package", "kedge-bench", "--bins"]);
-    run_command(&mut build)?;
-    for room in ROOMS.iter().filter(|room| names.is_empty() || names.iter().any(|n| n == *room)) {
-        let (package, example) = (format!("kedge-{room}"), format!("{room}_bench"));
-        run_command(cargo().args(["build", "--profile", "measure", "--package", &package, "--example", &example]))?;
+    build.args(["build", "--profile", "measure", "--package", "kedge-bench", "--bin", "kedge-bench"]);
+    for room in ROOMS {
+        build.args(["--package", &format!("kedge-{room}"), "--example", &format!("{room}_bench")]);
     }
-    let mut bench = Command::new(root().join("target/measure/kedge-bench"));
-    bench.args(names);
-    if std::env::var_os("KEDGE_BIN").is_none() {
-        let binary = root().join(format!("target/dist/kedge-{}", std::env::consts::ARCH));
-        if !binary.exists() {
-            dist::run(&[])?;
-        }
-        if !binary.exists() {
-            bail!("{} was not made", binary.display());
-        }
-        bench.env("KEDGE_BIN", binary);
-    }
-    run_command(&mut bench)
+    run_command(&mut build)
 }

@@ -12,10 +12,11 @@ use tokio::task::JoinSet;
 
 use crate::daemon::{self, Daemon};
 use crate::report::{Row, ms, percentile};
-use crate::wire::{Admin, request};
+use crate::wire::{Admin, request, request_for};
 
 const CONNECTIONS: usize = 64;
 const CREATES: usize = 20_000;
+const OBJECTS: usize = 10_000;
 const ROUNDS: usize = 5;
 const OBJECT_BYTES: usize = 1024;
 const GETS: usize = 5_000;
@@ -23,6 +24,12 @@ const PODS: usize = 5_000;
 /// A pod as clusters have them: 24 MB for 5,000.
 const POD_BYTES: usize = 4_800;
 const LISTS: usize = 15;
+/// The forms a list is asked for in: plain, as controllers ask, as `kubectl get` asks.
+const FORMS: [(&str, &str); 3] = [
+    ("", "application/json"),
+    ("_protobuf", "application/vnd.kubernetes.protobuf"),
+    ("_table", "application/json;as=Table;v=v1;g=meta.k8s.io"),
+];
 const CHANGES: usize = 200;
 const WATCHERS: [usize; 3] = [1, 200, 1_000];
 
@@ -30,6 +37,7 @@ pub async fn run(cgroup: &str, what: &str) -> Result<Vec<Row>> {
     let daemon = Daemon::start(cgroup, &["--disable-agent"]).await?;
     let rows = match what {
         "creates" => creates(&daemon).await?,
+        "memory" => memory(&daemon).await?,
         "get" => gets(&daemon.admin).await?,
         "list" => lists(&daemon.admin).await?,
         "watch" => {
@@ -62,6 +70,28 @@ async fn creates(daemon: &Daemon) -> Result<Vec<Row>> {
     ])
 }
 
+/// What the process grows by with objects, against their bytes as they are stored, keys included.
+async fn memory(daemon: &Daemon) -> Result<Vec<Row>> {
+    let anonymous = || daemon::memory_kib(daemon.pid(), "status", "RssAnon:");
+    // What is allocated once, with the first connections and writes, is no object's.
+    create_some(&daemon.admin, "warm", false, OBJECTS / 10).await?;
+    let before = anonymous()?;
+    let name = "kept";
+    create_some(&daemon.admin, name, false, OBJECTS).await?;
+    let grown = anonymous()?.saturating_sub(before) as f64 * 1024.0;
+    let mut connection = daemon.admin.http1().await?;
+    let list = connection.must("GET", &format!("/api/v1/namespaces/{name}/configmaps"), b"").await?.len();
+    let key = format!("core/configmaps/{name}/c0000").len();
+    Ok(vec![
+        Row::new(format!("memory_of_{OBJECTS}_objects"), vec![grown / 1e6], "MB"),
+        Row::new(
+            format!("memory_of_{OBJECTS}_objects_to_stored_bytes"),
+            vec![grown / (list + OBJECTS * key) as f64],
+            "times",
+        ),
+    ])
+}
+
 async fn namespace(admin: &Admin, name: &str) -> Result<()> {
     let mut connection = admin.http1().await?;
     let body = format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}"}}}}"#);
@@ -80,8 +110,12 @@ fn config_map(name: &str) -> Vec<u8> {
     body
 }
 
-/// Creates per second with [`CONNECTIONS`] connections, each waiting for its answer before the next.
 async fn create_many(admin: &Admin, name: &str, http2: bool) -> Result<f64> {
+    create_some(admin, name, http2, CREATES).await
+}
+
+/// Creates per second with [`CONNECTIONS`] connections, each waiting for its answer before the next.
+async fn create_some(admin: &Admin, name: &str, http2: bool, count: usize) -> Result<f64> {
     namespace(admin, name).await?;
     let path = format!("/api/v1/namespaces/{name}/configmaps");
     let next = Arc::new(AtomicUsize::new(0));
@@ -100,7 +134,7 @@ async fn create_many(admin: &Admin, name: &str, http2: bool) -> Result<f64> {
         tasks.spawn(async move {
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
-                if n >= CREATES {
+                if n >= count {
                     return Ok(());
                 }
                 let (code, answer) =
@@ -116,7 +150,7 @@ async fn create_many(admin: &Admin, name: &str, http2: bool) -> Result<f64> {
         tasks.spawn(async move {
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
-                if n >= CREATES {
+                if n >= count {
                     return Ok(());
                 }
                 let request = hyper::Request::post(&uri)
@@ -135,7 +169,7 @@ async fn create_many(admin: &Admin, name: &str, http2: bool) -> Result<f64> {
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    Ok(CREATES as f64 / start.elapsed().as_secs_f64())
+    Ok(count as f64 / start.elapsed().as_secs_f64())
 }
 
 async fn gets(admin: &Admin) -> Result<Vec<Row>> {
@@ -196,18 +230,27 @@ async fn lists(admin: &Admin) -> Result<Vec<Row>> {
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    let request = request("GET", "/api/v1/namespaces/lists/pods", b"");
-    let (mut times, mut bytes) = (Vec::new(), 0);
+    let mut rows = Vec::new();
+    // In turns, so that what the machine does beside it falls on all of them.
+    let mut samples: Vec<Vec<f64>> = vec![Vec::new(); FORMS.len()];
+    let mut bytes = vec![0; FORMS.len()];
     for _ in 0..LISTS {
-        let start = Instant::now();
-        let (code, answer) = connection.exchange(&request).await?;
-        times.push(ms(start.elapsed()));
-        bytes = answer.len();
-        if code != 200 {
-            bail!("list: {code}");
+        for (form, (_, accept)) in FORMS.iter().enumerate() {
+            let request = request_for(accept, "GET", "/api/v1/namespaces/lists/pods", b"");
+            let start = Instant::now();
+            let (code, answer) = connection.exchange(&request).await?;
+            samples[form].push(ms(start.elapsed()));
+            bytes[form] = answer.len();
+            if code != 200 {
+                bail!("list: {code}");
+            }
         }
     }
-    Ok(vec![Row::new("list_5000_pods", times, "ms"), Row::new("list_5000_pods_size", vec![bytes as f64 / 1e6], "MB")])
+    for ((name, _), (times, bytes)) in FORMS.iter().zip(samples.into_iter().zip(bytes)) {
+        rows.push(Row::new(format!("list_5000_pods{name}"), times, "ms"));
+        rows.push(Row::new(format!("list_5000_pods{name}_size"), vec![bytes as f64 / 1e6], "MB"));
+    }
+    Ok(rows)
 }
 
 /// What the data of [`config_map`] begin with, and how near to the start of an event.

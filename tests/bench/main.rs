@@ -2,13 +2,15 @@
 //!
 //! Two halves. The outer one boots a test host for each benchmark and copies the binary under measurement (`KEDGE_BIN`) and
 //! itself there; the inner one (`on-host`) starts `kedge server`, loads it and prints rows, which the outer one gathers into
-//! a Markdown table. Benchmarks below the API are examples of their rooms, built beside this program.
+//! a Markdown table on standard output (how it goes is told on standard error). Benchmarks below the API are examples of
+//! their rooms, built beside this program.
 //!
 //! What never lives here: an assertion about speed. Who reads the table judges it.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock and paces its clients")]
 
 mod api;
+mod budget;
 mod daemon;
 mod pods;
 mod quiet;
@@ -19,6 +21,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use harness::{Host, Switch, kedge};
@@ -30,6 +34,7 @@ const BENCHMARKS: &[(&str, bool)] = &[
     ("start", true),
     ("idle", true),
     ("creates", true),
+    ("memory", true),
     ("get", true),
     ("list", true),
     ("watch", true),
@@ -38,6 +43,9 @@ const BENCHMARKS: &[(&str, bool)] = &[
     ("net", false),
     ("runtime", false),
 ];
+
+/// A benchmark that takes longer hangs; the longest is a good minute of idleness.
+const DEADLINE: Duration = Duration::from_secs(150);
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -51,10 +59,13 @@ fn main() -> Result<()> {
         let names: Vec<&str> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
         bail!("no benchmark {wrong:?}; there are: {}", names.join(" "));
     }
+    let (start, load) = (Instant::now(), load_average());
     let mut rows = Vec::new();
     let mut failed = 0;
     for (name, hosted) in BENCHMARKS.iter().filter(|(n, _)| args.is_empty() || args.iter().any(|a| a == n)) {
+        eprintln!("{name} …");
         let outcome = match *name {
+            "idle" => idle(&mut rows),
             _ if *hosted => hosted_benchmark(name, &mut rows),
             "binary" => binary(&mut rows),
             other => example(other, &mut rows),
@@ -64,15 +75,32 @@ fn main() -> Result<()> {
             failed += 1;
         }
     }
-    println!("\n{}", report::MARKDOWN_HEAD);
+    rows.extend(pod_to_crun(&rows));
+    println!("Load average {load} before and {} after, {} s in all.\n", load_average(), start.elapsed().as_secs());
+    println!("{}", report::MARKDOWN_HEAD);
     for row in &rows {
         println!("{}", row.markdown());
     }
     if failed > 0 { bail!("{failed} of the benchmarks could not be run") } else { Ok(()) }
 }
 
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// A pod's way to Running against crun's run of one container, medians of the same minutes.
+fn pod_to_crun(rows: &[Row]) -> Option<Row> {
+    const NAME: &str = "pod_running_to_crun_run";
+    let median = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.median);
+    if median(NAME).is_some() {
+        return None;
+    }
+    Some(Row::new(NAME, vec![median("pod_running")? / median("crun_run").or_else(|| median("runc_run"))?], "times"))
+}
+
 fn gather(rows: &mut Vec<Row>, row: Row) {
-    println!("{row}");
+    eprintln!("{row}");
     rows.push(row);
 }
 
@@ -89,15 +117,47 @@ fn rows_of(command: &mut Command, rows: &mut Vec<Row>) -> Result<()> {
     let shown = format!("{command:?}");
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| shown.clone())?;
     let output = child.stdout.take().context("a piped output")?;
-    for line in std::io::BufReader::new(output).lines() {
-        let line = line?;
-        match Row::parse(&line) {
-            Some(row) => gather(rows, row),
-            None => eprintln!("{line}"),
+    let (line_to, lines) = channel();
+    std::thread::spawn(move || {
+        for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
+            if line_to.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => match Row::parse(&line) {
+                Some(row) => gather(rows, row),
+                None => eprintln!("{line}"),
+            },
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                // What it started ends with the host.
+                child.kill()?;
+                child.wait()?;
+                bail!("not done after {} s: {shown}", DEADLINE.as_secs());
+            }
         }
     }
     let status = child.wait()?;
     if status.success() { Ok(()) } else { bail!("{status}: {shown}") }
+}
+
+/// Two servers that do nothing do not disturb each other.
+fn idle(rows: &mut Vec<Row>) -> Result<()> {
+    let run = |name: &str| {
+        let mut rows = Vec::new();
+        hosted_benchmark(name, &mut rows).map(|()| rows)
+    };
+    let (one, other) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| run("with_node"));
+        (run("api_only"), other.join())
+    });
+    rows.extend(one?);
+    rows.extend(other.map_err(|_| anyhow::anyhow!("a thread panicked"))??);
+    Ok(())
 }
 
 fn hosted_benchmark(name: &str, rows: &mut Vec<Row>) -> Result<()> {
@@ -135,7 +195,7 @@ fn on_host(args: &[String]) -> Result<()> {
     let rows = runtime.block_on(async {
         match name.as_str() {
             "start" => quiet::start(cgroup).await,
-            "idle" => quiet::idle(cgroup).await,
+            "api_only" | "with_node" => quiet::idle(cgroup, name).await,
             "pods" => pods::run(cgroup).await,
             other => api::run(cgroup, other).await,
         }

@@ -39,31 +39,28 @@ pub async fn start(cgroup: &str) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A server without pods: memory, processor time, bytes written.
-pub async fn idle(cgroup: &str) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for (name, flags) in [("api_only", &["--disable-agent"][..]), ("with_node", &[])] {
-        let daemon = Daemon::start(cgroup, flags).await?;
-        if flags.is_empty()
-            && let Err(error) = daemon.node_ready().await
-        {
-            eprintln!("idle_{name}: unmeasured: {error:#}");
-            break;
-        }
-        tokio::time::sleep(SETTLE).await;
-        let before = daemon::usage(daemon.pid())?;
-        tokio::time::sleep(IDLE).await;
-        let after = daemon::usage(daemon.pid())?;
-        let memory = |file: &str, field: &str| -> Result<f64> {
-            Ok(daemon::memory_kib(daemon.pid(), file, field)? as f64 * 1024.0 / 1e6)
-        };
-        rows.push(Row::new(format!("idle_{name}_resident"), vec![memory("status", "VmRSS:")?], "MB"));
-        rows.push(Row::new(format!("idle_{name}_anonymous"), vec![memory("status", "RssAnon:")?], "MB"));
-        let cpu = (after.cpu_ns - before.cpu_ns) as f64 / IDLE.as_nanos() as f64 * 100.0;
-        rows.push(Row::new(format!("idle_{name}_cpu"), vec![cpu], "%"));
-        let written = (after.written - before.written) as f64;
-        rows.push(Row::new(format!("idle_{name}_written_in_60_s"), vec![written], "B"));
-        daemon.stop()?;
+/// A server without pods: memory, processor time, bytes written. `name` is `api_only` or `with_node`.
+pub async fn idle(cgroup: &str, name: &str) -> Result<Vec<Row>> {
+    let flags: &[&str] = if name == "api_only" { &["--disable-agent"] } else { &[] };
+    let daemon = Daemon::start(cgroup, flags).await?;
+    if flags.is_empty() {
+        daemon.node_ready().await?;
     }
+    tokio::time::sleep(SETTLE).await;
+    let before = daemon::usage(daemon.pid())?;
+    tokio::time::sleep(IDLE).await;
+    let after = daemon::usage(daemon.pid())?;
+    let memory = |file: &str, field: &str| -> Result<f64> {
+        Ok(daemon::memory_kib(daemon.pid(), file, field)? as f64 * 1024.0 / 1e6)
+    };
+    let cpu = (after.cpu_ns - before.cpu_ns) as f64 / IDLE.as_nanos() as f64 * 100.0;
+    let written = (after.written - before.written) as f64;
+    let rows = vec![
+        Row::new(format!("idle_{name}_resident"), vec![memory("status", "VmRSS:")?], "MB"),
+        Row::new(format!("idle_{name}_anonymous"), vec![memory("status", "RssAnon:")?], "MB"),
+        Row::new(format!("idle_{name}_cpu"), vec![cpu], "%"),
+        Row::new(format!("idle_{name}_written_in_60_s"), vec![written], "B"),
+    ];
+    daemon.stop()?;
     Ok(rows)
 }

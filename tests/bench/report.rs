@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::budget;
+
 /// One measured quantity. `samples` are the rounds, or one number for what does not vary.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -44,7 +46,11 @@ impl Row {
 
     pub fn markdown(&self) -> String {
         let [min, median, max] = [self.min, self.median, self.max].map(shown);
-        format!("| {} | {median} | {min} – {max} | {} |", self.name, self.unit)
+        let (budget, verdict) = match budget::of(&self.name) {
+            Some(budget) => (budget.text(), budget.verdict(self)),
+            None => (String::new(), ""),
+        };
+        format!("| {} | {min} | {median} | {max} | {} | {budget} | {verdict} |", self.name, self.unit)
     }
 }
 
@@ -55,10 +61,11 @@ impl fmt::Display for Row {
     }
 }
 
-pub const MARKDOWN_HEAD: &str = "| figure | median | min – max | unit |\n|---|---|---|---|";
+pub const MARKDOWN_HEAD: &str =
+    "| figure | min | median | max | unit | budget | verdict |\n|---|---|---|---|---|---|---|";
 
 /// Three digits that mean something.
-fn shown(value: f64) -> String {
+pub fn shown(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 || v == v.trunc() => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),

@@ -89,8 +89,13 @@ pub struct Http1 {
 
 /// A request as it is sent.
 pub fn request(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+    request_for("application/json", method, path, body)
+}
+
+/// As [`request`]; the answer is to be of a media type.
+pub fn request_for(accept: &str, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
     let mut out = format!(
-        "{method} {path} HTTP/1.1\r\nHost: kubernetes\r\nAccept: application/json\r\nContent-Type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: kubernetes\r\nAccept: {accept}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     )
