@@ -195,7 +195,7 @@ async fn connect(host: &str, port: u16) -> anyhow::Result<TcpStream> {
 }
 
 /// Errors of the kernel without Rust's decoration, lower case as Go prints them.
-fn words(e: &std::io::Error) -> String {
+pub(crate) fn words(e: &std::io::Error) -> String {
     match e.raw_os_error() {
         Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
         None => e.to_string(),

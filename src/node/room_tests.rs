@@ -447,3 +447,45 @@ async fn logs_and_exec_over_both_protocols() {
     assert_eq!(got[1], b"spdy");
     assert_eq!(String::from_utf8(got[0].clone()).unwrap(), r#"{"metadata":{},"status":"Success"}"#);
 }
+
+fn condition<'a>(pod: Option<&'a Pod>, kind: &str) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
+    pod?.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
+}
+
+fn is_ready(pod: Option<&Pod>) -> bool {
+    let good = |kind| condition(pod, kind).is_some_and(|c| c.status == "True" && c.reason.is_none());
+    good("Ready") && good("ContainersReady")
+}
+
+/// A status that the server did not take at first, or that another hand wrote over, is what everybody sees in the end.
+#[tokio::test]
+async fn what_the_node_knows_of_its_pods_is_what_is_shown() {
+    use types::status::{OBJECT_MODIFIED, Status};
+    let world = World::new();
+    let node = world.node().await;
+    node.ready().await;
+    let pods = types::registry::BUILT_IN.iter().find(|k| k.kind == "Pod").unwrap();
+    // Each answer is given once to each status of a pod, whatever that says.
+    let mut left = vec![
+        Status::conflict(pods, "web", OBJECT_MODIFIED),
+        Status::forbidden(pods, "web", "the authorizer has not read its roles yet"),
+        Status::internal("the disk is slow"),
+    ];
+    world.api.set_fault(Some(Box::new(move |method, path, _| {
+        if method == http::Method::PATCH && path.ends_with("/pods/web/status") { left.pop() } else { None }
+    })));
+    world.create_pod("web", json!({"nodeName": "n1", "containers": [{"name": "main", "image": "img"}]})).await;
+    world.pod_until("web", is_ready).await;
+    // As the node lifecycle controller does for a node that was silent: more than once, while the node is at it.
+    for _ in 0..3 {
+        let patch = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+        world.client.patch_status::<Pod>("ns", "web", client::Patch::Merge(&patch)).await.unwrap();
+    }
+    world.pod_until("web", is_ready).await;
+    // A pod of the same name is another one: it owes nothing to what is said of the first.
+    let uid = world.client.get::<Pod>("ns", "web").await.unwrap().metadata.uid;
+    world.client.delete::<Pod>("ns", "web", &DeleteParams::now()).await.unwrap();
+    world.create_pod("web", json!({"nodeName": "n1", "containers": [{"name": "main", "image": "img"}]})).await;
+    let second = world.pod_until("web", |p| p.is_some_and(|p| p.metadata.uid != uid) && is_ready(p)).await;
+    assert!(second.is_some());
+}

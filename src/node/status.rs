@@ -10,6 +10,7 @@ use client::{Client, DeleteParams, Patch};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use types::status::Reason;
 
 use crate::pod;
 use crate::worker::summary::terminal;
@@ -17,6 +18,9 @@ use crate::worker::summary::terminal;
 /// Wait after a failure, doubled each time up to the second value: short, so that a server that restarts is hardly noticed.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// A pod is set right at once, but not again before this is over: whoever contradicts the node at each turn (the node lifecycle
+/// controller while it holds the node for dead) costs a write a second, not a core. Upstream looks every 10 s.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Default)]
 struct Say {
@@ -79,6 +83,26 @@ impl Kept {
     }
 }
 
+/// What is to be done next.
+enum Next {
+    Say(Arc<PodStatus>),
+    /// What was accepted before, over what another hand has written.
+    SayAgain(Arc<PodStatus>),
+    Delete,
+    Nothing,
+}
+
+fn next(say: &Say, sent: Option<&Arc<PodStatus>>, kept: &Kept) -> Next {
+    if let Some(status) = say.status.as_ref().filter(|s| sent.is_none_or(|old| !Arc::ptr_eq(old, s))) {
+        return Next::Say(Arc::clone(status));
+    }
+    match say.shown.as_deref().and_then(|pod| kept.lost(pod)) {
+        Some(status) => Next::SayAgain(status),
+        None if say.delete => Next::Delete,
+        None => Next::Nothing,
+    }
+}
+
 async fn run(
     client: Client,
     namespace: String,
@@ -90,24 +114,35 @@ async fn run(
 ) {
     let mut sent: Option<Arc<PodStatus>> = None;
     let mut wait = RETRY_MIN;
+    let mut again_from = tokio::time::Instant::now();
     loop {
         let say = inbox.borrow_and_update().clone();
-        let new = say.status.filter(|s| sent.as_ref().is_none_or(|old| !Arc::ptr_eq(old, s)));
-        let new = new.or_else(|| say.shown.as_deref().and_then(|pod| kept.lost(pod)));
-        let outcome = match &new {
-            Some(status) => {
-                let patch = patch(&uid, status);
-                client.patch_status::<Pod>(&namespace, &name, Patch::Strategic(&patch)).await.map(|pod| revision(&pod))
+        let (new, outcome) = match next(&say, sent.as_ref(), &kept) {
+            Next::SayAgain(_) if tokio::time::Instant::now() < again_from => {
+                tokio::select! {
+                    changed = inbox.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep_until(again_from) => {}
+                }
+                continue;
             }
-            None if say.delete => {
-                let params = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::uid(&uid) };
-                client.delete::<Pod>(&namespace, &name, &params).await.map(|_| kept.revision)
-            }
-            None => {
+            Next::Nothing => {
                 if inbox.changed().await.is_err() {
                     return;
                 }
                 continue;
+            }
+            Next::Delete => {
+                let params = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::uid(&uid) };
+                (None, client.delete::<Pod>(&namespace, &name, &params).await.map(|_| kept.revision))
+            }
+            what @ (Next::Say(_) | Next::SayAgain(_)) => {
+                let (Next::Say(status) | Next::SayAgain(status)) = &what else { continue };
+                if let Next::SayAgain(_) = &what {
+                    again_from = tokio::time::Instant::now() + AGAIN_AFTER;
+                }
+                let patch = patch(&uid, status);
+                let sent = client.patch_status::<Pod>(&namespace, &name, Patch::Strategic(&patch)).await;
+                (Some(Arc::clone(status)), sent.map(|pod| revision(&pod)))
             }
         };
         match outcome {
@@ -124,35 +159,33 @@ async fn run(
                     // The watch says when it is gone; finalizers may hold it.
                     None => return,
                 }
+                continue;
             }
-            // Gone, or another pod of that name by now (its uid does not match).
-            Err(e) if e.is_not_found() || e.is_conflict() => {
-                told(Told::Verdict);
-                if e.is_not_found() {
-                    told(Told::Gone);
-                    return;
-                }
-                match new {
-                    Some(status) => sent = Some(status),
-                    None => {
-                        told(Told::Gone);
-                        return;
-                    }
-                }
-            }
+            Err(e) if e.is_not_found() => return told_gone(told),
+            // Too many others wrote at the same time, or it is another pod of that name by now.
+            Err(e) if e.is_conflict() => match client.get::<Pod>(&namespace, &name).await {
+                Ok(there) if pod::uid(&there) != uid => return told_gone(told),
+                Err(e) if e.is_not_found() => return told_gone(told),
+                Ok(_) | Err(_) => {}
+            },
             Err(e) => {
                 tracing::warn!(pod = %format_args!("{namespace}/{name}"), error = %e, "status not sent");
-                if !e.retryable() && e.status().is_some() {
+                if e.is(Reason::Invalid) {
                     // The server will never take it; the next one may be better.
                     sent = new.or(sent);
                     kept.status = None;
                 }
-                // A newer status must not wait behind the failure of an older one for long, nor hammer a dead server.
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RETRY_MAX);
             }
         }
+        // A newer status must not wait behind the failure of an older one for long, nor hammer a dead server.
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY_MAX);
     }
+}
+
+fn told_gone(told: impl Fn(Told)) {
+    told(Told::Verdict);
+    told(Told::Gone);
 }
 
 /// Zero where the server's revision is no number: then nothing is ever taken for overwritten.

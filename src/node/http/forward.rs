@@ -68,7 +68,7 @@ impl Target {
             Err(e) => Err(e),
         };
         result.and_then(TcpStream::from_std).map_err(|e| {
-            format!("failed to connect to localhost:{port} inside namespace \"{}\", IPv4: dial tcp4 127.0.0.1:{port}: connect: {e}", self.uid)
+            format!("failed to connect to localhost:{port} inside namespace \"{}\", IPv4: dial tcp4 127.0.0.1:{port}: connect: {}", self.uid, crate::probe::words(&e))
         })
     }
 
