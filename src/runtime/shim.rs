@@ -97,7 +97,7 @@ fn detach(setup: &Setup) -> io::Result<()> {
     // The shim must be the last to go: without it the exit codes of its pod are lost. Needs CAP_SYS_RESOURCE; best effort.
     let _ = fs::write("/proc/self/oom_score_adj", "-998");
     for cgroup in &setup.shim_cgroups {
-        fs::write(cgroup.join("cgroup.procs"), "0")?;
+        crate::cgroup::join(cgroup)?;
     }
     let null = sys::dev_null()?;
     let log = OwnedFd::from(fs::File::options().create(true).append(true).open(SHIM_LOG)?);
@@ -205,7 +205,7 @@ fn pod_init(setup: &Setup) -> io::Result<i32> {
     unshare(CloneFlags::CLONE_NEWPID)?;
     sys::fork(|| {
         for cgroup in &setup.init_cgroups {
-            if let Err(error) = fs::write(cgroup.join("cgroup.procs"), "0") {
+            if let Err(error) = crate::cgroup::join(cgroup) {
                 eprintln!("pod init: {}: {error}", cgroup.display());
                 return 1;
             }

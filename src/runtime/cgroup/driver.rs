@@ -112,14 +112,12 @@ impl Driver {
                     enable_controllers(&dir)?;
                 }
                 dir.push(part);
-                match fs::create_dir(&dir) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                        return Err(Error::Cgroup { path: dir, what: "make", source: error });
-                    }
-                    _ => {}
-                }
-                if self.version == Version::V1 {
-                    inherit_cpuset(&dir)?;
+                let made = match self.version {
+                    Version::V1 => make_v1(&dir),
+                    Version::V2 => make(&dir),
+                };
+                if let Err(source) = made {
+                    return Err(Error::Cgroup { path: dir, what: "make", source });
                 }
             }
             // Containers are made below by others.
@@ -221,15 +219,28 @@ fn enable_controllers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+fn make(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes a cgroup of a v1 hierarchy, ready to take processes. Its parent is there and ready. Idempotent.
+pub fn make_v1(dir: &Path) -> io::Result<()> {
+    make(dir)?;
+    inherit_cpuset(dir)
+}
+
 /// A new v1 cpuset has no CPUs and takes no process until it is given some.
-fn inherit_cpuset(dir: &Path) -> Result<()> {
+fn inherit_cpuset(dir: &Path) -> io::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let own = dir.join(file);
         let (Ok(now), Some(parent)) = (fs::read_to_string(&own), dir.parent()) else { continue };
         if now.trim().is_empty()
             && let Ok(value) = fs::read_to_string(parent.join(file))
         {
-            fs::write(&own, value.trim()).map_err(|source| Error::Cgroup { path: own, what: "inherit", source })?;
+            fs::write(&own, value.trim())?;
         }
     }
     Ok(())

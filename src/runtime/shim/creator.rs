@@ -28,6 +28,8 @@ pub enum Stdio {
 
 /// libcontainer's state lies here, below the container's directory.
 const STATE_DIR: &str = "oci";
+/// What libcontainer adds to the reason of a failure. Source: libcontainer `CreateContainerError`.
+const CLEANUP_FAILED: &str = ". error during cleanup: ";
 
 /// Creates and starts; when it returns, the process was executed. `dir` is absolute and holds the OCI spec.
 pub fn run(start: &Start, dir: &Path, stdio: Stdio) -> Result<u32, Refusal> {
@@ -35,6 +37,7 @@ pub fn run(start: &Start, dir: &Path, stdio: Stdio) -> Result<u32, Refusal> {
     let _ = fs::write("/proc/self/oom_score_adj", start.oom_score_adj.unwrap_or(0).to_string());
     let create = |message: String| Refusal::new(RefusalKind::Create, message);
     rootfs::prepare(start, dir).map_err(|error| create(error.to_string()))?;
+    join_cgroups(start).map_err(|error| create(format!("join cgroup: {error}")))?;
     if let Some(rules) = &start.device_rules {
         crate::cgroup::restrict_devices(&start.cgroups, rules)
             .map_err(|error| create(format!("device rules: {error}")))?;
@@ -70,8 +73,28 @@ pub fn run(start: &Start, dir: &Path, stdio: Stdio) -> Result<u32, Refusal> {
     if text.is_empty() { Ok(pid) } else { Err(Refusal::new(RefusalKind::Start, text)) }
 }
 
+/// v1: joins the container's cgroups, so that all that is forked from here is born in them. libcontainer would write the
+/// number of its process to `cgroup.procs`, which takes as long as all the rest (see [`crate::cgroup::join`]); in this mount
+/// namespace it writes that to /dev/null.
+fn join_cgroups(start: &Start) -> io::Result<()> {
+    if !start.cgroups.first().and_then(|dir| dir.parent()).is_some_and(crate::cgroup::is_v1) {
+        return Ok(());
+    }
+    for dir in &start.cgroups {
+        crate::cgroup::make_v1(dir)?;
+        crate::cgroup::join(dir)?;
+        rootfs::make_private(dir)?;
+        sys::mount(Some(Path::new("/dev/null")), &dir.join("cgroup.procs"), None, libc::MS_BIND, None)?;
+    }
+    Ok(())
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
+    // libcontainer cannot remove cgroups that this process is in; the shim does, and the user need not know.
+    if let Some(at) = text.find(CLEANUP_FAILED) {
+        text.truncate(at);
+    }
     let mut source = error.source();
     while let Some(error) = source {
         let more = error.to_string();

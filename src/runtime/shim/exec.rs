@@ -38,7 +38,7 @@ pub fn run(
     let pidfd = sys::pidfd_open(init).map_err(|_| Refusal::new(RefusalKind::NotRunning, "container is not running"))?;
     let _ = fs::write("/proc/self/oom_score_adj", oom_score_adj.to_string());
     for cgroup in cgroups {
-        fs::write(cgroup.join("cgroup.procs"), "0").map_err(failed("join cgroup"))?;
+        crate::cgroup::join(cgroup).map_err(failed("join cgroup"))?;
     }
     let all = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS

@@ -11,10 +11,10 @@ use super::sys;
 
 /// Enters a mount namespace of its own and mounts what `start` needs below `dir`, the container's directory.
 pub fn prepare(start: &Start, dir: &Path) -> io::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     if start.lower.is_empty() && start.staged.is_empty() {
         return Ok(());
     }
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     make_private(dir)?;
     if !start.lower.is_empty() {
         let target = dir.join(ROOTFS_DIR);
@@ -32,7 +32,7 @@ fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
 }
 
 /// Cuts the mount that contains `dir` off its peers, in this namespace only, so that what is mounted below stays here.
-fn make_private(dir: &Path) -> io::Result<()> {
+pub fn make_private(dir: &Path) -> io::Result<()> {
     // Only the top of a mount can be changed; anything else is refused with EINVAL, which saves parsing mountinfo.
     for path in dir.ancestors() {
         match sys::mount(None, path, None, libc::MS_PRIVATE, None) {
