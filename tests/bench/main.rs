@@ -12,6 +12,7 @@
 mod api;
 mod budget;
 mod daemon;
+mod peers;
 mod pods;
 mod quiet;
 mod report;

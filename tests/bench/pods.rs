@@ -1,4 +1,4 @@
-//! From `create` to Running, with the image on the node.
+//! From `create` to Running, with the image on the node; between two pods, the same with runc and crun.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::daemon::{self, Daemon};
+use crate::peers::Peers;
 use crate::report::{Row, ms};
 use crate::wire::{Admin, Http1, request};
 
@@ -86,7 +87,7 @@ pub async fn run(cgroup: &str) -> Result<Vec<Row>> {
     create(&mut connection, "first").await?;
     watch.running(1).await?;
 
-    let mut times = Vec::new();
+    let (mut times, mut peers) = (Vec::new(), Peers::prepare(cgroup)?);
     for n in 0..ONE_BY_ONE {
         let name = format!("one-{n}");
         let mut watch = Watch::open(&daemon.admin).await?;
@@ -102,8 +103,10 @@ pub async fn run(cgroup: &str) -> Result<Vec<Row>> {
         times.push(ms(start.elapsed()));
         connection.must("DELETE", &format!("{PODS}/{name}"), b"").await?;
         watch.gone(1).await?;
+        peers.round(n)?;
     }
     let mut rows = vec![Row::new("pod_running", times, "ms")];
+    rows.extend(peers.rows());
 
     let (mut together, mut private) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
@@ -140,7 +143,7 @@ pub async fn run(cgroup: &str) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Private memory of each shim of this host in KiB.
+/// Private memory of each shim of this host in KiB: what a pod costs beside its own processes.
 fn shims() -> Result<Vec<f64>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
