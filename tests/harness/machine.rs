@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::kedge::checkout;
 use crate::machine_boot as boot;
-use crate::machine_disk::{Disk, Fuse, Lost, make};
+use crate::machine_disk::{BLOCK, Disk, Fuse, Lost, make};
 use crate::machine_kernel::{Arch, Kernel};
 use crate::{Output, sh, unique, wait};
 
@@ -239,7 +239,7 @@ impl Machine {
             .args(["-device", "virtserialport,chardev=stream,nr=2,name=stream"])
             .arg("-blockdev")
             .arg(format!("driver=nbd,node-name=disk,server.type=unix,server.path={}", path("disk.socket")))
-            .args(["-device", "virtio-blk-pci,drive=disk,write-cache=on"]);
+            .args(["-device", &format!("virtio-blk-pci,drive=disk,write-cache=on,physical_block_size={BLOCK}")]);
         if let Some(clock) = &spec.clock {
             command.args(["-rtc", &format!("base={clock}")]);
         }

@@ -140,6 +140,10 @@ fn guestbook(arch: Arch) {
     // Limits as the kernel has them.
     let web = cgroup(named(&found, "web-"));
     assert_eq!(machine.must(&format!("cat {web}/memory.max {web}/cpu.max")).unwrap(), "100663296\n50000 100000\n");
+    // no limit of processes unless the node is told one, as upstream; they are counted all the same
+    let pids = machine.must(&format!("cat {web}/pids.max {web}/pids.current")).unwrap();
+    let (max, current) = pids.trim().split_once('\n').unwrap();
+    assert!(max == "max" && current.parse::<u32>().unwrap() >= 1, "{pids}");
     let redis = cgroup(named(&found, "redis-"));
     assert_eq!(machine.must(&format!("cat {redis}/memory.max")).unwrap(), "134217728\n");
     assert!(machine.must(&format!("cat {redis}/cpu.max")).unwrap().starts_with("max "));
