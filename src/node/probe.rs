@@ -2,14 +2,14 @@
 //!
 //! Source: `pkg/probe/{http,tcp,exec,grpc}`, `pkg/kubelet/prober/prober.go`, `pkg/kubelet/lifecycle/handlers.go`.
 
+mod grpc;
+mod http;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Probe};
+use anyhow::{anyhow, bail};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use runtime::{ContainerId, ExecSpec, PodId, Runtime};
 use tokio::io::AsyncReadExt as _;
@@ -19,7 +19,6 @@ use crate::worker::input::Outcome;
 
 /// What is kept of a probe's output or answer. Source: `maxRespBodyLength`, `maxReadLength`.
 const OUTPUT_BYTES_MAX: usize = 10 * 1024;
-const REDIRECTS_MAX: usize = 10;
 /// Attempts when the probe itself fails. Source: `maxProbeRetries`.
 const TRIES: usize = 3;
 const USER_AGENT: &str = "kube-probe/1.36";
@@ -53,11 +52,11 @@ async fn once(target: &Target, p: &Probe, timeout: Duration) -> Outcome {
         return exec(target, action.command.clone().unwrap_or_default(), timeout).await;
     }
     if let Some(action) = &p.http_get {
-        let (url, headers) = match url(target, action) {
+        let (url, headers) = match http::url(target, action) {
             Ok(parts) => parts,
             Err(e) => return Outcome::Error(e.to_string()),
         };
-        return http_get(&url, &headers, timeout).await;
+        return http::get(&url, &headers, timeout).await;
     }
     if let Some(action) = &p.tcp_socket {
         let host = action.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| target.pod_ip.clone());
@@ -68,7 +67,7 @@ async fn once(target: &Target, p: &Probe, timeout: Duration) -> Outcome {
     }
     if let Some(action) = &p.grpc {
         let port = u16::try_from(action.port).unwrap_or(0);
-        return grpc(&target.pod_ip, port, action.service.as_deref().unwrap_or_default(), timeout).await;
+        return grpc::check(&target.pod_ip, port, action.service.as_deref().unwrap_or_default(), timeout).await;
     }
     Outcome::Error("no probe handler specified".into())
 }
@@ -87,106 +86,6 @@ fn port(c: &Container, wanted: &IntOrString) -> anyhow::Result<u16> {
 
 fn join(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-type Headers = Vec<(String, String)>;
-
-fn url(target: &Target, action: &HTTPGetAction) -> anyhow::Result<(http::Uri, Headers)> {
-    let scheme = action.scheme.as_deref().unwrap_or("HTTP").to_ascii_lowercase();
-    let host = action.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| target.pod_ip.clone());
-    let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    let text = format!("{scheme}://{}{slash}{path}", join(&host, port(&target.spec, &action.port)?));
-    let uri = text.parse().with_context(|| format!("invalid URL {text}"))?;
-    let headers = action.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect();
-    Ok((uri, headers))
-}
-
-async fn http_get(uri: &http::Uri, headers: &Headers, timeout: Duration) -> Outcome {
-    let attempt = async {
-        let mut uri = uri.clone();
-        for _ in 0..=REDIRECTS_MAX {
-            let (status, location) = request(&uri, headers).await?;
-            if status.is_redirection()
-                && let Some(location) = location
-            {
-                let next = redirect(&uri, &location)?;
-                if next.host() != uri.host() {
-                    return Ok(Outcome::Warning(format!("Probe terminated redirects, Response body: {location}")));
-                }
-                uri = next;
-                continue;
-            }
-            return Ok(if status.is_success() || status.is_redirection() {
-                Outcome::Success
-            } else {
-                Outcome::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
-            });
-        }
-        Ok::<_, anyhow::Error>(Outcome::Failure(format!("Get \"{uri}\": stopped after {REDIRECTS_MAX} redirects")))
-    };
-    match tokio::time::timeout(timeout, attempt).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(e)) => Outcome::Failure(format!("Get \"{uri}\": {e:#}")),
-        Err(_) => Outcome::Failure(format!(
-            "Get \"{uri}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
-        )),
-    }
-}
-
-fn redirect(from: &http::Uri, location: &str) -> anyhow::Result<http::Uri> {
-    if location.contains("://") {
-        return location.parse().context("invalid Location");
-    }
-    let authority = from.authority().map(http::uri::Authority::as_str).unwrap_or_default();
-    let slash = if location.starts_with('/') { "" } else { "/" };
-    format!("{}://{authority}{slash}{location}", from.scheme_str().unwrap_or("http"))
-        .parse()
-        .context("invalid Location")
-}
-
-/// A GET on a connection of its own; the answer's status and Location. Its body is read to a bound and dropped.
-async fn request(uri: &http::Uri, headers: &Headers) -> anyhow::Result<(http::StatusCode, Option<String>)> {
-    let https = uri.scheme_str() == Some("https");
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-    let stream = connect(&host, port).await?;
-    let mut request = http::Request::builder().uri(uri.path_and_query().map_or("/", |p| p.as_str()));
-    let named = |name: &str| headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone());
-    let authority = uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
-    request = request.header("Host", named("host").unwrap_or(authority));
-    request = request.header("User-Agent", named("user-agent").unwrap_or_else(|| USER_AGENT.into()));
-    request = request.header("Accept", named("accept").unwrap_or_else(|| "*/*".into())).header("Connection", "close");
-    for (name, value) in headers {
-        if !["host", "user-agent", "accept"].iter().any(|n| name.eq_ignore_ascii_case(n)) {
-            request = request.header(name, value);
-        }
-    }
-    let request = request.body(Empty::<Bytes>::new())?;
-    let answer = if https {
-        let name = rustls::pki_types::ServerName::try_from(host).context("invalid server name")?;
-        let stream = tokio_rustls::TlsConnector::from(insecure()).connect(name, stream).await?;
-        send(stream, request).await?
-    } else {
-        send(stream, request).await?
-    };
-    let location = answer.headers().get("location").and_then(|l| l.to_str().ok()).map(str::to_owned);
-    let status = answer.status();
-    // Servers log an error when the body is not taken; a little is enough.
-    let _ = http_body_util::Limited::new(answer.into_body(), OUTPUT_BYTES_MAX).collect().await;
-    Ok((status, location))
-}
-
-async fn send<S>(
-    stream: S,
-    request: http::Request<Empty<Bytes>>,
-) -> anyhow::Result<http::Response<hyper::body::Incoming>>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    Ok(sender.send_request(request).await?)
 }
 
 async fn connect(host: &str, port: u16) -> anyhow::Result<TcpStream> {
@@ -210,126 +109,8 @@ async fn tcp(host: &str, port: u16, timeout: Duration) -> Outcome {
     }
 }
 
-/// Probes trust whoever answers: they ask whether a server is well, not who it is.
-fn insecure() -> Arc<rustls::ClientConfig> {
-    static CONFIG: std::sync::LazyLock<Arc<rustls::ClientConfig>> = std::sync::LazyLock::new(|| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = Arc::new(Anyone(Arc::clone(&provider)));
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports the default versions")
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
-        Arc::new(config)
-    });
-    Arc::clone(&CONFIG)
-}
-
-#[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &[rustls::pki_types::CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-async fn grpc(host: &str, port: u16, service: &str, timeout: Duration) -> Outcome {
-    let address = join(host, port);
-    let attempt = async {
-        let stream = connect(host, port).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let request = http::Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .header("user-agent", USER_AGENT)
-            .body(Full::new(health_request(service)))?;
-        let answer = sender.send_request(request).await?;
-        let early = answer.headers().get("grpc-status").cloned();
-        let collected = http_body_util::Limited::new(answer.into_body(), OUTPUT_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|e| anyhow!("{e}"))?;
-        let status = collected.trailers().and_then(|t| t.get("grpc-status").cloned()).or(early);
-        let status = status.and_then(|s| s.to_str().ok()?.parse::<u32>().ok()).unwrap_or(2);
-        Ok::<_, anyhow::Error>((status, health_status(&collected.to_bytes())))
-    };
-    match tokio::time::timeout(timeout, attempt).await {
-        Ok(Ok((0, 1))) => Outcome::Success,
-        Ok(Ok((0, other))) => {
-            let name =
-                ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"].get(other as usize).unwrap_or(&"UNKNOWN");
-            Outcome::Failure(format!("service unhealthy (responded with \"{name}\")"))
-        }
-        Ok(Ok((12, _))) => Outcome::Failure(
-            "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".into(),
-        ),
-        Ok(Ok((code, _))) => Outcome::Failure(format!("error: health rpc failed: rpc error: code = {code}")),
-        Ok(Err(e)) => Outcome::Failure(format!("error: failed to connect service \"{address}\": {e:#}")),
-        Err(_) => {
-            Outcome::Failure(format!("timeout: failed to connect service \"{address}\" within {}", seconds(timeout)))
-        }
-    }
-}
-
 fn seconds(d: Duration) -> String {
     crate::worker::backoff::shown(d)
-}
-
-/// A gRPC frame with `HealthCheckRequest { service }`. Source: grpc/health/v1/health.proto.
-fn health_request(service: &str) -> Bytes {
-    let mut message = Vec::new();
-    if !service.is_empty() {
-        message.push(0x0a);
-        let mut n = service.len();
-        while n >= 0x80 {
-            message.push((n as u8) | 0x80);
-            n >>= 7;
-        }
-        message.push(n as u8);
-        message.extend_from_slice(service.as_bytes());
-    }
-    let mut frame = vec![0u8];
-    frame.extend_from_slice(&(message.len() as u32).to_be_bytes());
-    frame.extend(message);
-    frame.into()
-}
-
-/// The status in a framed `HealthCheckResponse`; 0 when there is none.
-fn health_status(frame: &[u8]) -> u64 {
-    match frame {
-        [_, _, _, _, _, 0x08, value, ..] => u64::from(*value & 0x7f),
-        _ => 0,
-    }
 }
 
 async fn exec(target: &Target, command: Vec<String>, timeout: Duration) -> Outcome {
@@ -401,8 +182,8 @@ pub async fn hook(target: &Target, handler: &LifecycleHandler) -> anyhow::Result
         };
     }
     if let Some(action) = &handler.http_get {
-        let (uri, headers) = url(target, action)?;
-        let (status, _) = request(&uri, &headers).await?;
+        let (uri, headers) = http::url(target, action)?;
+        let (status, _) = http::request(&uri, &headers).await?;
         if !status.is_success() && !status.is_redirection() {
             bail!("Get \"{uri}\": statuscode {}", status.as_u16());
         }
@@ -416,6 +197,10 @@ pub async fn hook(target: &Target, handler: &LifecycleHandler) -> anyhow::Result
 
 #[cfg(test)]
 mod tests {
+    use ::http;
+    use bytes::Bytes;
+    use http_body_util::BodyExt as _;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
     use serde_json::json;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
@@ -506,7 +291,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let outcome =
-            http_get(&format!("http://127.0.0.1:{port}/").parse().unwrap(), &vec![], Duration::from_millis(50)).await;
+            super::http::get(&format!("http://127.0.0.1:{port}/").parse().unwrap(), &vec![], Duration::from_millis(50))
+                .await;
         assert!(matches!(outcome, Outcome::Failure(t) if t.contains("context deadline exceeded")));
     }
 

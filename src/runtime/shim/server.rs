@@ -1,8 +1,11 @@
 //! The shim's loop: one poll(2) over the child signal, the socket, the connections, and the containers' output.
 
+mod container;
+mod processes;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -12,21 +15,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket};
 
-use super::log::{Splitter, Stream, Writer, rfc3339, rotation_stamp};
-use super::protocol::{
-    CONTAINERS_DIR, ContainerReport, EXIT_FILE, Exec, Exit, Message, Refusal, RefusalKind, Reply, Request, SOCKET,
-    Start, VERSION, Verb,
-};
-use super::{Held, creator, exec, sys, wire};
-use crate::spec::AttachSpec;
+use super::log::Writer;
+use super::protocol::{CONTAINERS_DIR, Exit, Message, Refusal, RefusalKind, Reply, Request, SOCKET, VERSION, Verb};
+use super::{Held, sys, wire};
+use container::{Container, clear, flush, kill_all, read_some, report, write_exit};
 
-/// Bytes read from a container's output at once: a pipe's default capacity would be 64 KiB; a quarter keeps the heap small.
-const READ_BYTES: usize = 16 << 10;
 /// Reads of an ended container's output before the rest is given up: more than a pipe can hold, less than a process that
 /// was left behind could write for ever.
 const DRAIN_READS_MAX: u32 = 256;
-/// Output that an attached reader may leave unread before it is cut off: the largest pipe an unprivileged process may make.
-const ATTACH_BYTES_MAX: i32 = 1 << 20;
 /// A cgroup is busy for a moment after its last process died, and the kernel tells nobody on v1: look again this often…
 const LINGER_MS: u16 = 5;
 /// …and give up after this many looks (5 s); the daemon removes the whole pod's cgroup later anyway.
@@ -44,23 +40,6 @@ struct Connection {
 struct ReplyTo {
     connection: ConnectionId,
     request: u64,
-}
-
-struct Container {
-    start: Start,
-    /// 0 until the creator has answered.
-    pid: i32,
-    started_at_ns: i64,
-    exit: Option<Exit>,
-    /// Reading ends: stdout (or the terminal's master) and stderr.
-    output: [Option<OwnedFd>; 2],
-    splitters: [Splitter; 2],
-    stdin: Option<OwnedFd>,
-    log: Option<Writer>,
-    attached: Vec<[Option<OwnedFd>; 2]>,
-    /// Looks at cgroups that would not go yet.
-    lingering: Option<u32>,
-    remove: Option<ReplyTo>,
 }
 
 /// A creator or exec helper at work.
@@ -318,193 +297,6 @@ impl Server {
         self.dir.join(CONTAINERS_DIR).join(name)
     }
 
-    fn start(&mut self, start: Start, to: ReplyTo) -> Result<(), Refusal> {
-        let name = start.container.clone();
-        if self.shutdown.is_some() {
-            return Err(Refusal::new(RefusalKind::Failed, "the pod is being removed"));
-        }
-        if self.containers.contains_key(&name) {
-            return Err(Refusal::new(RefusalKind::Exists, format!("container {name} exists already")));
-        }
-        let log = match &start.log {
-            Some(policy) => Some(Writer::open(policy.clone()).map_err(|error| {
-                Refusal::new(RefusalKind::Create, format!("log file {}: {error}", policy.path.display()))
-            })?),
-            None => None,
-        };
-        let dir = self.container_dir(&name);
-        let mut output = [None, None];
-        let mut stdin = None;
-        let mut console = None;
-        let stdio = if start.tty {
-            let _ = fs::remove_file(dir.join("console.sock"));
-            // Relative: see `Server::new`.
-            let path = PathBuf::from(CONTAINERS_DIR).join(&name).join("console.sock");
-            console = Some(UnixListener::bind(path).map_err(failed)?);
-            creator::Stdio::Console(dir.join("console.sock"))
-        } else {
-            let (out_reader, stdout) = sys::pipe().map_err(failed)?;
-            let (err_reader, stderr) = sys::pipe().map_err(failed)?;
-            for fd in [&out_reader, &err_reader] {
-                sys::set_nonblocking(fd.as_fd()).map_err(failed)?;
-            }
-            output = [Some(out_reader), Some(err_reader)];
-            let reader = match start.stdin {
-                true => {
-                    let (reader, writer) = sys::pipe().map_err(failed)?;
-                    stdin = Some(writer);
-                    reader
-                }
-                false => sys::dev_null().map_err(failed)?,
-            };
-            creator::Stdio::Pipes { stdin: reader, stdout, stderr }
-        };
-        let (result, result_writer) = wire::pair().map_err(failed)?;
-        // The creator must not keep the parent's end of stdin open in the container's processes: all of these are
-        // close-on-exec, and the creator itself ends.
-        sys::fork(|| {
-            let answer = creator::run(&start, &dir, stdio);
-            let _ = wire::send(result_writer.as_fd(), &answer, &[]);
-            0
-        })
-        .map_err(failed)?;
-        self.containers.insert(
-            name.clone(),
-            Container {
-                start,
-                pid: 0,
-                started_at_ns: 0,
-                exit: None,
-                output,
-                splitters: [Splitter::new(Stream::Stdout), Splitter::new(Stream::Stderr)],
-                stdin,
-                log,
-                attached: Vec::new(),
-                lingering: None,
-                remove: None,
-            },
-        );
-        self.pending.push(Pending { reply_to: to, result, kind: PendingKind::Start { container: name, console } });
-        Ok(())
-    }
-
-    fn exec(&mut self, name: &str, exec: Exec, to: ReplyTo) -> Result<(), Refusal> {
-        let container = self.containers.get(name).ok_or_else(|| not_found(name))?;
-        if container.pid == 0 || container.exit.is_some() {
-            return Err(Refusal::new(RefusalKind::NotRunning, format!("container {name} is not running")));
-        }
-        let dir = self.container_dir(name);
-        let mut ours = Vec::new();
-        let stdio = if exec.tty {
-            exec::Stdio::Terminal
-        } else {
-            let null = || sys::dev_null().map_err(failed);
-            let mut wanted = |wanted: bool, input: bool| -> Result<OwnedFd, Refusal> {
-                if !wanted {
-                    return null();
-                }
-                let (reader, writer) = sys::pipe().map_err(failed)?;
-                let (mine, theirs) = if input { (writer, reader) } else { (reader, writer) };
-                ours.push(mine);
-                Ok(theirs)
-            };
-            exec::Stdio::Pipes([wanted(exec.stdin, true)?, wanted(exec.stdout, false)?, wanted(exec.stderr, false)?])
-        };
-        let (result, result_writer) = wire::pair().map_err(failed)?;
-        let (init, cgroups) = (container.pid, container.start.cgroups.clone());
-        let oom_score_adj = container.start.oom_score_adj.unwrap_or(0);
-        let token = exec.token;
-        sys::fork(|| {
-            match exec::run(&exec, init, &dir, &cgroups, oom_score_adj, stdio) {
-                Ok((pid, master)) => {
-                    let fds: Vec<OwnedFd> = master.into_iter().collect();
-                    let _ = wire::send(result_writer.as_fd(), &Ok::<u32, Refusal>(pid), &fds);
-                }
-                Err(refusal) => {
-                    let _ = wire::send(result_writer.as_fd(), &Err::<u32, Refusal>(refusal), &[]);
-                }
-            }
-            0
-        })
-        .map_err(failed)?;
-        let kind = PendingKind::Exec { token, fds: ours };
-        self.pending.push(Pending { reply_to: to, result, kind });
-        Ok(())
-    }
-
-    /// Takes the answers of helpers that have one.
-    fn finish_pending(&mut self) {
-        let mut index = 0;
-        while index < self.pending.len() {
-            let received = wire::receive::<Result<u32, Refusal>>(self.pending[index].result.as_fd(), &mut self.buffer);
-            let (result, fds) = match received {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    index += 1;
-                    continue;
-                }
-                Ok(Some(answer)) => answer,
-                Ok(None) => (Err(Refusal::new(RefusalKind::Failed, "the helper process ended early")), Vec::new()),
-                Err(error) => (Err(failed(error)), Vec::new()),
-            };
-            self.buffer = Vec::new();
-            let pending = self.pending.swap_remove(index);
-            match pending.kind {
-                PendingKind::Start { container, console } => {
-                    self.started(pending.reply_to, &container, console, result)
-                }
-                PendingKind::Exec { token, fds: ours } => {
-                    self.exec_started(pending.reply_to, token, ours, result, fds);
-                }
-            }
-        }
-        if self.pending.is_empty() {
-            self.early.clear();
-        }
-    }
-
-    fn started(&mut self, to: ReplyTo, name: &str, console: Option<UnixListener>, result: Result<u32, Refusal>) {
-        let _ = fs::remove_file(self.container_dir(name).join("console.sock"));
-        let Some(container) = self.containers.get_mut(name) else { return };
-        let result = result.and_then(|pid| {
-            container.pid = pid as i32;
-            container.started_at_ns = sys::now_ns();
-            if let Some(listener) = console {
-                let (socket, _) = listener.accept().map_err(failed)?;
-                let master = sys::receive_one_fd(socket.as_fd()).map_err(failed)?;
-                sys::set_nonblocking(master.as_fd()).map_err(failed)?;
-                container.output[0] = Some(master);
-            }
-            Ok(Reply::Started { pid, started_at_ns: container.started_at_ns })
-        });
-        let pid = container.pid;
-        match result {
-            Ok(reply) => {
-                self.answer(to, Ok(reply));
-                if let Some(at) = self.early.iter().position(|(early, _)| *early == pid) {
-                    let (_, status) = self.early.swap_remove(at);
-                    self.exited(name.to_owned(), status);
-                } else if self.shutdown.is_some() || self.containers.get(name).is_some_and(|c| c.remove.is_some()) {
-                    let _ = self.signal(name, libc::SIGKILL);
-                }
-            }
-            Err(refusal) => {
-                if let Some(mut container) = self.containers.remove(name) {
-                    if pid != 0 {
-                        let _ = sys::kill(pid, libc::SIGKILL);
-                    }
-                    // What is still busy goes with the pod's cgroup.
-                    kill_all(&container);
-                    clear(&mut container);
-                    if let Some(remove) = container.remove {
-                        self.answer(remove, Ok(Reply::Done));
-                    }
-                }
-                self.answer(to, Err(refusal));
-            }
-        }
-        self.tell_state();
-    }
-
     /// A start that an earlier daemon began is not lost on the next one: the state is told when no start is under way.
     fn tell_state(&mut self) {
         if self.containers.values().any(|container| container.pid == 0) {
@@ -513,30 +305,6 @@ impl Server {
         for to in std::mem::take(&mut self.asked) {
             let containers = self.containers.iter().filter_map(report).collect();
             self.answer(to, Ok(Reply::State { containers }));
-        }
-    }
-
-    fn exec_started(
-        &mut self,
-        to: ReplyTo,
-        token: u64,
-        ours: Vec<OwnedFd>,
-        result: Result<u32, Refusal>,
-        terminal: Vec<OwnedFd>,
-    ) {
-        let pid = match result {
-            Ok(pid) => pid,
-            Err(refusal) => return self.answer(to, Err(refusal)),
-        };
-        let fds = if terminal.is_empty() { ours } else { terminal };
-        self.answer_with(to, Ok(Reply::Started { pid, started_at_ns: sys::now_ns() }), &fds);
-        drop(fds);
-        match self.early.iter().position(|(early, _)| *early == pid as i32) {
-            Some(at) => {
-                let (_, status) = self.early.swap_remove(at);
-                self.tell_all(&Message::ExecExited { token, code: exit_code(status) });
-            }
-            None => self.execs.push(Running { token, pid: pid as i32 }),
         }
     }
 
@@ -550,40 +318,6 @@ impl Server {
             kill_all(container);
         }
         Ok(())
-    }
-
-    fn attach(&mut self, name: &str, streams: AttachSpec) -> Result<Vec<OwnedFd>, Refusal> {
-        let container = self.containers.get_mut(name).ok_or_else(|| not_found(name))?;
-        if container.pid == 0 || container.exit.is_some() {
-            return Err(Refusal::new(RefusalKind::NotRunning, format!("container {name} is not running")));
-        }
-        let mut fds = Vec::new();
-        if streams.stdin {
-            // A terminal is written through its master; a pipe through a copy of our end, so that the reader sees end of
-            // file only when every copy is closed.
-            let tty = container.start.tty && container.start.stdin;
-            let copy = if tty { container.output[0].as_ref() } else { container.stdin.as_ref() };
-            match copy {
-                Some(fd) => fds.push(fd.try_clone().map_err(failed)?),
-                // Nothing to write to: an end that nobody reads.
-                None => fds.push(sys::pipe().map_err(failed)?.1),
-            }
-            if container.start.stdin_once {
-                container.stdin = None;
-            }
-        }
-        let mut ends = [None, None];
-        for (index, wanted) in [streams.stdout, streams.stderr].into_iter().enumerate() {
-            if wanted {
-                let (reader, writer) = sys::pipe().map_err(failed)?;
-                sys::set_pipe_bytes(writer.as_fd(), ATTACH_BYTES_MAX);
-                sys::set_nonblocking(writer.as_fd()).map_err(failed)?;
-                fds.push(reader);
-                ends[index] = Some(writer);
-            }
-        }
-        container.attached.push(ends);
-        Ok(fds)
     }
 
     fn read_output(&mut self, name: &str, index: usize) {
@@ -697,88 +431,6 @@ fn not_found(name: &str) -> Refusal {
     Refusal::new(RefusalKind::NotFound, format!("container {name} is not known"))
 }
 
-fn report((name, container): (&String, &Container)) -> Option<ContainerReport> {
-    (container.pid != 0).then(|| ContainerReport {
-        container: name.clone(),
-        pid: container.pid as u32,
-        started_at_ns: container.started_at_ns,
-        exit: container.exit.clone(),
-    })
-}
-
 fn exit_code(status: i32) -> i32 {
     if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) }
-}
-
-fn write_exit(dir: &std::path::Path, exit: &Exit) -> io::Result<()> {
-    let temporary = dir.join("exit.tmp");
-    fs::write(&temporary, serde_json::to_vec(exit)?)?;
-    fs::rename(temporary, dir.join(EXIT_FILE))
-}
-
-/// Kills what is left in the container's cgroup. True when the cgroups are gone.
-fn clear(container: &mut Container) -> bool {
-    if container.start.shared_pid {
-        kill_all(container);
-    }
-    container.start.cgroups.iter().all(|dir| crate::cgroup::remove_tree(dir).is_ok())
-}
-
-fn kill_all(container: &Container) {
-    if let Some(dir) = container.start.cgroups.first() {
-        let _ = crate::cgroup::kill_tree(dir);
-    }
-}
-
-/// Reads once from an output. True when there may be more at once.
-fn read_some(container: &mut Container, index: usize) -> bool {
-    let Some(fd) = &container.output[index] else { return false };
-    let mut buffer = [0u8; READ_BYTES];
-    match nix::unistd::read(fd, &mut buffer) {
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => false,
-        // End of file, or EIO from a terminal that nobody holds any more.
-        Ok(0) | Err(_) => {
-            flush(container, index);
-            container.output[index] = None;
-            false
-        }
-        Ok(count) => {
-            let bytes = &buffer[..count];
-            if container.log.is_some() {
-                let now = sys::now_ns();
-                let mut records = Vec::with_capacity(count + 128);
-                container.splitters[index].push(bytes, &rfc3339(now), &mut records);
-                write_log(container, &records, now);
-            }
-            for ends in &mut container.attached {
-                if let Some(fd) = &ends[index] {
-                    // Whole or not at all: a reader with a gap in its stream is worse off than one that was cut off.
-                    let written = nix::unistd::write(fd, bytes);
-                    if written != Ok(count) {
-                        ends[index] = None;
-                    }
-                }
-            }
-            container.attached.retain(|ends| ends.iter().any(Option::is_some));
-            true
-        }
-    }
-}
-
-fn flush(container: &mut Container, index: usize) {
-    if container.log.is_some() {
-        let now = sys::now_ns();
-        let mut records = Vec::new();
-        container.splitters[index].finish(&rfc3339(now), &mut records);
-        write_log(container, &records, now);
-    }
-}
-
-fn write_log(container: &mut Container, records: &[u8], now: i64) {
-    if let Some(log) = &mut container.log
-        && !records.is_empty()
-        && let Err(error) = log.write(records, &rotation_stamp(now))
-    {
-        let _ = writeln!(io::stderr(), "log of {}: {error}", container.start.container);
-    }
 }
