@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::log::{Kept, Log};
 use crate::memory::{MemoryView, undo};
 use crate::{Error, Event, Revision};
 
@@ -48,70 +49,15 @@ impl Default for HistoryLimits {
 /// What an event costs beside the values: entry, key, the slots in ring and logs.
 const EVENT_OVERHEAD_BYTES: usize = 256;
 
-/// A root is kept every so many events; going back to a revision undoes at most this many and one group. 512 take about
-/// 0.3 ms, and a root pins about as many tree nodes as events since the one before.
-const ROOT_EVERY_EVENTS: usize = 512;
+/// Old states that were asked for and are kept, because the other pages of a chunked list ask for the same one. A state pins
+/// the tree nodes that have changed since, which may be all of them, so it is a handful; who asks for another one pays 0.6 µs
+/// for each event that is taken back.
+const ROOTS_MAX: usize = 4;
 
 struct Remembered {
     event: Event,
     cost: usize,
     at: Instant,
-}
-
-/// The events of one watched prefix.
-pub(crate) struct Log {
-    prefix: Box<str>,
-    kept: RwLock<Kept>,
-    /// Woken when something was appended, and at close.
-    wake: watch::Sender<()>,
-    /// How many watchers there are; changed under the history's lock only.
-    watchers: AtomicUsize,
-}
-
-struct Kept {
-    events: VecDeque<Event>,
-    /// All events after this revision are here.
-    floor: Revision,
-}
-
-/// What a watcher finds in its log.
-pub(crate) enum Read {
-    /// Some were appended; complete up to this revision.
-    Some(Revision),
-    None,
-    Compacted(Revision),
-}
-
-impl Log {
-    pub fn subscribe(&self) -> watch::Receiver<()> {
-        self.wake.subscribe()
-    }
-
-    pub fn wake(&self) {
-        self.wake.send_replace(());
-    }
-
-    /// Appends events after `position` to `into`, at most `events_max`. `published` must have been read before the call.
-    pub fn read(&self, position: Revision, published: Revision, events_max: usize, into: &mut Vec<Event>) -> Read {
-        let kept = self.kept.read();
-        if position < kept.floor {
-            return Read::Compacted(kept.floor);
-        }
-        let start = kept.events.partition_point(|event| event.revision() <= position);
-        let end = kept.events.len().min(start.saturating_add(events_max));
-        if start == end {
-            return Read::None;
-        }
-        into.extend(kept.events.range(start..end).cloned());
-        let last = kept.events[end - 1].revision();
-        Read::Some(if end == kept.events.len() { last.max(published) } else { last })
-    }
-
-    /// Whether there is something after `position` that has not been read.
-    pub fn unread(&self, position: Revision) -> bool {
-        let kept = self.kept.read();
-        position < kept.floor || kept.events.back().is_some_and(|event| event.revision() > position)
-    }
 }
 
 /// The logs of one folder: prefixes that are equal up to their last `/`.
@@ -129,8 +75,8 @@ pub(crate) struct History {
     /// All events after this revision are here.
     floor: Revision,
     folders: HashMap<Box<str>, Folder>,
+    /// By revision, oldest first.
     roots: VecDeque<Arc<MemoryView>>,
-    events_since_root: usize,
 }
 
 /// Length of the folder of a key or prefix: up to and with its last `/`.
@@ -157,21 +103,12 @@ fn matching(folders: &HashMap<Box<str>, Folder>, key: &str, mut visit: impl FnMu
 
 impl History {
     pub fn new(floor: Revision, limits: HistoryLimits) -> Self {
-        History {
-            limits,
-            ring: VecDeque::new(),
-            bytes: 0,
-            floor,
-            folders: HashMap::new(),
-            roots: VecDeque::new(),
-            events_since_root: 0,
-        }
+        History { limits, ring: VecDeque::new(), bytes: 0, floor, folders: HashMap::new(), roots: VecDeque::new() }
     }
 
-    /// Remembers the events that led to `view`. Returns the logs whose watchers must be woken.
-    pub fn append(&mut self, view: &Arc<MemoryView>, events: Vec<Event>, now: Instant) -> Vec<Arc<Log>> {
+    /// Remembers events. Returns the logs whose watchers must be woken.
+    pub fn append(&mut self, events: Vec<Event>, now: Instant) -> Vec<Arc<Log>> {
         let mut touched: Vec<Arc<Log>> = Vec::new();
-        self.events_since_root += events.len();
         for event in events {
             matching(&self.folders, &event.entry().key, |log| {
                 log.kept.write().events.push_back(event.clone());
@@ -187,10 +124,6 @@ impl History {
                 };
             self.bytes += cost;
             self.ring.push_back(Remembered { event, cost, at: now });
-        }
-        if self.events_since_root >= ROOT_EVERY_EVENTS {
-            self.events_since_root = 0;
-            self.roots.push_back(view.clone());
         }
         self.forget(now);
         touched
@@ -276,6 +209,18 @@ impl History {
         Ok(log)
     }
 
+    /// Keeps a state that was gone back to, for whoever asks for it next.
+    pub fn keep(&mut self, view: &Arc<MemoryView>) {
+        let at = self.roots.partition_point(|root| root.revision < view.revision);
+        if view.revision < self.floor || self.roots.get(at).is_some_and(|root| root.revision == view.revision) {
+            return;
+        }
+        self.roots.insert(at, view.clone());
+        if self.roots.len() > ROOTS_MAX {
+            self.roots.pop_front();
+        }
+    }
+
     /// Events of `prefix` later than `after`, up to and with `until`.
     fn recall(&self, prefix: &str, after: Revision, until: Revision) -> VecDeque<Event> {
         let start = self.ring.partition_point(|kept| kept.event.revision() <= after);
@@ -332,6 +277,7 @@ impl Rewind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Read;
     use crate::memory::Map;
     use crate::stage::Stage;
     use crate::{Class, Expect, Op, Value, Write};
@@ -353,7 +299,7 @@ mod tests {
             let write = Write { key: key.into(), expect: Expect::Any, class: Class::Durable, op: Op::Put(value) };
             stage.apply(&vec![write]).unwrap();
             self.view = Arc::new(MemoryView { revision: stage.revision, map: stage.map });
-            self.history.append(&self.view, stage.events, now)
+            self.history.append(stage.events, now)
         }
     }
 
@@ -432,13 +378,16 @@ mod tests {
             past.put(&format!("key/{}", n % 37), Instant::now());
             views.push(past.view.clone());
         }
-        assert_eq!(past.history.roots.len(), 2_000 / ROOT_EVERY_EVENTS);
         for (revision, expected) in views.iter().enumerate() {
             let view = past.history.view_at(Revision(revision as u64), &past.view).unwrap().view();
             assert_eq!(view.revision, expected.revision);
             assert!(
                 view.map.values().map(|e| (&e.key, e.modified)).eq(expected.map.values().map(|e| (&e.key, e.modified)))
             );
+            // The next one may begin at a state that was kept; however many are asked for, a handful is.
+            past.history.keep(&view);
+            assert!(past.history.roots.len() <= ROOTS_MAX);
+            assert!(Arc::ptr_eq(&past.history.view_at(view.revision, &past.view).unwrap().view(), &view));
         }
     }
 }

@@ -17,6 +17,7 @@
 mod api;
 mod file;
 mod history;
+mod log;
 mod memory;
 mod queue;
 mod sqlite;

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::file::{self, StateFile};
-use crate::history::{History, HistoryLimits, Log, Read};
+use crate::history::{History, HistoryLimits};
+use crate::log::{Log, Read};
 use crate::memory::MemoryView;
 use crate::queue::Queue;
 use crate::writer::{Pace, Writer};
@@ -82,7 +83,7 @@ impl Shared {
         // One lock around both, so that whoever joins a log finds every event up to the state that it can see.
         let mut history = self.history.lock();
         let replaced = std::mem::replace(&mut *self.view.write(), view.clone());
-        let touched = history.append(view, events, now);
+        let touched = history.append(events, now);
         self.published.store(view.revision.0, Ordering::Release);
         drop(history);
         // May free a great many tree nodes; outside of the lock.
@@ -207,7 +208,9 @@ impl Store for SqliteStore {
             }
             history.view_at(revision, &current)?
         };
-        Ok(rewind.view())
+        let view = rewind.view();
+        self.shared.history.lock().keep(&view);
+        Ok(view)
     }
 
     fn reached(&self, revision: Revision) -> Pending<'_, Result<(), Error>> {

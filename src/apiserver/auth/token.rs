@@ -251,7 +251,7 @@ fn still_there(claims: &Claims, now: Timestamp, view: &dyn View) -> Result<(), S
         let entry = view
             .get(&format!("core/{resource}/{namespace}/{}", bound.name))
             .ok_or_else(|| format!("{what} {:?} not found", bound.name))?;
-        if crate::verbs::facts::facts(&entry).uid != bound.uid {
+        if crate::verbs::facts::facts(&entry).uid.as_ref() != bound.uid {
             return Err(format!("the UID of {what} {:?} does not match the claim", bound.name));
         }
         Ok(entry)

@@ -155,10 +155,8 @@ pub fn store_error(kind: &Kind, name: &str, error: &store::Error) -> Status {
         store::Error::Precondition { .. } => Status::conflict(kind, name, types::status::OBJECT_MODIFIED),
         store::Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         store::Error::Future { requested, current } => too_large(requested.0, current.0),
-        store::Error::ReadOnly { reason } => {
-            tracing::error!(reason, "a write was refused");
-            Status::service_unavailable(format!("the store is read-only: {reason}"))
-        }
+        // As a full etcd is shown upstream: an error of the server with the store's own words. The store has logged it, once.
+        store::Error::ReadOnly { .. } => Status::internal(error),
         store::Error::Busy => Status::too_many_requests("Too many requests, please try again later.", 1),
         store::Error::Closed => Status::service_unavailable("the server is shutting down"),
         store::Error::NewerSchema { .. }

@@ -1,39 +1,28 @@
-//! What is known of a stored object without decoding it again: labels, selectable fields, owners.
+//! What is known of a stored object without decoding it again: labels, selectable fields.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use serde_json::Value;
 use store::{Entry, Facts};
 use types::registry::{BUILT_IN, Kind};
 
-/// One owner of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    pub api_version: String,
-    pub kind: String,
-    pub name: String,
-    pub uid: String,
-    pub controller: bool,
-    pub block_owner_deletion: bool,
-}
-
 /// The facts of an object, computed once for each version of it and shared by every reader.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ObjectFacts {
-    pub uid: String,
+    // Every object has these in memory: boxes, because a `String` or `Vec` is a word longer and often has room to spare.
+    pub uid: Box<str>,
     /// Sorted by key.
-    pub labels: Vec<(String, String)>,
+    pub labels: Box<[(Box<str>, Box<str>)]>,
     /// The fields that a selector may name and that are not empty, by their selector names.
-    pub fields: Vec<(&'static str, String)>,
-    pub owners: Vec<Owner>,
+    pub fields: Box<[(&'static str, Box<str>)]>,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
 }
 
 impl types::selector::Labels for ObjectFacts {
     fn label(&self, key: &str) -> Option<&str> {
-        let at = self.labels.binary_search_by(|(k, _)| k.as_str().cmp(key)).ok()?;
+        let at = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         Some(&self.labels[at].1)
     }
 }
@@ -41,42 +30,28 @@ impl types::selector::Labels for ObjectFacts {
 impl ObjectFacts {
     /// The field's text, empty when it is absent.
     pub fn field(&self, name: &str) -> &str {
-        self.fields.iter().find(|(n, _)| *n == name).map_or("", |(_, v)| v)
+        self.fields.iter().find(|(n, _)| *n == name).map_or("", |(_, v)| &**v)
     }
 
     pub fn of(kind: &'static Kind, object: &Value) -> Self {
         let metadata = &object["metadata"];
-        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        let text = |v: &Value| -> Box<str> { v.as_str().unwrap_or_default().into() };
         let labels = metadata["labels"]
             .as_object()
-            .map(|m| m.iter().map(|(k, v)| (k.clone(), text(v))).collect())
+            .map(|m| m.iter().map(|(k, v)| (k.as_str().into(), text(v))).collect())
             .unwrap_or_default();
         let fields = kind
             .selectable_fields
             .iter()
             .filter_map(|field| {
                 let value = field_text(object, field);
-                (!value.is_empty()).then_some((&**field, value))
-            })
-            .collect();
-        let owners = metadata["ownerReferences"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|o| Owner {
-                api_version: text(&o["apiVersion"]),
-                kind: text(&o["kind"]),
-                name: text(&o["name"]),
-                uid: text(&o["uid"]),
-                controller: o["controller"] == true,
-                block_owner_deletion: o["blockOwnerDeletion"] == true,
+                (!value.is_empty()).then(|| (&**field, value.into()))
             })
             .collect();
         Self {
             uid: text(&metadata["uid"]),
             labels,
             fields,
-            owners,
             deleting: metadata.get("deletionTimestamp").is_some_and(|t| !t.is_null()),
         }
     }
@@ -133,8 +108,7 @@ pub fn kind_of_key(key: &str) -> Option<&'static Kind> {
 
 /// The facts of an entry; empty ones for an entry that somebody else wrote.
 pub fn facts(entry: &Entry) -> &ObjectFacts {
-    static NONE: ObjectFacts =
-        ObjectFacts { uid: String::new(), labels: Vec::new(), fields: Vec::new(), owners: Vec::new(), deleting: false };
+    static NONE: LazyLock<ObjectFacts> = LazyLock::new(ObjectFacts::default);
     entry.facts.downcast_ref().unwrap_or(&NONE)
 }
 
@@ -147,8 +121,7 @@ mod tests {
 
     #[test]
     fn facts_of_a_pod() {
-        let pod = json!({"metadata": {"uid": "u", "labels": {"b": "2", "a": "1"}, "deletionTimestamp": "2026-01-01T00:00:00Z",
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "ru", "controller": true}]},
+        let pod = json!({"metadata": {"uid": "u", "labels": {"b": "2", "a": "1"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"nodeName": "n1"}, "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd::1"}]}});
         let bytes = Bytes::from(serde_json::to_vec(&pod).unwrap());
         let facts = facts_of("core/pods/default/p", &bytes);
@@ -157,7 +130,7 @@ mod tests {
         assert_eq!(facts.field("spec.nodeName"), "n1");
         assert_eq!(facts.field("spec.hostNetwork"), "false");
         assert_eq!(facts.field("status.podIPs"), "10.0.0.1,fd::1");
-        assert!(facts.deleting && facts.owners[0].controller && !facts.owners[0].block_owner_deletion);
+        assert!(facts.deleting);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Kills a writing process at random points, again and again on the same file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -79,6 +79,8 @@ struct Seen {
     /// The largest revision that was acknowledged, and the largest of a durable write.
     revision: u64,
     durable: u64,
+    /// Every revision that was acknowledged, by whichever writer, before or after whichever crash.
+    revisions: HashSet<u64>,
     /// For each relaxed key, its acknowledgements since the last check.
     relaxed: Vec<(String, u64, u64)>,
     count: u64,
@@ -94,6 +96,7 @@ impl Seen {
             assert!(revision > *before, "{key}: {revision} after {before}");
         }
         self.last.insert(key.to_owned(), (kind.chars().next().unwrap(), n, revision));
+        assert!(self.revisions.insert(revision), "{key}: {revision} was given out twice");
         self.revision = self.revision.max(revision);
         if kind == "r" {
             self.relaxed.push((key.to_owned(), n, revision));
