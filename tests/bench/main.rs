@@ -90,14 +90,12 @@ fn load_average() -> String {
     text.split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// A pod's way to Running against crun's run of one container, medians of the same minutes.
+/// A pod's way to Running against crun's start of one container (runc's where crun is not), medians of turns.
 fn pod_to_crun(rows: &[Row]) -> Option<Row> {
     const NAME: &str = "pod_running_to_crun_run";
     let median = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.median);
-    if median(NAME).is_some() {
-        return None;
-    }
-    Some(Row::new(NAME, vec![median("pod_running")? / median("crun_run").or_else(|| median("runc_run"))?], "times"))
+    let peer = ["crun_run_detached", "runc_run_detached"].into_iter().find_map(median)?;
+    Some(Row::new(NAME, vec![median("pod_running")? / peer], "times"))
 }
 
 fn gather(rows: &mut Vec<Row>, row: Row) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use harness::kedge::Server;
 use harness::{Host, Switch, wait};
 
-const REFUSAL: &str = "Error from server (InternalError): Internal error occurred: the store is read-only: no space left on the \
+const REFUSAL: &str = "error: failed to create configmap: Internal error occurred: the store is read-only: no space left on the \
                        disk that holds /var/lib/kedge/server/state.db";
 
 #[test]
