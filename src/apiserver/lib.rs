@@ -1,8 +1,8 @@
 //! The API server: the whole Kubernetes request path over one registry and generic verbs.
 //!
 //! ```text
-//! TLS → authenticate → authorize → decode → (patch) → default → admit → validate → store → encode
-//! http    auth           auth      codec     patch    hooks    admission  hooks    verbs    codec, printers
+//! TLS → authenticate → authorize → decode → (patch) → default → owners  → admit → validate → store → encode
+//! http    auth           auth      codec     patch    hooks     managed   admission hooks    verbs   codec, printers
 //! ```
 //!
 //! [`ApiServer::call`] is the one door: the TLS listener ([`http::listener`]) and the in-process transport of the same
@@ -17,6 +17,7 @@ pub mod auth;
 pub mod codec;
 pub mod hooks;
 pub mod http;
+pub mod managed;
 pub mod patch;
 pub mod printers;
 pub mod schema;

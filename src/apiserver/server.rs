@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use types::registry::WriteClass;
 use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
@@ -255,6 +256,9 @@ impl ApiServer {
             identity: &identity,
             now,
             accepted,
+            // Leases and Events of our own parts come by the minute and nobody applies them: they stay untracked, as objects
+            // from before there was apply are, and no larger than they must be.
+            tracked: !(matches!(peer, Peer::Local(_)) && kind.write_class == WriteClass::Relaxed),
             warnings: Some(crate::hooks::of(kind).deprecated)
                 .filter(|w| !w.is_empty())
                 .map(str::to_owned)

@@ -4,6 +4,7 @@
 //! mark keys dirty; they get no queue of events that could grow. `managedFields` are dropped on read-in: they are a third of
 //! an object's memory and nobody here reads them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::Arc;
@@ -253,12 +254,12 @@ impl<K: Object> Sink for Cache<K> {
     }
 
     fn upsert(&self, object: &str) -> serde_json::Result<()> {
-        self.put(serde_json::from_str(object)?);
+        self.put(serde_json::from_str(&without_managed_fields(object))?);
         Ok(())
     }
 
     fn remove(&self, object: &str) -> serde_json::Result<()> {
-        let object: K = serde_json::from_str(object)?;
+        let object: K = serde_json::from_str(&without_managed_fields(object))?;
         self.take(&object.key());
         Ok(())
     }
@@ -308,9 +309,59 @@ impl DirtyKeys {
     }
 }
 
+/// The object's text without its managed fields: to decode them into trees that are dropped at once costs more than all the
+/// rest of many objects. A text that is not written as expected stays whole.
+fn without_managed_fields(text: &str) -> Cow<'_, str> {
+    const NAME: &[u8] = b"\"managedFields\":[";
+    let bytes = text.as_bytes();
+    // Within a string the quotes would have backslashes.
+    let found = memchr::memmem::find(bytes, NAME).filter(|at| *at > 0 && bytes[at - 1] != b'\\');
+    let Some(start) = found else { return Cow::Borrowed(text) };
+    let (mut end, mut depth, mut quoted) = (start + NAME.len(), 1u32, false);
+    while depth > 0 {
+        match bytes.get(end) {
+            None => return Cow::Borrowed(text),
+            Some(b'"') => quoted = !quoted,
+            Some(b'\\') if quoted => end += 1,
+            Some(b'[' | b'{') if !quoted => depth += 1,
+            Some(b']' | b'}') if !quoted => depth -= 1,
+            Some(_) => {}
+        }
+        end += 1;
+    }
+    // The comma on one side goes too.
+    let (from, to) = match (bytes[start - 1], bytes.get(end)) {
+        (_, Some(b',')) => (start, end + 1),
+        (b',', _) => (start - 1, end),
+        _ => (start, end),
+    };
+    Cow::Owned([&text[..from], &text[to..]].concat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn managed_fields_are_cut_out() {
+        let fields = r#""managedFields":[{"fieldsV1":{"f:a":{"k:{\"a\":\"]\"}":{}}},"manager":"x"},{}]"#;
+        for (before, after) in [
+            (r#"{"metadata":{"#, r#""name":"a"},"data":{}}"#),
+            (r#"{"metadata":{"name":"a""#, "}}"),
+            (r#"{"metadata":{"#, "}}"),
+        ] {
+            let comma = |text: &str| !text.ends_with('{') && !text.starts_with('}');
+            let whole = format!(
+                "{before}{}{fields}{}{after}",
+                if comma(before) { "," } else { "" },
+                if comma(after) { "," } else { "" }
+            );
+            assert_eq!(without_managed_fields(&whole), format!("{before}{after}"));
+        }
+        for text in [r#"{"data":{"a":"\"managedFields\":[1]"}}"#, r#"{"metadata":{"managedFields":[{"a":"}"#, "{}"] {
+            assert_eq!(without_managed_fields(text), text);
+        }
+    }
     use k8s_openapi::api::core::v1::Pod;
 
     fn pod(namespace: &str, name: &str, node: &str, revision: u64) -> String {

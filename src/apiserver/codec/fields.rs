@@ -136,7 +136,9 @@ impl Walker {
             }
             (_, other) => return Err(mismatch(json_type(other), owner, field.go, at)),
         }
-        Ok(!(field.omitempty && !field.pointer && is_zero(field, value)))
+        // An explicit empty list of managed fields asks for something.
+        let means = field.name == "managedFields";
+        Ok(means || !(field.omitempty && !field.pointer && is_zero(field, value)))
     }
 
     fn item(&mut self, owner: &Type, field: &'static Field, value: &mut Value, at: &Trail<'_>) -> Result<(), String> {

@@ -65,6 +65,16 @@ pub fn decode_options(content_type: Option<&str>, body: &Bytes, kind: &'static s
     Ok(Some(value))
 }
 
+/// Any JSON or YAML text, with the words of upstream's YAML library when it is neither.
+pub(crate) fn parse_yaml(body: &[u8]) -> Result<Value, String> {
+    match body.trim_ascii_start().first() {
+        // JSON is the commoner, and read the faster.
+        Some(b'{') => gojson::parse(body).or_else(|_| yaml::parse(body)),
+        _ => yaml::parse(body),
+    }
+    .map_err(|why| format!("error converting YAML to JSON: {why}"))
+}
+
 fn object_of(body: &[u8]) -> Result<Value, String> {
     gojson::parse(body).map_err(|why| format!("couldn't get version/kind; json parse error: {why}"))
 }

@@ -23,15 +23,21 @@ pub const APPLY_PATCH: &str = "application/apply-patch+yaml";
 /// The patch types of a kind, for 415 and OpenAPI; custom kinds have no strategic merge patch.
 pub fn media_types(kind: &Kind) -> &'static [&'static str] {
     if schema::type_of(&kind.group, &kind.version, &kind.kind).is_some() {
-        &[JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH]
+        &[JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH]
     } else {
-        &[JSON_PATCH, MERGE_PATCH]
+        &[JSON_PATCH, MERGE_PATCH, APPLY_PATCH]
     }
+}
+
+/// Whether the body is a configuration to be applied, which is [`crate::managed`]'s.
+pub fn is_apply(content_type: Option<&str>) -> bool {
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case(APPLY_PATCH)
 }
 
 /// Applies a patch to `current`. Fields are not checked; [`apply_checked`] does both.
 ///
-/// Errors: 415 for a type that is not served (server-side apply; strategic patches of custom kinds), 400 for a body that
+/// Errors: 415 for a type that is none of these three, or a strategic patch of a custom kind, 400 for a body that
 /// cannot be read, 413 for more than 10,000 JSON patch operations, 422 for a JSON patch that does not apply, all in
 /// upstream's words.
 /// Source: apiserver `pkg/endpoints/handlers/patch.go`; RFC 6902; RFC 7386.
@@ -44,11 +50,6 @@ pub fn apply(kind: &Kind, content_type: &str, current: &Value, body: &Bytes) -> 
             Some(ty) => strategic::apply(ty, current, body),
             None => Err(Status::unsupported_media_type(media_types(kind))),
         },
-        APPLY_PATCH => {
-            let mut status = Status::unsupported_media_type(media_types(kind));
-            status.message = format!("server-side apply is not served yet - {}", status.message);
-            Err(status)
-        }
         _ => Err(Status::unsupported_media_type(media_types(kind))),
     }
 }
@@ -99,7 +100,7 @@ fn refused(value: &str, why: &str) -> Status {
 }
 
 /// A value as Go's `%+v` prints it.
-fn go_text(value: &Value) -> String {
+pub(crate) fn go_text(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".into(),
         Value::String(text) => text.clone(),

@@ -7,6 +7,8 @@ pub struct Type {
     pub name: &'static str,
     /// The Go type's name in error texts: `v1.Pod`.
     pub go: &'static str,
+    /// Server-side apply owns values of the type as a whole, where a field does not say otherwise.
+    pub atomic: bool,
     /// JSON fields in order of their names, those of embedded structs included.
     pub fields: &'static [Field],
     /// Protobuf fields in order of their numbers.

@@ -17,6 +17,7 @@ use crate::auth::rbac;
 use crate::codec::fields::FieldValidation;
 use crate::codec::{Accepted, Media};
 use crate::http::query::Query;
+use crate::managed::{self, Given, Managed, Writer};
 use crate::server::Shared;
 
 /// A reader that asks for a revision which the store has not reached waits this long at most. Source: apiserver
@@ -37,8 +38,19 @@ pub struct Ask<'a> {
     pub identity: &'a Identity,
     pub now: Timestamp,
     pub accepted: Accepted,
+    /// Whether it is kept who owns the fields of what this creates.
+    pub tracked: bool,
     /// Texts for `Warning` headers.
     pub warnings: Vec<String>,
+}
+
+/// How it is known who owns the fields of an object that is written.
+#[derive(Clone)]
+pub enum Owners {
+    /// From what the write changes, and from what the request says itself.
+    Track(Given),
+    /// They are known.
+    Known(Managed),
 }
 
 /// What a verb answers.
@@ -86,8 +98,19 @@ impl<'a> Ask<'a> {
         })
     }
 
-    /// `?dryRun=`; 422 for a value other than `All`.
+    /// Who writes: `?fieldManager=`, else what the user agent calls itself.
+    pub fn manager(&self) -> std::borrow::Cow<'a, str> {
+        let agent = self.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        managed::manager(self.query.get("fieldManager"), agent)
+    }
+
+    pub fn writer<'w>(&'w self, manager: &'w str) -> Writer<'w> {
+        Writer { kind: self.kind, subresource: self.subresource, manager, now: self.now }
+    }
+
+    /// `?dryRun=` of a write, whose other options are checked too; 422 for a value other than `All`.
     pub fn dry_run(&self, options_kind: &str) -> Result<bool, Status> {
+        super::options::field_manager(self.query, options_kind)?;
         super::options::dry_run(self.query.all("dryRun").filter(|v| !v.is_empty()), options_kind)
     }
 

@@ -46,12 +46,13 @@ pub async fn bind(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
 async fn assign(ask: &mut Ask<'_>, binding: &Value, dry_run: bool) -> Result<(), Status> {
     for _ in 0..=CONFLICT_RETRIES {
         let entry = ask.current()?;
-        let mut pod = object::read(&entry)?;
+        // Who owns what does not change: upstream binds below the handlers that track it.
+        let (mut pod, managed) = object::open(&entry)?;
         hooks::core::binding::apply(ask.kind, &mut pod, binding, &ask.context()).map_err(as_binding)?;
         if dry_run {
             return Ok(());
         }
-        let value = object::to_store(ask.kind, &pod);
+        let value = object::to_store(ask.kind, &pod, &managed);
         match ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await {
             Ok(_) => return Ok(()),
             Err(store::Error::Precondition { .. }) => {}

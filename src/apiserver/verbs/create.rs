@@ -10,9 +10,10 @@ use serde_json::Value;
 use store::{Expect, Op};
 use types::status::Status;
 
-use super::ask::{Answer, Ask};
+use super::ask::{Answer, Ask, Owners};
 use super::object::{self, meta, meta_mut};
 use crate::admission::{self, Operation};
+use crate::managed::{self, Given, Managed};
 use crate::{auth, hooks};
 
 /// How often a generated name that is taken is generated anew. Source: apiserver `pkg/registry/generic/registry/store.go`
@@ -25,12 +26,19 @@ const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 
 pub async fn create(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let dry_run = ask.dry_run("CreateOptions")?;
-    let object = ask.decode(body, &ask.kind.gvk())?;
-    create_object(ask, object, dry_run).await
+    let mut object = ask.decode(body, &ask.kind.gvk())?;
+    let given = Given::take(&mut object);
+    create_object(ask, object, Owners::Track(given), dry_run).await
 }
 
-/// Creates an object that has been decoded; also the end of a PUT to a name that is free.
-pub async fn create_object(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) -> Result<Answer, Status> {
+/// Creates an object that has been decoded and holds no managed fields; also the end of a PUT or an apply to a name that is
+/// free.
+pub async fn create_object(
+    ask: &mut Ask<'_>,
+    mut object: Value,
+    owners: Owners,
+    dry_run: bool,
+) -> Result<Answer, Status> {
     check_namespace(ask, &object)?;
     if !meta(&object, "resourceVersion").is_empty() && meta(&object, "resourceVersion") != "0" {
         // Upstream answers so, without a reason.
@@ -44,13 +52,13 @@ pub async fn create_object(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) 
     let prefix = meta(&object, "generateName").to_owned();
     let generated = meta(&object, "name").is_empty() && !prefix.is_empty();
     if !generated {
-        return attempt(ask, object, dry_run).await.map_err(Refused::into_status);
+        return attempt(ask, object, owners, dry_run).await.map_err(Refused::into_status);
     }
     let mut tries = 0;
     loop {
         tries += 1;
         meta_mut(&mut object).insert("name".into(), hooks::metadata::generate_name(&prefix).into());
-        match attempt(ask, object.clone(), dry_run).await {
+        match attempt(ask, object.clone(), owners.clone(), dry_run).await {
             Err(Refused::Taken(_)) if tries < GENERATED_NAME_ATTEMPTS => {}
             other => return other.map_err(Refused::into_status),
         }
@@ -85,7 +93,7 @@ impl From<Status> for Refused {
     }
 }
 
-async fn attempt(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) -> Result<Answer, Refused> {
+async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: bool) -> Result<Answer, Refused> {
     let hooks = hooks::of(ask.kind);
     let namespace = if ask.kind.namespaced() { ask.namespace } else { "" };
     let mut view = ask.view();
@@ -96,6 +104,11 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) -> Result<
     }
     object::fill_new(&mut object, namespace, ask.now);
     (hooks.default)(&mut object);
+    let managed = match owners {
+        Owners::Track(_) if !ask.tracked => Managed::default(),
+        Owners::Track(given) => managed::created(&object, given, &ask.writer(&ask.manager())),
+        Owners::Known(managed) => managed,
+    };
     (hooks.prepare_create)(&mut object, &ask.context());
     let name = meta(&object, "name").to_owned();
     let request = |ask: &Ask<'_>, object: &mut Value| -> Result<Vec<String>, Status> {
@@ -126,9 +139,10 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, dry_run: bool) -> Result<
         if view.get(&key).is_some() {
             return Err(taken());
         }
+        managed.put_into(&mut object);
         return Ok(Answer::Object { code: 201, value: object });
     }
-    let value = object::to_store(ask.kind, &object);
+    let value = object::to_store(ask.kind, &object, &managed);
     let written = super::reserved_write(ask, reservation, Arc::from(key), Expect::Absent, Op::Put(value)).await;
     let entry = written.map_err(|error| match error {
         store::Error::Precondition { .. } => taken(),

@@ -33,7 +33,7 @@ pub async fn delete_one(ask: &mut Ask<'_>, options: &DeleteOptions) -> Result<An
     for _ in 0..=CONFLICT_RETRIES {
         let entry = ask.current()?;
         let view = ask.view();
-        let old = object::read(&entry)?;
+        let (old, managed) = object::open(&entry)?;
         check_preconditions(ask, options, &old)?;
         admission::mutate(&mut ask.admission(Operation::Delete, None, Some(&old), options.dry_run, &*view))?;
         admission::validate(&ask.admission(Operation::Delete, None, Some(&old), options.dry_run, &*view))?;
@@ -41,12 +41,15 @@ pub async fn delete_one(ask: &mut Ask<'_>, options: &DeleteOptions) -> Result<An
         let returns_object = hooks::of(ask.kind).delete_returns_object;
         let result = match step {
             Step::Nothing => return Ok(Answer::Entry { code: 200, entry }),
-            Step::Mark(marked) if options.dry_run => return Ok(Answer::Object { code: 200, value: marked }),
+            Step::Mark(mut marked) if options.dry_run => {
+                managed.put_into(&mut marked);
+                return Ok(Answer::Object { code: 200, value: marked });
+            }
             Step::Remove if options.dry_run => {
                 return Ok(if returns_object { Answer::Entry { code: 200, entry } } else { gone(ask, uid(&entry)) });
             }
             Step::Mark(marked) => {
-                let value = object::to_store(ask.kind, &marked);
+                let value = object::to_store(ask.kind, &marked, &managed);
                 let written = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await;
                 match written {
                     Ok(entry) => Ok(Answer::Entry { code: 200, entry }),

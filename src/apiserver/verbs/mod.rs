@@ -1,5 +1,6 @@
 //! What each verb does, for every kind alike. What never lives here: a kind by name, but where a subresource is a kind's own.
 
+pub mod apply;
 pub mod ask;
 pub mod binding;
 pub mod connect;

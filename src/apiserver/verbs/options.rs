@@ -200,6 +200,23 @@ pub fn invalid(group: &str, kind: &str, errors: &[FieldError]) -> Status {
     status
 }
 
+/// Checks `fieldManager`.
+///
+/// # Errors
+/// 422 for one that is too long or not printable. Source: `ValidateFieldManager`.
+pub fn field_manager(query: &Query, kind: &str) -> Result<(), Status> {
+    let Some(name) = query.text("fieldManager") else { return Ok(()) };
+    let path = Path::new("fieldManager");
+    let mut errors = Vec::new();
+    if name.len() > crate::managed::MANAGER_BYTES_MAX {
+        errors.push(FieldError::too_long(&path, crate::managed::MANAGER_BYTES_MAX));
+    }
+    errors.extend(name.char_indices().filter(|(_, c)| c.is_control()).map(|(at, c)| {
+        FieldError::invalid(&path, name, format!("invalid character U+{:04X} (at position {at})", u32::from(c)))
+    }));
+    if errors.is_empty() { Ok(()) } else { Err(invalid("meta.k8s.io", kind, &errors)) }
+}
+
 /// Whether `dryRun=All` was asked for.
 ///
 /// # Errors

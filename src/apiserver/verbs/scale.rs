@@ -6,14 +6,16 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::Method;
+use serde_json::json;
 use types::registry::{GroupVersionKind, Kind, Scope, WriteClass};
 use types::status::Status;
 
-use super::ask::{Answer, Ask};
+use super::ask::{Answer, Ask, Owners};
 use super::object;
-use super::update::{CONFLICT_RETRIES, Unchanged, replace_read};
+use super::update::{CONFLICT_RETRIES, Live, Unchanged, replace};
 use crate::hooks;
 use crate::hooks::autoscaling;
+use crate::managed::{self, Given, Writer};
 
 const SCALE: GroupVersionKind = GroupVersionKind::new("autoscaling", "v1", "Scale");
 
@@ -42,13 +44,18 @@ pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<A
     }
     let put = *method == Method::PUT;
     let dry_run = ask.dry_run(if put { "UpdateOptions" } else { "PatchOptions" })?;
+    if !put && crate::patch::is_apply(ask.content_type()) {
+        return apply(ask, body, dry_run).await;
+    }
+    if !put {
+        super::patch::check_force(ask)?;
+    }
     for _ in 0..=CONFLICT_RETRIES {
-        let entry = ask.current()?;
-        let old = object::read(&entry)?;
+        let live = Live::open(ask.current()?)?;
         let scale = if put {
             ask.decode(body, &SCALE)?
         } else {
-            super::patch::patched(ask, &SCALE_KIND, &autoscaling::scale_of(&old), body)?
+            super::patch::patched(ask, &SCALE_KIND, &autoscaling::scale_of(&live.object), body)?
         };
         let named = object::meta(&scale, "name");
         if !named.is_empty() && named != ask.name {
@@ -63,19 +70,61 @@ pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<A
             return Err(Status::invalid(&SCALE_KIND, ask.name, &errors));
         }
         let conditional = put && !object::meta(&scale, "resourceVersion").is_empty();
-        let mut new = old.clone();
+        let mut new = live.object.clone();
         autoscaling::apply(&mut new, &scale);
-        match replace_read(ask, entry, old, new, dry_run).await {
-            Ok(Answer::Entry { code, entry }) => {
-                let value = autoscaling::scale_of(&object::read(&entry)?);
-                return Ok(Answer::Object { code, value });
-            }
-            Ok(Answer::Object { code, value }) => {
-                return Ok(Answer::Object { code, value: autoscaling::scale_of(&value) });
-            }
-            Ok(other) => return Ok(other),
+        match replace(ask, live, new, Owners::Track(Given::Nothing), dry_run).await {
+            Ok(answer) => return seen(answer),
             Err(Unchanged::Refused(status)) => return Err(status),
             Err(Unchanged::Raced) if conditional => break,
+            Err(Unchanged::Raced) => {}
+        }
+    }
+    Err(Status::conflict(ask.kind, ask.name, types::status::OBJECT_MODIFIED))
+}
+
+/// The Scale of an answered workload.
+fn seen(answer: Answer) -> Result<Answer, Status> {
+    Ok(match answer {
+        Answer::Entry { code, entry } => Answer::Object { code, value: autoscaling::scale_of(&object::read(&entry)?) },
+        Answer::Object { code, value } => Answer::Object { code, value: autoscaling::scale_of(&value) },
+        other => other,
+    })
+}
+
+/// An applied Scale owns the replicas of the workload through this subresource.
+///
+/// Source: apimachinery `pkg/util/managedfields/scalehandler.go`.
+async fn apply(ask: &mut Ask<'_>, body: &Bytes, dry_run: bool) -> Result<Answer, Status> {
+    let (config, force) = super::apply::configuration(ask, body)?;
+    let manager = ask.manager();
+    for _ in 0..=CONFLICT_RETRIES {
+        let live = Live::open(ask.current()?)?;
+        let scale =
+            managed::applied(None, &config, &Writer { kind: &SCALE_KIND, ..ask.writer(&manager) }, true)?.object;
+        let named = object::meta(&scale, "name");
+        if named != ask.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({named}) does not match the name on the URL ({})",
+                ask.name
+            )));
+        }
+        let hooks = hooks::named("autoscaling", "Scale").unwrap_or(&hooks::Hooks::NEUTRAL);
+        let errors = (hooks.validate)(&scale);
+        if !errors.is_empty() {
+            return Err(Status::invalid(&SCALE_KIND, ask.name, &errors));
+        }
+        // What the configuration says of the workload itself.
+        let mut parent = json!({"apiVersion": ask.kind.gvk().api_version(), "kind": ask.kind.kind});
+        if let Some(replicas) = config["spec"].get("replicas") {
+            parent["spec"] = json!({"replicas": replicas});
+        }
+        let applied = managed::applied(Some((&live.object, &live.managed)), &parent, &ask.writer(&manager), force)?;
+        let mut new = live.object.clone();
+        let replicas = json!({"metadata": {}, "spec": {"replicas": applied.object["spec"]["replicas"]}});
+        autoscaling::apply(&mut new, &replicas);
+        match replace(ask, live, new, Owners::Known(applied.managed), dry_run).await {
+            Ok(answer) => return seen(answer),
+            Err(Unchanged::Refused(status)) => return Err(status),
             Err(Unchanged::Raced) => {}
         }
     }

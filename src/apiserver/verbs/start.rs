@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use types::status::{Reason, Status};
 
 use super::object::{self, fill_new, meta};
 use crate::auth::bootstrap;
+use crate::managed::Managed;
 use crate::server::{ApiServer, Clock, Peer};
 use crate::{Body, Identity, hooks};
 
@@ -53,24 +54,25 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock) -> Result<(), store::Er
         let Some(kind) = kind_of(&wanted) else { continue };
         let (namespace, name) = (meta(&wanted, "namespace").to_owned(), meta(&wanted, "name").to_owned());
         let key: Arc<str> = kind.store_key(&namespace, &name).into();
-        let (object, expect) = match view.get(&key) {
+        let (object, managed, expect) = match view.get(&key) {
             None => {
                 let hooks = hooks::of(kind);
                 fill_new(&mut wanted, &namespace, now);
                 (hooks.default)(&mut wanted);
                 let context = hooks::Context { subresource: "", user: "system:apiserver", now };
                 (hooks.prepare_create)(&mut wanted, &context);
-                (wanted, Expect::Absent)
+                // Nobody owns what was there before anybody came.
+                (wanted, Managed::default(), Expect::Absent)
             }
             Some(entry) => {
-                let Ok(stored) = object::read(&entry) else { continue };
+                let Ok((stored, managed)) = object::open(&entry) else { continue };
                 match bootstrap::reconcile(&stored, &wanted) {
-                    Some(merged) => (merged, Expect::At(entry.modified)),
+                    Some(merged) => (merged, managed, Expect::At(entry.modified)),
                     None => continue,
                 }
             }
         };
-        let op = Op::Put(object::to_store(kind, &object));
+        let op = Op::Put(object::to_store(kind, &object, &managed));
         batch.push(Write { key, expect, class: store::Class::Durable, op });
     }
     if !batch.is_empty() {
@@ -129,6 +131,7 @@ async fn send(server: &ApiServer, method: Method, path: &str, media: &'static st
     *request.method_mut() = method;
     *request.uri_mut() = path.parse().map_err(Status::internal)?;
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("kube-apiserver"));
     let response = server.call(request, Peer::Local(Arc::new(Identity::admin()))).await;
     if response.status().is_success() {
         return Ok(());

@@ -10,10 +10,11 @@ use store::{Entry, Expect, Op};
 use types::field::{FieldError, Path};
 use types::status::Status;
 
-use super::ask::{Answer, Ask};
+use super::ask::{Answer, Ask, Owners};
 use super::object::{self, meta, meta_mut};
 use super::{create, delete};
 use crate::admission::{self, Operation};
+use crate::managed::{self, Given, Managed};
 use crate::{auth, hooks};
 
 /// A change that named no version is tried again when another one came first. Source: apiserver
@@ -35,7 +36,7 @@ impl From<Status> for Unchanged {
 /// PUT of the object or of a subresource that exchanges the object itself.
 pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let dry_run = ask.dry_run("UpdateOptions")?;
-    let object = ask.decode(body, &ask.kind.gvk())?;
+    let mut object = ask.decode(body, &ask.kind.gvk())?;
     let name = meta(&object, "name");
     if name.is_empty() {
         return Err(Status::bad_request("name must be provided"));
@@ -47,6 +48,7 @@ pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
         )));
     }
     create::check_namespace(ask, &object)?;
+    let given = Given::take(&mut object);
     let hooks = hooks::of(ask.kind);
     for attempt in 0.. {
         let Some(entry) = ask.view().get(&ask.key()) else {
@@ -60,7 +62,7 @@ pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
             }
             let mut object = object;
             meta_mut(&mut object).remove("resourceVersion");
-            return create::create_object(ask, object, dry_run).await;
+            return create::create_object(ask, object, Owners::Track(given), dry_run).await;
         };
         let conditional = !meta(&object, "resourceVersion").is_empty();
         if !conditional && !hooks.unconditional_update {
@@ -71,7 +73,8 @@ pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
             };
             return Err(Status::invalid(ask.kind, ask.name, &[error]));
         }
-        match replace(ask, entry, object.clone(), dry_run).await {
+        let live = Live::open(entry)?;
+        match replace(ask, live, object.clone(), Owners::Track(given.clone()), dry_run).await {
             Ok(answer) => return Ok(answer),
             Err(Unchanged::Refused(status)) => return Err(status),
             Err(Unchanged::Raced) if !conditional && attempt < CONFLICT_RETRIES => {}
@@ -81,23 +84,38 @@ pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     Err(Status::conflict(ask.kind, ask.name, types::status::OBJECT_MODIFIED))
 }
 
-/// Puts `new` in the place of what `entry` holds, through defaulting, admission and validation.
-pub async fn replace(ask: &mut Ask<'_>, entry: Arc<Entry>, new: Value, dry_run: bool) -> Result<Answer, Unchanged> {
-    let old = object::read(&entry)?;
-    replace_read(ask, entry, old, new, dry_run).await
+/// An object that is stored and will be changed.
+pub struct Live {
+    pub entry: Arc<Entry>,
+    /// Without its managed fields.
+    pub object: Value,
+    pub managed: Managed,
 }
 
-pub async fn replace_read(
+impl Live {
+    pub fn open(entry: Arc<Entry>) -> Result<Self, Status> {
+        let (object, managed) = object::open(&entry)?;
+        Ok(Self { entry, object, managed })
+    }
+}
+
+/// Puts `new`, which holds no managed fields, in the place of the live object, through defaulting, admission and validation.
+pub async fn replace(
     ask: &mut Ask<'_>,
-    entry: Arc<Entry>,
-    old: Value,
+    live: Live,
     mut new: Value,
+    owners: Owners,
     dry_run: bool,
 ) -> Result<Answer, Unchanged> {
+    let Live { entry, object: old, managed: owned } = live;
     let hooks = hooks::of(ask.kind);
     let view = ask.view();
     keep_system_fields(ask, &old, &mut new)?;
     (hooks.default)(&mut new);
+    let managed = match owners {
+        Owners::Track(given) => managed::updated(&old, &owned, &new, given, &ask.writer(&ask.manager())),
+        Owners::Known(managed) => managed,
+    };
     (hooks.prepare_update)(&mut new, &old, &ask.context());
     let warnings =
         admission::mutate(&mut ask.admission(Operation::Update, Some(&mut new), Some(&old), dry_run, &*view))?;
@@ -123,12 +141,13 @@ pub async fn replace_read(
     } else {
         None
     };
-    if new == old {
+    if new == old && managed.same_but_times(&owned) {
         // Nothing changes: no revision is spent and no watcher woken, as upstream.
         return Ok(Answer::Entry { code: 200, entry });
     }
     let done = object::is_deleting(&new) && delete::released(ask.kind, &new);
     if dry_run {
+        managed.put_into(&mut new);
         return Ok(Answer::Object { code: 200, value: new });
     }
     if done {
@@ -136,7 +155,7 @@ pub async fn replace_read(
         let gone = delete::remove(ask, &entry, &new).await?;
         return Ok(Answer::Entry { code: 200, entry: gone });
     }
-    let value = object::to_store(ask.kind, &new);
+    let value = object::to_store(ask.kind, &new, &managed);
     let expect = Expect::At(entry.modified);
     let written = super::reserved_write(ask, reservation, entry.key.clone(), expect, Op::Put(value)).await;
     let entry = written.map_err(|error| match error {
@@ -180,12 +199,6 @@ fn keep_system_fields(ask: &Ask<'_>, old: &Value, new: &mut Value) -> Result<(),
         Some(generation) => metadata.insert("generation".into(), generation.clone()),
         None => metadata.remove("generation"),
     };
-    // Who left them out does not know of them; upstream keeps the live ones too.
-    if metadata.get("managedFields").is_none_or(Value::is_null)
-        && let Some(fields) = before.get("managedFields")
-    {
-        metadata.insert("managedFields".into(), fields.clone());
-    }
     metadata.remove("selfLink");
     Ok(())
 }

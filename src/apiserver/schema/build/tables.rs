@@ -137,7 +137,8 @@ pub fn rust(facts: &Facts) -> String {
         let fields = facts.flattened(name);
         assert!(fields.len() <= 128, "{name} has more fields than the duplicate check has bits");
         let index = |field: &str| fields.keys().position(|k| k == field).expect("flattened holds own fields");
-        let _ = writeln!(out, "Type {{ name: {name:?}, go: {:?}, fields: &[", ty.go);
+        let whole = ty.map_type == "atomic";
+        let _ = writeln!(out, "Type {{ name: {name:?}, go: {:?}, atomic: {whole}, fields: &[", ty.go);
         for field in fields.values() {
             let (container, shape) = match field.shape.split_at_checked(2) {
                 Some(("[]", rest)) => ("List", rest),

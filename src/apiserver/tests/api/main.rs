@@ -6,6 +6,7 @@ mod access;
 mod bad_input;
 mod harness;
 mod kubectl;
+mod managed;
 mod objects;
 mod reading;
 mod wire;

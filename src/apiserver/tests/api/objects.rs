@@ -114,8 +114,8 @@ async fn identity_in_a_patch_is_a_condition_and_managed_fields_stay() {
             uid.as_str().unwrap()
         ),
     );
-    let fields =
-        json!([{"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {}}]);
+    let fields = json!([{"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:data": {"f:k": {}}}}]);
     let same = json!({"metadata": {"uid": uid, "resourceVersion": version, "managedFields": fields}});
     let kept = admin.patch(&path, "merge", &same).await.expect(200).json();
     assert_eq!(kept["metadata"]["managedFields"][0]["manager"], "m");
