@@ -23,7 +23,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 HOME=${HOME:-/root} # a first-boot script has none
 BIN_DIR=${INSTALL_KEDGE_BIN_DIR:-/usr/local/bin}
 RELEASES=${INSTALL_KEDGE_URL:-https://github.com/kedge-sh/kedge/releases}
-WAIT_SECONDS=120
+WAIT_SECONDS=300 # a slow flash card, with pods of before to be looked at
 RUST_MINOR_MIN=95 # of Rust 1: rust-version in Cargo.toml
 NEW=.kedge.new
 TMP=
@@ -165,50 +165,58 @@ start_in_background() {
 }
 
 install_service() {
-	SYSTEM=$(service_system)
 	case $SYSTEM in
 	systemd)
 		unit systemd >"/etc/systemd/system/$SERVICE.service"
 		systemctl daemon-reload
-		[ -n "${INSTALL_KEDGE_SKIP_ENABLE:-}" ] && return
-		systemctl -q enable "$SERVICE"
-		[ -n "${INSTALL_KEDGE_SKIP_START:-}" ] && return
-		say "starting $SERVICE.service"
-		# Type=notify: returns when the API serves and the node is Ready
-		systemctl restart "$SERVICE" || die "it did not start: journalctl -u $SERVICE shows why"
+		[ -n "${INSTALL_KEDGE_SKIP_ENABLE:-}" ] || systemctl -q enable "$SERVICE"
 		;;
 	openrc)
 		unit openrc >"/etc/init.d/$SERVICE"
 		chmod 755 "/etc/init.d/$SERVICE"
-		[ -n "${INSTALL_KEDGE_SKIP_ENABLE:-}" ] && return
-		rc-update -q add "$SERVICE" default
-		[ -n "${INSTALL_KEDGE_SKIP_START:-}" ] && return
+		[ -n "${INSTALL_KEDGE_SKIP_ENABLE:-}" ] || rc-update -q add "$SERVICE" default
+		;;
+	esac
+}
+
+# Starts the daemon, or starts it again, and waits until the node is Ready. Fails when it does not come up.
+start_service() {
+	deadline=$(($(date +%s) + WAIT_SECONDS))
+	case $SYSTEM in
+	systemd)
+		say "starting $SERVICE.service"
+		# Type=notify: returns when the API serves and the node is Ready
+		timeout "$WAIT_SECONDS" systemctl restart "$SERVICE" || return 1
+		;;
+	openrc)
 		say "starting $SERVICE"
-		rc-service "$SERVICE" restart || die "it did not start: see /var/log/kedge.log"
+		rc-service "$SERVICE" restart || return 1
 		;;
 	none)
-		[ -n "${INSTALL_KEDGE_SKIP_ENABLE:-}${INSTALL_KEDGE_SKIP_START:-}" ] && return
 		say "no systemd or OpenRC here: starting kedge in the background"
 		start_in_background
 		;;
 	esac
-	STARTED=1
-}
-
-wait_ready() {
 	[ "$VERB" = server ] || return 0
 	say "waiting until the node is Ready"
-	n=0
 	# where no service system waits for it, the first answers may take a moment
 	until "$BIN_DIR/kedge" wait --for=condition=Ready node --all --timeout=10s >/dev/null 2>&1; do
-		n=$((n + 1))
 		if [ "$SYSTEM" = none ] && ! kill -0 "$DAEMON" 2>/dev/null; then
 			tail -n 5 /var/log/kedge.log >&2
-			die "the daemon ended: $(log_hint)"
+			return 1
 		fi
-		[ $n -ge "$WAIT_SECONDS" ] && die "the node is not Ready: $(log_hint)"
+		[ "$(date +%s)" -lt "$deadline" ] || return 1
 		sleep 1
 	done
+}
+
+# A new binary that does not come up must not cost the node: the one before it takes its place again.
+go_back() {
+	say "the new binary does not come up ($(log_hint)): going back to the previous one"
+	mv "$BIN_DIR/kedge.previous" "$BIN_DIR/kedge"
+	install_service
+	start_service || die "neither the new binary nor the previous one comes up: $(log_hint)"
+	die "the upgrade failed, the previous binary runs again: $(log_hint)"
 }
 
 log_hint() {
@@ -223,7 +231,8 @@ main() {
 	[ "$(uname -s)" = Linux ] || die "Kedge runs on Linux"
 	if [ -n "${KEDGE_URL:-}" ]; then VERB=agent SERVICE=kedge-agent; else VERB=server SERVICE=kedge; fi
 	EXEC=${INSTALL_KEDGE_EXEC:-$VERB}
-	STARTED=
+	UPGRADED=
+	SYSTEM=$(service_system)
 	trap 'rm -rf "${TMP:-$BIN_DIR/$NEW}" "$BIN_DIR/$NEW"' EXIT
 
 	if [ -n "${INSTALL_KEDGE_BIN:-}" ]; then
@@ -243,6 +252,7 @@ main() {
 	unit systemd "$NEW" >/dev/null || die "nothing was installed"
 	if [ -x "$BIN_DIR/kedge" ] && ! cmp -s "$BIN_DIR/$NEW" "$BIN_DIR/kedge"; then
 		cp -p "$BIN_DIR/kedge" "$BIN_DIR/kedge.previous"
+		UPGRADED=1
 		say "upgrading; the previous binary is kept as $BIN_DIR/kedge.previous"
 	fi
 	mv "$BIN_DIR/$NEW" "$BIN_DIR/kedge" # a rename, so that running shims keep their own file
@@ -251,11 +261,14 @@ main() {
 	grep -qs "^SERVICE=$SERVICE\$" /etc/kedge/installed || echo "SERVICE=$SERVICE" >>/etc/kedge/installed
 	grep -qs "^BIN=$BIN_DIR/kedge\$" /etc/kedge/installed || echo "BIN=$BIN_DIR/kedge" >>/etc/kedge/installed
 	install_service
-	if [ -n "$STARTED" ]; then
-		wait_ready
-		say "Kedge is running"
-	else
+	if [ -n "${INSTALL_KEDGE_SKIP_ENABLE:-}${INSTALL_KEDGE_SKIP_START:-}" ]; then
 		say "Kedge is installed; it was not started"
+	elif start_service; then
+		say "Kedge is running"
+	elif [ -n "$UPGRADED" ]; then
+		go_back
+	else
+		die "it did not start: $(log_hint)"
 	fi
 	if [ "$VERB" = server ]; then
 		say "next:  export KUBECONFIG=/etc/kedge/kedge.yaml; kubectl get nodes     (or: kedge get nodes)"

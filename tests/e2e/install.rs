@@ -117,6 +117,18 @@ fn piped_from_a_download_site() {
          cmp /usr/local/bin/kedge.previous /run/shared/releases/latest/download/{name} && kedge get nodes | grep -w Ready"
     ))
     .unwrap();
+
+    // a binary that does not come up makes way for the one before it
+    let broken = "#!/bin/sh\ncase $1 in version) ;; unit) exec /tmp/next-runs \"$@\" ;; *) exit 1 ;; esac\n";
+    std::fs::write(host.shared().join("broken"), broken).unwrap();
+    let refused = host
+        .run(&format!(
+            "cp /tmp/next /tmp/next-runs; chmod 755 /tmp/next-runs; \
+             INSTALL_KEDGE_BIN=/run/shared/broken INSTALL_KEDGE_EXEC='{exec}' sh /run/shared/releases/install.sh"
+        ))
+        .unwrap();
+    assert!(refused.code == 1 && refused.stderr.contains("the previous binary runs again"), "{}", refused.stderr);
+    host.must("cmp /tmp/next /usr/local/bin/kedge && kedge get nodes | grep -w Ready").unwrap();
 }
 
 #[test]

@@ -52,6 +52,9 @@ const TRACES: &str = r#"
 	-e '^process systemd-' -e '^process (udev-worker)' -e '^file /tmp/systemd-private' -e '^file /var/tmp/systemd-private' | sort -u
 "#;
 
+/// Says that it is a Kedge, and does not serve.
+const BROKEN: &str = "#!/bin/sh\ncase $1 in version) ;; unit) exec /root/kedge \"$@\" ;; *) exit 1 ;; esac\n";
+
 #[test]
 fn install_upgrade_and_reset_on_debian() {
     let mut spec = MachineSpec::new("debian", Arch::X86_64)
@@ -93,6 +96,17 @@ fn install_upgrade_and_reset_on_debian() {
     assert!(said.contains("upgrading"), "{said}");
     assert_ne!(machine.must(pid).unwrap(), old);
     machine.must("cmp /usr/local/bin/kedge /root/kedge-next && cmp /usr/local/bin/kedge.previous /root/kedge").unwrap();
+
+    // A binary that does not come up makes way for the one before it.
+    let broken = std::env::temp_dir().join(harness::unique("kedge-broken"));
+    fs::write(&broken, BROKEN).unwrap();
+    machine.push(&broken, "/root/broken", 0o755).unwrap();
+    fs::remove_file(&broken).unwrap();
+    let refused = machine.run_within("INSTALL_KEDGE_BIN=/root/broken /root/install.sh", CLUSTER).unwrap();
+    assert!(refused.code == 1 && refused.stderr.contains("the previous binary runs again"), "{}", refused.stderr);
+    machine
+        .must("cmp /usr/local/bin/kedge /root/kedge-next && kedge get nodes | grep ' Ready ' && rm /root/broken")
+        .unwrap();
 
     // It starts by itself after a power cut.
     machine.must("sync").unwrap();
