@@ -161,7 +161,8 @@ fn idle(rows: &mut Vec<Row>) -> Result<()> {
 
 fn hosted_benchmark(name: &str, rows: &mut Vec<Row>) -> Result<()> {
     let switch = Arc::new(Switch::new()?);
-    let host = Host::boot(name, &switch, [10, 99, 0, 1])?;
+    // A name of a benchmark may be no name of a host.
+    let host = Host::boot(&name.replace('_', "-"), &switch, [10, 99, 0, 1])?;
     fs::copy(kedge::binary(), host.shared().join("kedge"))
         .context("the kedge binary (KEDGE_BIN, or cargo xtask dist)")?;
     fs::copy(std::env::current_exe()?, host.shared().join("bench"))?;
