@@ -324,7 +324,7 @@ fn start_control(config: &Server, place: &Place, pki: &Pki, server: &ApiServer, 
     });
     let settings = control::Config {
         root_ca: pki.ca_pem().to_owned(),
-        advertise: vec![place.advertise],
+        advertise: Some(place.advertise).filter(|ip| apiserver::verbs::start::reachable(*ip)).into_iter().collect(),
         api_port: config.https_listen_port,
         ..control::Config::default()
     };

@@ -8,6 +8,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use store::{Expect, Op, Store, Write};
+use types::field::Path;
 use types::registry::{Kind, by_kind};
 use types::status::{Reason, Status};
 
@@ -82,7 +83,8 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock) -> Result<(), store::Er
 }
 
 /// The `kubernetes` Service in `default` and its endpoint: how pods find this server. Goes the way of any other request, so
-/// that the address is allocated; an endpoint that has moved is corrected.
+/// that the address is allocated; an endpoint that has moved is corrected. An address that no pod could reach is no endpoint: a
+/// host without a network serves its own users, and what an earlier start published stays.
 ///
 /// Source: `pkg/controlplane/controller/kubernetesservice`, `pkg/controlplane/reconcilers`.
 pub async fn publish(server: &ApiServer, address: IpAddr, advertise: SocketAddr) -> Result<(), Status> {
@@ -99,13 +101,24 @@ pub async fn publish(server: &ApiServer, address: IpAddr, advertise: SocketAddr)
     let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
         "subsets": [{"addresses": [{"ip": host}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
+    let services = ensure(server, "/api/v1/namespaces/default/services", &service);
+    if !reachable(advertise.ip()) {
+        return services.await;
+    }
     // The three do not depend on each other: one flush serves them.
     let (a, b, c) = tokio::join!(
-        ensure(server, "/api/v1/namespaces/default/services", &service),
+        services,
         ensure(server, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice),
         ensure(server, "/api/v1/namespaces/default/endpoints", &endpoints),
     );
     a.and(b).and(c)
+}
+
+/// Whether an address may stand in an endpoint: not loopback, link-local or unspecified.
+pub fn reachable(address: IpAddr) -> bool {
+    let mut errors = Vec::new();
+    hooks::core::endpoints::ip(&address.to_string(), &Path::new("ip"), &mut errors);
+    errors.is_empty()
 }
 
 /// Creates the object, or merges it into the one that is there; a merge that changes nothing writes nothing.

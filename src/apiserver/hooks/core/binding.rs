@@ -5,7 +5,7 @@ use types::field::{FieldError, Path};
 use types::registry::Kind;
 use types::status::Status;
 
-use super::super::json::{ensure_list, ensure_object, get, has, int, list, map, set, text};
+use super::super::json::{ensure_list, ensure_object, get, has, list, map, set, text};
 use super::super::{Context, Hooks};
 
 pub static HOOKS: Hooks = Hooks { validate, ..Hooks::NEUTRAL };
@@ -23,7 +23,8 @@ fn validate(binding: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Binds `pod` to the node that `binding` names, as the scheduler asks for.
+/// Binds `pod` to the node that `binding` names, as the scheduler asks for. Not an update of the spec by a user: the generation
+/// stays.
 ///
 /// # Errors
 /// 409 when the pod is being deleted, is already on a node, or still has scheduling gates.
@@ -51,8 +52,6 @@ pub fn apply(pods: &Kind, pod: &mut Value, binding: &Value, context: &Context) -
         set(spec, "nodeName", target);
     }
     if let Some(meta) = ensure_object(pod, "metadata") {
-        let generation = int(meta, "generation").unwrap_or(0) + 1;
-        set(meta, "generation", generation);
         for field in ["annotations", "labels"] {
             for (key, value) in map(get(binding, "metadata"), field) {
                 if let Some(target) = ensure_object(meta, field) {

@@ -250,6 +250,16 @@ fn the_spec() {
                 &["spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive"],
             ),
             (
+                json!({"spec": {"securityContext": {"sysctls": [{"name": "foo-", "value": "1"},
+                    {"name": "kernel.shm/rmid_forced", "value": "1"}, {"name": "a.", "value": "1"}]}}}),
+                &[
+                    "spec.securityContext.sysctls[0].name: Invalid value: \"foo-\": must have at most 253 characters and match \
+             regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
+                    "spec.securityContext.sysctls[2].name: Invalid value: \"a.\": must have at most 253 characters and match \
+             regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
+                ],
+            ),
+            (
                 json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}}}),
                 &[
                     "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Required \
