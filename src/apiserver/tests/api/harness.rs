@@ -28,6 +28,15 @@ impl Server {
     }
 
     pub async fn start_in(folder: tempfile::TempDir, dialer: Option<Arc<dyn apiserver::verbs::connect::Dial>>) -> Self {
+        Self::start_at("192.0.2.1:6443", folder, dialer).await
+    }
+
+    /// Starts a server that advertises `address`.
+    pub async fn start_at(
+        address: &str,
+        folder: tempfile::TempDir,
+        dialer: Option<Arc<dyn apiserver::verbs::connect::Dial>>,
+    ) -> Self {
         let path: PathBuf = folder.path().join("state.db");
         let facts = Arc::new(apiserver::facts_of);
         let store = store::SqliteStore::open(&path, facts, store::Options::default()).unwrap();
@@ -45,7 +54,7 @@ impl Server {
             dialer,
             service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
             node_ports: (30000, 32767),
-            advertise: Some("192.0.2.1:6443".parse().unwrap()),
+            advertise: Some(address.parse().unwrap()),
         };
         let api = ApiServer::new(config, store.clone()).await.unwrap();
         Self { api, store, pki, folder }

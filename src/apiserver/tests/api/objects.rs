@@ -323,3 +323,22 @@ async fn services_get_addresses_of_their_own() {
     let (a, b) = (first["spec"]["clusterIP"].as_str().unwrap(), second["spec"]["clusterIP"].as_str().unwrap());
     assert!(a.starts_with("10.43.") && b.starts_with("10.43.") && a != b, "{a} {b}");
 }
+
+/// A host without a network still serves its own users; its address is just no endpoint for pods.
+#[tokio::test]
+async fn a_server_on_loopback_publishes_no_endpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_at("127.0.0.1:6443", folder, None).await;
+    let admin = server.admin();
+    let service = admin.get("/api/v1/namespaces/default/services/kubernetes").await.expect(200).json();
+    assert_eq!(service["spec"]["clusterIP"], "10.43.0.1");
+    admin.get("/api/v1/namespaces/default/endpoints/kubernetes").await.expect(404);
+    admin.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.expect(404);
+    // With a network again, the next start publishes.
+    let Server { api, store, pki, folder } = server;
+    use store::Store as _;
+    store.close().await.unwrap();
+    drop((api, store, pki));
+    let server = Server::start_in(folder, None).await;
+    server.admin().get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.expect(200);
+}
