@@ -234,9 +234,12 @@ impl ApiServer {
         trace.verb = verb;
         trace.group = &kind.group;
         trace.resource = &kind.plural;
-        let accepted = negotiate(request.headers())?;
         let subresource = sub.map_or("", |s| &*s.name);
-        let streaming = verb == "watch" || matches!(subresource, "log" | "exec" | "attach" | "portforward");
+        // What a proxied server answers is between it and the client.
+        let proxied = subresource == "proxy";
+        let accepted = if proxied { Accepted::JSON } else { negotiate(request.headers())? };
+        let connects = proxied || matches!(subresource, "log" | "exec" | "attach" | "portforward");
+        let streaming = verb == "watch" || connects;
         let _permit =
             match peer {
                 Peer::Remote { .. } if !streaming => Some(shared.in_flight.try_acquire().map_err(|_| {
@@ -266,12 +269,16 @@ impl ApiServer {
                 .collect(),
         };
         respond::check_shape(kind, &accepted)?;
-        let answer = if matches!(subresource, "log" | "exec" | "attach" | "portforward") {
+        let answer = if connects {
             trace.verb = "connect";
             let mut request = Request::from_parts(parts.clone(), body);
             // Cloned parts do not carry the connection's promise to be upgraded.
             *request.extensions_mut() = parts.extensions.clone();
-            verbs::connect::connect(&mut ask, request).await
+            if proxied {
+                verbs::proxy::proxy(&mut ask, request).await
+            } else {
+                verbs::connect::connect(&mut ask, request).await
+            }
         } else {
             let body = match method {
                 Method::GET | Method::HEAD => Bytes::new(),
@@ -281,7 +288,11 @@ impl ApiServer {
         };
         trace.warnings = std::mem::take(&mut ask.warnings);
         let response = finish(&ask, answer?)?;
-        Ok(if verb == "list" || verb == "get" { gzip::compress(&parts.headers, response) } else { response })
+        Ok(if !proxied && (verb == "list" || verb == "get") {
+            gzip::compress(&parts.headers, response)
+        } else {
+            response
+        })
     }
 }
 

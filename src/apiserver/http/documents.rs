@@ -48,7 +48,7 @@ pub fn answer(
     }
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     let value = match segments.as_slice() {
-        ["version"] => version(shared),
+        ["version"] => return json_only(headers, &version(shared)),
         ["metrics"] => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             return Ok(respond::bytes(200, content_type, shared.metrics.text()));
@@ -57,7 +57,7 @@ pub fn answer(
             let body = shared.tokens.jwks().to_string();
             return Ok(respond::bytes(200, "application/jwk-set+json", body));
         }
-        [".well-known", "openid-configuration"] => shared.tokens.discovery(),
+        [".well-known", "openid-configuration"] => return json_only(headers, &shared.tokens.discovery()),
         ["openapi", "v2"] => return openapi_v2(headers),
         ["openapi", "v3"] => {
             let index = openapi::v3_index();
@@ -75,7 +75,7 @@ pub fn answer(
             legacy(shared, &segments)?
         }
         ["api" | "apis", ..] => legacy(shared, &segments)?,
-        [""] => json!({"paths": paths()}),
+        [""] => return json_only(headers, &json!({"paths": paths()})),
         _ => return Err(Status::no_such_path()),
     };
     let accepted = accepted?;
@@ -84,6 +84,12 @@ pub fn answer(
         response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     }
     Ok(response)
+}
+
+/// A document that is no API object and so has one form: JSON, for whoever takes it at all.
+fn json_only(headers: &HeaderMap, value: &Value) -> Result<Response<Body>, Status> {
+    accepts_json(headers)?;
+    Ok(respond::value(200, &Accepted::JSON, value))
 }
 
 fn legacy(shared: &Shared, segments: &[&str]) -> Result<Value, Status> {

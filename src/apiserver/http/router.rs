@@ -39,10 +39,11 @@ pub struct Resource<'a> {
 pub fn parse<'a>(path: &'a str) -> Path<'a> {
     // Four fixed segments, at most five behind them; more lead nowhere.
     let mut segments: [&str; 12] = [""; 12];
-    let mut count = 0;
+    let (mut count, mut overflows) = (0, false);
     for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
         if count == segments.len() {
-            return Path::Other;
+            overflows = true;
+            break;
         }
         segments[count] = segment;
         count += 1;
@@ -80,7 +81,12 @@ pub fn parse<'a>(path: &'a str) -> Path<'a> {
     if let Some(subresource) = rest.get(1) {
         found.subresource = text(subresource);
     }
-    found.too_deep = rest.len() > 2;
+    // What is behind `proxy` is another server's path.
+    let proxied = found.subresource == "proxy";
+    if overflows && !proxied {
+        return Path::Other;
+    }
+    found.too_deep = rest.len() > 2 && !proxied;
     Path::Resource(found)
 }
 
@@ -175,6 +181,7 @@ mod tests {
             ("/api/v1/namespaces/a/finalize", Some(("", "namespaces", "", "a", "finalize"))),
             ("/api/v1/namespaces/a/pods/", Some(("", "pods", "a", "", ""))),
             ("/api/v1/namespaces/a/pods/p/log", Some(("", "pods", "a", "p", "log"))),
+            ("/api/v1/namespaces/a/pods/p:80/proxy/1/2/3/4/5/6", Some(("", "pods", "a", "p:80", "proxy"))),
             ("/apis/apps/v1/namespaces/a/deployments/d/scale", Some(("apps", "deployments", "a", "d", "scale"))),
             (
                 "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
@@ -219,6 +226,8 @@ mod tests {
             (Method::DELETE, "/api/v1/namespaces/a/pods/p/status", 405),
             (Method::GET, "/api/v1/namespaces/a/pods/p/log/x", 404),
             (Method::OPTIONS, "/api/v1/namespaces/a/pods", 405),
+            (Method::DELETE, "/api/v1/namespaces/a/pods/p/proxy/a/b", 0),
+            (Method::GET, "/api/v1/nodes/n/proxy/pods", 0),
         ] {
             let Path::Resource(resource) = parse(path) else { panic!("{path}") };
             let verb = resource.verb(&method, &Query::default());

@@ -312,6 +312,9 @@ fn of_kind(kind: &Kind, paths: &mut Paths) {
             let (method, action, name) = match verb {
                 Verb::Get if connects => ("get", "connect", "connectGet"),
                 Verb::Create if connects => ("post", "connect", "connectPost"),
+                Verb::Update if connects => ("put", "connect", "connectPut"),
+                Verb::Patch if connects => ("patch", "connect", "connectPatch"),
+                Verb::Delete if connects => ("delete", "connect", "connectDelete"),
                 Verb::Get => ("get", "get", "read"),
                 Verb::Create => ("post", "post", "create"),
                 Verb::Update => ("put", "put", "replace"),
@@ -320,7 +323,7 @@ fn of_kind(kind: &Kind, paths: &mut Paths) {
             };
             let writes = !connects && *verb != Verb::Get;
             let body = match verb {
-                Verb::Patch => Some(content(patch_types(kind), &reference(&format!("{META}.Patch")))),
+                Verb::Patch if !connects => Some(content(patch_types(kind), &reference(&format!("{META}.Patch")))),
                 _ if writes => schema.as_ref().map(|s| content(&["*/*"], s)),
                 _ => None,
             };

@@ -91,12 +91,47 @@ pub async fn connect(ask: &mut Ask<'_>, request: Request<Body>) -> Result<Answer
         Status::internal(format!("error dialing backend: dial tcp {host}:{port}: {error}"))
     };
     let stream = dialer.dial(node, &host, port).await.map_err(|e| unreachable(&e))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
+    let carried = carry(stream, &format!("{host}:{port}"), &path, request).await;
+    let mut response = carried.map_err(|e| match e {
+        Broken::Transport(error) => unreachable(&error),
+        Broken::Refused(status) => status,
+    })?;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switched || response.status().is_success() || response.status().is_redirection() {
+        if !switched {
+            response.headers_mut().remove(CONNECTION);
+        }
+        return Ok(Answer::Response(response));
+    }
+    Err(agent_error(ask, response).await)
+}
+
+/// Why a request could not be carried.
+pub(super) enum Broken {
+    /// The other side is not there, or does not speak HTTP.
+    Transport(hyper::Error),
+    Refused(Status),
+}
+
+impl From<hyper::Error> for Broken {
+    fn from(error: hyper::Error) -> Self {
+        Self::Transport(error)
+    }
+}
+
+/// Sends `request` over `stream` to `path` there and hands back the answer. When both sides agree to switch protocols,
+/// bytes are copied between them until one ends.
+pub(super) async fn carry(
+    stream: Box<dyn Io>,
+    authority: &str,
+    path: &str,
+    request: Request<Body>,
+) -> Result<Response<Body>, Broken> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(stream)).await?;
     // Ends with the response's body or the upgraded stream: nothing else holds the connection.
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "the connection to a node agent ended");
+            tracing::debug!(%error, "a carried connection ended");
         }
     });
     let (mut parts, body) = request.into_parts();
@@ -104,45 +139,41 @@ pub async fn connect(ask: &mut Ask<'_>, request: Request<Body>) -> Result<Answer
     let client_side = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let mut outgoing = Request::new(if upgrades { Body::empty() } else { body });
     *outgoing.method_mut() = parts.method;
-    *outgoing.uri_mut() = path.parse().map_err(|e| Status::internal(format!("{e}")))?;
+    *outgoing.uri_mut() = path.parse().map_err(|e| Broken::Refused(Status::internal(format!("{e}"))))?;
     for (name, value) in &parts.headers {
-        // The agent trusts the server, not whoever is behind it.
+        // The other side trusts the server, not whoever is behind it.
         let own = name == http::header::AUTHORIZATION || name == HOST || name.as_str().starts_with("impersonate-");
         let hop = name == CONNECTION && !upgrades;
         if !own && !hop {
             outgoing.headers_mut().append(name, value.clone());
         }
     }
-    if let Ok(value) = http::HeaderValue::from_str(&format!("{host}:{port}")) {
+    if let Ok(value) = http::HeaderValue::from_str(authority) {
         outgoing.headers_mut().insert(HOST, value);
     }
-    let mut response = sender.send_request(outgoing).await.map_err(|e| unreachable(&e))?;
+    let mut response = sender.send_request(outgoing).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = client_side else {
-            return Err(Status::bad_request("unable to upgrade: this connection cannot switch protocols"));
+            let why = "unable to upgrade: this connection cannot switch protocols";
+            return Err(Broken::Refused(Status::bad_request(why)));
         };
-        let agent_side = hyper::upgrade::on(&mut response);
+        let other_side = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
-            let (Ok(client), Ok(agent)) = (client_side.await, agent_side.await) else { return };
-            let (mut client, mut agent) = (TokioIo::new(client), TokioIo::new(agent));
-            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut agent).await {
-                tracing::debug!(%error, "a stream to a container ended");
+            let (Ok(client), Ok(other)) = (client_side.await, other_side.await) else { return };
+            let (mut client, mut other) = (TokioIo::new(client), TokioIo::new(other));
+            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut other).await {
+                tracing::debug!(%error, "a switched stream ended");
             }
         });
         let (parts, _) = response.into_parts();
-        return Ok(Answer::Response(Response::from_parts(parts, Body::empty())));
+        return Ok(Response::from_parts(parts, Body::empty()));
     }
-    if response.status().is_success() || response.status().is_redirection() {
-        let (parts, body) = response.into_parts();
-        let mut answer = Response::from_parts(parts, Body::from(body));
-        answer.headers_mut().remove(CONNECTION);
-        return Ok(Answer::Response(answer));
-    }
-    Err(agent_error(ask, response).await)
+    let (parts, body) = response.into_parts();
+    Ok(Response::from_parts(parts, Body::from(body)))
 }
 
 /// The agent's error as the client is shown it.
-async fn agent_error(ask: &Ask<'_>, response: Response<hyper::body::Incoming>) -> Status {
+async fn agent_error(ask: &Ask<'_>, response: Response<Body>) -> Status {
     let code = response.status().as_u16();
     let body = http_body_util::Limited::new(response.into_body(), ERROR_BYTES_MAX).collect().await;
     let text = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).trim_end().to_owned()).unwrap_or_default();
@@ -168,7 +199,7 @@ async fn agent_error(ask: &Ask<'_>, response: Response<hyper::body::Incoming>) -
 }
 
 /// Where the agent of a node listens: the addresses in upstream's order of preference, the port from the Node.
-fn address(node: &Value) -> Option<(String, u16)> {
+pub(super) fn address(node: &Value) -> Option<(String, u16)> {
     let addresses = node["status"]["addresses"].as_array()?;
     let host = ["InternalIP", "ExternalIP", "Hostname"].iter().find_map(|wanted| {
         addresses.iter().find(|a| a["type"] == *wanted).and_then(|a| a["address"].as_str().map(str::to_owned))

@@ -11,6 +11,7 @@ pub mod facts;
 pub mod object;
 pub mod options;
 pub mod patch;
+pub mod proxy;
 pub mod read;
 pub mod scale;
 pub mod start;

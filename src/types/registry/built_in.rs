@@ -11,6 +11,7 @@ const NONE: &[Text] = &[];
 const ALL: &[Text] = &[Borrowed("all")];
 const READ_WRITE: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 const CONNECT: &[Verb] = &[Verb::Create, Verb::Get];
+const PROXY: &[Verb] = &[Verb::Create, Verb::Delete, Verb::Get, Verb::Patch, Verb::Update];
 const CREATE: &[Verb] = &[Verb::Create];
 const NO_COLLECTION_DELETE: &[Verb] =
     &[Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
@@ -101,7 +102,10 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
         Kind {
             short_names: Borrowed(&[Borrowed("no")]),
             scope: Scope::Cluster,
-            subresources: Owned(vec![STATUS]),
+            subresources: Owned(vec![
+                sub_of("proxy", PROXY, GroupVersionKind::new("", "v1", "NodeProxyOptions")),
+                STATUS,
+            ]),
             selectable_fields: Borrowed(&[Borrowed("spec.unschedulable")]),
             storage_version_hash: Borrowed("XwShjMxG9Fs="),
             ..base("", "Node", "nodes", "node")
@@ -116,6 +120,7 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
                 sub_of("exec", CONNECT, GroupVersionKind::new("", "v1", "PodExecOptions")),
                 sub("log", &[Verb::Get]),
                 sub_of("portforward", CONNECT, GroupVersionKind::new("", "v1", "PodPortForwardOptions")),
+                sub_of("proxy", PROXY, GroupVersionKind::new("", "v1", "PodProxyOptions")),
                 STATUS,
             ]),
             selectable_fields: Borrowed(&[
@@ -150,7 +155,10 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
         Kind {
             short_names: Borrowed(&[Borrowed("svc")]),
             categories: Borrowed(ALL),
-            subresources: Owned(vec![STATUS]),
+            subresources: Owned(vec![
+                sub_of("proxy", PROXY, GroupVersionKind::new("", "v1", "ServiceProxyOptions")),
+                STATUS,
+            ]),
             selectable_fields: Borrowed(&[Borrowed("spec.clusterIP"), Borrowed("spec.type")]),
             storage_version_hash: Borrowed("0/CO1lhkEBI="),
             ..base("", "Service", "services", "service")

@@ -8,5 +8,6 @@ mod harness;
 mod kubectl;
 mod managed;
 mod objects;
+mod proxy;
 mod reading;
 mod wire;

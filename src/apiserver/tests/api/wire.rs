@@ -115,6 +115,13 @@ async fn documents() {
     let admin = server.admin();
     let version = admin.get("/version").await.expect(200).json();
     assert_eq!((&version["major"], &version["minor"]), (&json!("1"), &json!("36")));
+    // What is no API object has no protobuf form; a client that prefers it gets JSON.
+    for path in ["/version", "/", "/.well-known/openid-configuration"] {
+        let protobuf = "application/vnd.kubernetes.protobuf,application/json";
+        let answer = admin.clone().with(&[("accept", protobuf)]).get(path).await.expect(200);
+        assert_eq!(answer.header("content-type"), "application/json", "{path}");
+        admin.clone().with(&[("accept", "text/html")]).get(path).await.expect(406);
+    }
     let verbose = admin.get("/readyz?verbose").await.expect(200).text();
     assert!(verbose.contains("[+]ping ok\n") && verbose.ends_with("readyz check passed\n"), "{verbose}");
     assert_eq!(admin.get("/livez").await.expect(200).text(), "ok");

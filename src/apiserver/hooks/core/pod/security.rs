@@ -43,9 +43,9 @@ fn sysctls(context: &Value, path: &Path, errors: &mut Errors) {
     for (i, (path, sysctl)) in items(context, "sysctls", path).enumerate() {
         let name = text(sysctl, "name");
         let at = path.child("name");
-        let segment = |s: &str| {
-            !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
-        };
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        let edge = |b: Option<u8>| b.is_some_and(|b| inner(b) && !matches!(b, b'-' | b'_'));
+        let segment = |s: &str| edge(s.bytes().next()) && edge(s.bytes().next_back()) && s.bytes().all(inner);
         if name.is_empty() {
             errors.push(FieldError::required(&at, ""));
         } else if name.len() > names::SUBDOMAIN_MAX || !name.split(['.', '/']).all(segment) {

@@ -1,0 +1,317 @@
+//! Proxy: any HTTP request to a pod, to a pod behind a service, or to a node's agent, and its answer back as it is.
+//!
+//! The server dials pods itself, so it reaches those whose network it is on. What never lives here: rewriting of links in
+//! what is answered, which upstream does to HTML.
+//!
+//! Source: `pkg/registry/core/{pod,service,node}/` `ResourceLocation`, apimachinery `pkg/util/proxy/upgradeaware.go`.
+
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+
+use http::header::{CONNECTION, LOCATION};
+use http::{HeaderValue, Method, Request, Response};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use serde_json::Value;
+use types::status::Status;
+
+use super::ask::{Answer, Ask};
+use super::connect::{self, Io};
+use super::object;
+use crate::Body;
+use crate::admission::{self, Operation};
+
+/// `[scheme:]name[:port]`, as the name in the path spells it.
+#[derive(Debug, PartialEq)]
+struct Wanted<'a> {
+    tls: bool,
+    name: &'a str,
+    /// A number, or a service's name for one; empty for the first there is.
+    port: &'a str,
+}
+
+fn wanted(id: &str) -> Option<Wanted<'_>> {
+    let parts: Vec<&str> = id.split(':').collect();
+    let (scheme, name, port) = match parts.as_slice() {
+        [name] => ("", *name, ""),
+        [name, port] => ("", *name, *port),
+        [scheme, name, port] => (*scheme, *name, *port),
+        _ => return None,
+    };
+    (matches!(scheme, "" | "http" | "https") && !name.is_empty()).then_some(Wanted {
+        tls: scheme == "https",
+        name,
+        port,
+    })
+}
+
+/// Carries the request to what the path names. The rest of the path and the query go on as they are.
+///
+/// # Errors
+/// 404 when the object is not there, 400 for an address that is no pod's, 503 when nothing answers.
+pub async fn proxy(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<Answer, Status> {
+    let resource = ask.kind.singular.as_ref();
+    let wanted =
+        wanted(ask.name).ok_or_else(|| Status::bad_request(format!("invalid {resource} request {:?}", ask.name)))?;
+    let view = ask.view();
+    let read = |key: String| view.get(&key).and_then(|entry| object::read(&entry).ok());
+    let found = read(ask.kind.store_key(ask.namespace, wanted.name));
+    let found = found.ok_or_else(|| Status::not_found(ask.kind, wanted.name))?;
+    admission::mutate(&mut ask.admission(Operation::Connect, None, Some(&found), false, &*view))?;
+    admission::validate(&ask.admission(Operation::Connect, None, Some(&found), false, &*view))?;
+    let rest = rest(request.uri().path());
+    let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+    if rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
+        return moved(&format!("{}/{query}", request.uri().path()));
+    }
+    let path = format!("{}{query}", if rest.is_empty() { "/" } else { rest });
+    let (stream, authority): (Box<dyn Io>, String) = if resource == "node" {
+        let (host, port) = connect::address(&found)
+            .ok_or_else(|| Status::internal(format!("no preferred addresses found of node {}", wanted.name)))?;
+        let dialer = ask.shared.config.dialer.as_ref();
+        let dialer =
+            dialer.ok_or_else(|| Status::service_unavailable("this server has no way to reach node agents"))?;
+        (dialer.dial(wanted.name, &host, port).await.map_err(|e| unreachable(&e))?, format!("{host}:{port}"))
+    } else {
+        let (ip, port) = if resource == "service" {
+            let endpoints = read(format!("core/endpoints/{}/{}", ask.namespace, wanted.name)).unwrap_or_default();
+            behind_service(&wanted, ask.name, &found, &endpoints, usize::from(random_byte()))?
+        } else {
+            of_pod(&wanted, &found)?
+        };
+        (
+            dial(ip, port, wanted.tls).await.map_err(|e| unreachable(&e))?,
+            std::net::SocketAddr::new(ip, port).to_string(),
+        )
+    };
+    drop(view);
+    request.headers_mut().remove("te");
+    let mut response = connect::carry(stream, &authority, &path, request).await.map_err(|e| match e {
+        connect::Broken::Transport(error) => unreachable(&error),
+        connect::Broken::Refused(status) => status,
+    })?;
+    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        for hop in [CONNECTION.as_str(), "keep-alive", "transfer-encoding", "upgrade"] {
+            response.headers_mut().remove(hop);
+        }
+    }
+    Ok(Answer::Response(response))
+}
+
+/// Source: apimachinery `pkg/util/proxy/transport.go`.
+fn unreachable(error: &dyn std::fmt::Display) -> Status {
+    Status::service_unavailable(format!("error trying to reach service: {error}"))
+}
+
+/// What comes behind `…/<plural>/<name>/proxy`. The plural comes first behind `/api/v1` or the namespace, whatever that is
+/// called.
+fn rest(path: &str) -> &str {
+    let before = if path.starts_with("/api/v1/namespaces/") { 7 } else { 5 };
+    path.match_indices('/').nth(before).map_or("", |(at, _)| &path[at..])
+}
+
+/// A page of a server takes its links from below its path, so the path ends with a slash.
+fn moved(to: &str) -> Result<Answer, Status> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = http::StatusCode::MOVED_PERMANENTLY;
+    let to = HeaderValue::from_str(to).map_err(|e| Status::internal(e.to_string()))?;
+    response.headers_mut().insert(LOCATION, to);
+    Ok(Answer::Response(response))
+}
+
+/// Which endpoint is asked first; nothing secret hangs on it.
+fn random_byte() -> u8 {
+    let mut byte = [0];
+    types::random::fill(&mut byte);
+    byte[0]
+}
+
+fn of_pod(wanted: &Wanted<'_>, pod: &Value) -> Result<(IpAddr, u16), Status> {
+    let first = || {
+        let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+        let port = containers.filter_map(|c| c["ports"][0]["containerPort"].as_u64()).next();
+        port.and_then(|p| u16::try_from(p).ok()).unwrap_or(if wanted.tls { 443 } else { 80 })
+    };
+    let port = if wanted.port.is_empty() { Some(first()) } else { wanted.port.parse().ok() };
+    let port = port.ok_or_else(|| Status::bad_request(format!("invalid pod request {:?}", wanted.port)))?;
+    let ip = pod["status"]["podIPs"][0]["ip"].as_str().unwrap_or_default();
+    Ok((allowed(ip)?, port))
+}
+
+/// One of a service's ready endpoints; `seed` chooses.
+fn behind_service(
+    wanted: &Wanted<'_>,
+    id: &str,
+    service: &Value,
+    endpoints: &Value,
+    seed: usize,
+) -> Result<(IpAddr, u16), Status> {
+    let mut port_name = wanted.port;
+    if let Ok(number) = wanted.port.parse::<u64>() {
+        let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+        let port = ports.into_iter().find(|p| p["port"].as_u64() == Some(number)).ok_or_else(|| {
+            Status::service_unavailable(format!("no service port {number} found for service {:?}", wanted.name))
+        })?;
+        port_name = port["name"].as_str().unwrap_or_default();
+    }
+    let subsets = endpoints["subsets"].as_array().into_iter().flatten();
+    let mut places = Vec::new();
+    for subset in subsets {
+        let ports = subset["ports"].as_array().into_iter().flatten();
+        let named = ports.into_iter().find(|p| p["name"].as_str().unwrap_or_default() == port_name);
+        let Some(port) = named.and_then(|p| u16::try_from(p["port"].as_u64()?).ok()) else { continue };
+        // Only pods are reached: whoever writes Endpoints by hand must not point the server elsewhere.
+        let addresses = subset["addresses"].as_array().into_iter().flatten();
+        let pods = addresses.filter(|a| a["targetRef"]["kind"] == "Pod");
+        places.extend(pods.filter_map(|a| Some((allowed(a["ip"].as_str()?).ok()?, port))));
+    }
+    let chosen = seed.checked_rem(places.len()).and_then(|at| places.get(at).copied());
+    chosen.ok_or_else(|| {
+        let name = if endpoints["subsets"].as_array().is_none_or(Vec::is_empty) { wanted.name } else { id };
+        Status::service_unavailable(format!("no endpoints available for service {name:?}"))
+    })
+}
+
+/// An address that may be dialed: not the server's own loopback, nor a link's.
+fn allowed(ip: &str) -> Result<IpAddr, Status> {
+    let refused = || Status::bad_request("address not allowed");
+    let ip: IpAddr = ip.parse().map_err(|_| refused())?;
+    let local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() { Err(refused()) } else { Ok(ip) }
+}
+
+async fn dial(ip: IpAddr, port: u16, tls: bool) -> std::io::Result<Box<dyn Io>> {
+    let tcp = tokio::net::TcpStream::connect((ip, port)).await?;
+    tcp.set_nodelay(true)?;
+    if !tls {
+        return Ok(Box::new(tcp));
+    }
+    let config = UNVERIFIED.clone().ok_or_else(|| std::io::Error::other("no TLS versions in common"))?;
+    let stream = tokio_rustls::TlsConnector::from(config).connect(ServerName::IpAddress(ip.into()), tcp).await?;
+    Ok(Box::new(stream))
+}
+
+/// TLS towards pods: their certificates are their own affair, as upstream has it.
+static UNVERIFIED: LazyLock<Option<Arc<rustls::ClientConfig>>> = LazyLock::new(|| {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config =
+        rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().ok()?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)));
+    Some(Arc::new(config.with_no_client_auth()))
+});
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names() {
+        for (id, expected) in [
+            ("p", Some((false, "p", ""))),
+            ("p:80", Some((false, "p", "80"))),
+            ("http:p:web", Some((false, "p", "web"))),
+            ("https:p:", Some((true, "p", ""))),
+            ("ftp:p:1", None),
+            (":80", None),
+            ("a:b:c:d", None),
+        ] {
+            let found = wanted(id).map(|w| (w.tls, w.name, w.port));
+            assert_eq!(found, expected, "{id}");
+        }
+    }
+
+    #[test]
+    fn pods() {
+        let pod = |ip: &str| json!({"spec": {"containers": [{}, {"ports": [{"containerPort": 9}]}]}, "status": {"podIPs": [{"ip": ip}]}});
+        for (id, ip, expected) in [
+            ("p", "10.0.0.1", Ok(9)),
+            ("p:81", "fd00::1", Ok(81)),
+            ("p", "127.0.0.1", Err("address not allowed")),
+            ("p", "169.254.169.254", Err("address not allowed")),
+            ("p", "fe80::1", Err("address not allowed")),
+            ("p", "", Err("address not allowed")),
+            ("p:web", "10.0.0.1", Err("invalid pod request \"web\"")),
+        ] {
+            let found = of_pod(&wanted(id).unwrap(), &pod(ip)).map(|(_, port)| port).map_err(|s| s.message);
+            assert_eq!(found, expected.map_err(str::to_owned), "{id} {ip}");
+        }
+    }
+
+    #[test]
+    fn services() {
+        let service = json!({"spec": {"ports": [{"name": "web", "port": 80}, {"name": "other", "port": 81}]}});
+        let pod = json!({"kind": "Pod"});
+        let endpoints = json!({"subsets": [{
+            "addresses": [{"ip": "10.0.0.1", "targetRef": pod}, {"ip": "10.0.0.2", "targetRef": pod}, {"ip": "1.1.1.1"}],
+            "ports": [{"name": "web", "port": 8080}],
+        }]});
+        let none = json!({});
+        for (id, endpoints, seed, expected) in [
+            ("s:web", &endpoints, 0, Ok("10.0.0.1:8080")),
+            ("s:80", &endpoints, 3, Ok("10.0.0.2:8080")),
+            ("s:81", &endpoints, 0, Err("no endpoints available for service \"s:81\"")),
+            ("s:82", &endpoints, 0, Err("no service port 82 found for service \"s\"")),
+            ("s:web", &none, 0, Err("no endpoints available for service \"s\"")),
+        ] {
+            let found = behind_service(&wanted(id).unwrap(), id, &service, endpoints, seed);
+            let found = found.map(|(ip, port)| format!("{ip}:{port}")).map_err(|s| s.message);
+            assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{id}");
+        }
+    }
+
+    #[test]
+    fn rest_of_the_path() {
+        for (path, expected) in [
+            ("/api/v1/namespaces/a/pods/p/proxy", ""),
+            ("/api/v1/namespaces/a/pods/p/proxy/", "/"),
+            ("/api/v1/namespaces/proxy/pods/proxy/proxy/x", "/x"),
+            ("/api/v1/nodes/proxy/proxy/pods", "/pods"),
+            ("/api/v1/namespaces/a/pods/p:80/proxy/a/proxy/b%2Fc", "/a/proxy/b%2Fc"),
+        ] {
+            assert_eq!(rest(path), expected, "{path}");
+        }
+    }
+}
