@@ -50,7 +50,7 @@ impl Caller {
         request.headers_mut().insert("user-agent", http::HeaderValue::from_static("writes/v1"));
         let response = self.api.call(request, self.peer.clone()).await;
         let code = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
+        let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
         if code.is_success() { Ok(body.to_vec()) } else { Err(String::from_utf8_lossy(&body).into_owned().into()) }
     }
 }
