@@ -76,14 +76,29 @@ async fn one(
     let target = target::of_manifest(session, session.discovery().await?, manifest)?;
     let (Some(name), Some(manifest)) = (&target.name, &target.manifest) else {
         let kind = target.manifest.as_ref().map(|m| m.text("/kind").to_owned()).unwrap_or_default();
+        let (resource, manifest) = (&target.resource, target.manifest.as_ref());
         anyhow::bail!(
-            "error when retrieving current configuration of: {kind} without a name: resource name may not be empty"
+            "error when retrieving current configuration of:\nResource: \"{0}/{1}, Resource={2}\", GroupVersionKind: \
+             \"{0}/{1}, Kind={kind}\"\nName: \"\", Namespace: {3:?}\nfrom server for: {4:?}: resource name may not be empty",
+            resource.group,
+            resource.version,
+            resource.plural,
+            target.namespace,
+            manifest.map(|m| m.source.as_str()).unwrap_or_default()
         );
     };
     let mut object = manifest.object.clone();
     if !target.namespace.is_empty() {
         object["metadata"]["namespace"] = target.namespace.as_str().into();
     }
+    let refused = |source: client::Error| -> anyhow::Error {
+        match source.status() {
+            Some(status) if status.code == 415 => {
+                anyhow::anyhow!("Server-side apply not available on the server: ({})", status.message)
+            }
+            _ => FromFile { doing: doing(&source), file: manifest.source.clone(), source }.into(),
+        }
+    };
     let failed = |source| FromFile { doing: doing(&source), file: manifest.source.clone(), source };
     let dry_run = apply.writing.dry_run()?;
     let collection = target.resource.path(&target.namespace);
@@ -91,7 +106,7 @@ async fn one(
     if apply.server_side {
         let params = WriteParams { force: apply.force_conflicts, ..params.clone() };
         let object: Value =
-            session.client.patch_path(&target.path(), Patch::Apply(&object), &params).await.map_err(failed)?;
+            session.client.patch_path(&target.path(), Patch::Apply(&object), &params).await.map_err(refused)?;
         return Ok((as_found(object), format!("serverside-applied{}", dry_run.suffix())));
     }
     if dry_run == DryRun::Client {
@@ -123,9 +138,27 @@ async fn preview(session: &Session, target: &Target, object: &Value) -> Result<(
         Err(error) if error.is_not_found() => None,
         Err(error) => return Err(error.into()),
     };
-    let what = if there.is_some() { "configured" } else { "created" };
+    let what = match &there {
+        None => "created",
+        // What the server holds already has every field that is asked for.
+        Some(now) if contains(now, object) => "unchanged",
+        Some(_) => "configured",
+    };
     let object = there.unwrap_or_else(|| three_way::annotated(object));
     Ok((target::as_found(&target.resource, object), format!("{what}{}", DryRun::Client.suffix())))
+}
+
+/// Whether an object has all that another says.
+fn contains(now: &Value, wanted: &Value) -> bool {
+    match (now, wanted) {
+        (Value::Object(now), Value::Object(wanted)) => {
+            wanted.iter().all(|(k, v)| v.is_null() || now.get(k).is_some_and(|n| contains(n, v)))
+        }
+        (Value::Array(now), Value::Array(wanted)) => {
+            now.len() == wanted.len() && now.iter().zip(wanted).all(|(n, w)| contains(n, w))
+        }
+        (now, wanted) => now == wanted,
+    }
 }
 
 impl Target {

@@ -25,8 +25,10 @@ pub struct Scale {
     #[command(flatten)]
     pub files: Files,
     /// So many
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub replicas: i32,
+    #[command(flatten)]
+    pub writing: Writing,
     /// Only if there are so many now
     #[arg(long)]
     pub current_replicas: Option<i32>,
@@ -60,10 +62,11 @@ pub async fn scale(session: &Session, scale: &Scale) -> Result<()> {
     if scale.replicas < 0 {
         return Err(usage("The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0"));
     }
+    let (format, dry_run) = (scale.writing.format()?, scale.writing.dry_run()?);
     let (found, mut errors) = objects(session, &scale.files, &scale.resources, &scale.selector, scale.all).await?;
     for one in found {
         match scale_one(session, scale, &one).await {
-            Ok(()) => session.line(format!("{} scaled", one.named()))?,
+            Ok(()) => session.print(&output::outcome(&format, &one, &format!("scaled{}", dry_run.suffix()))?)?,
             Err(error) => errors.push(error),
         }
     }
@@ -78,7 +81,11 @@ async fn scale_one(session: &Session, scale: &Scale, one: &Found) -> Result<()> 
         anyhow::ensure!(now == i64::from(expected), "Expected replicas to be {expected}, was {now}");
     }
     let patch = json!({"spec": {"replicas": scale.replicas}});
-    let _: Value = session.client.patch_path(&path, Patch::Merge(&patch), &WriteParams::default()).await?;
+    if scale.writing.dry_run()? == DryRun::Client {
+        return Ok(());
+    }
+    let params = scale.writing.params("kubectl-scale")?;
+    let _: Value = session.client.patch_path(&path, Patch::Merge(&patch), &params).await?;
     if let Some(timeout) = scale.timeout {
         let wanted = i64::from(scale.replicas);
         let deadline = tokio::time::Instant::now() + timeout;
@@ -122,6 +129,12 @@ pub enum Marked {
 }
 
 impl Marked {
+    fn manager(self) -> &'static str {
+        match self {
+            Self::Labels => "kubectl-label",
+            Self::Annotations => "kubectl-annotate",
+        }
+    }
     fn field(self) -> &'static str {
         match self {
             Self::Labels => "labels",
@@ -155,10 +168,15 @@ fn mark_patch(marked: Marked, object: &Value, marks: &Marks, overwrite: bool) ->
             (Some(old), Some(new)) if old == new => {}
             (Some(old), Some(new)) => {
                 if !overwrite {
-                    let field = &marked.field()[..marked.field().len() - 1];
-                    anyhow::bail!(
-                        "'{key}' already has a value ({old}), and --overwrite is false; {field} {new:?} was not set"
-                    );
+                    match marked {
+                        Marked::Labels => {
+                            anyhow::bail!("'{key}' already has a value ({old}), and --overwrite is false")
+                        }
+                        Marked::Annotations => anyhow::bail!(
+                            "--overwrite is false but found the following declared annotation(s): '{key}' already has a \
+                             value ({old})"
+                        ),
+                    }
                 }
                 set = true;
                 patch.insert(key.clone(), new.as_str().into());
@@ -189,7 +207,7 @@ pub async fn mark(session: &Session, mark: &Mark, marked: Marked) -> Result<()> 
         return Err(usage(format!("at least one {} update is required", marked.field().trim_end_matches('s'))));
     }
     let (format, dry_run, params) =
-        (mark.writing.format()?, mark.writing.dry_run()?, mark.writing.params("kubectl-label")?);
+        (mark.writing.format()?, mark.writing.dry_run()?, mark.writing.params(marked.manager())?);
     let (found, mut errors) = objects(session, &mark.files, &resources, &mark.selector, mark.all).await?;
     for mut one in found {
         if mark.list {
@@ -199,6 +217,12 @@ pub async fn mark(session: &Session, mark: &Mark, marked: Marked) -> Result<()> 
             continue;
         }
         let done = async {
+            if marked == Marked::Labels {
+                let there = &one.object["metadata"]["labels"];
+                for (key, _) in marks.iter().filter(|(k, v)| v.is_none() && there.get(k).is_none()) {
+                    session.line(format!("label {key:?} not found."))?;
+                }
+            }
             let (patch, word) = mark_patch(marked, &one.object, &marks, mark.overwrite)?;
             if word != "not labeled" && dry_run != DryRun::Client {
                 one.object = session.client.patch_path(&one.path(), Patch::Merge(&patch), &params).await?;
@@ -304,7 +328,8 @@ pub struct Cordon {
 
 pub async fn cordon(session: &Session, cordon: &Cordon, unschedulable: bool) -> Result<()> {
     if cordon.nodes.is_empty() && cordon.selector.is_empty() {
-        return Err(usage("USAGE: cordon NODE"));
+        let verb = if unschedulable { "cordon" } else { "uncordon" };
+        return Err(usage(format!("USAGE: {verb} NODE [flags]\nSee 'kedge {verb} -h' for help and examples")));
     }
     let words: Vec<String> = std::iter::once("nodes".to_owned())
         .chain(cordon.nodes.iter().map(|n| n.strip_prefix("node/").unwrap_or(n).to_owned()))

@@ -89,6 +89,25 @@ pub enum What {
         #[command(flatten)]
         binding: Binding,
     },
+    /// A service
+    #[command(visible_alias = "svc")]
+    Service {
+        #[command(subcommand)]
+        what: crate::create_service::Service,
+    },
+    /// A priority class
+    #[command(visible_alias = "pc")]
+    Priorityclass {
+        name: String,
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+        value: i32,
+        #[arg(long)]
+        global_default: bool,
+        #[arg(long, default_value = "")]
+        description: String,
+        #[arg(long, default_value = "PreemptLowerPriority")]
+        preemption_policy: String,
+    },
     /// A token of a service account, printed
     Token {
         name: String,
@@ -97,6 +116,13 @@ pub enum What {
         #[arg(long)]
         audience: Vec<String>,
     },
+}
+
+/// In Go's words, without the number.
+fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+    anyhow::anyhow!("error reading {}: {text}", path.display())
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -146,10 +172,13 @@ pub struct Data {
 
 #[derive(Debug, Clone, Args)]
 pub struct Rule {
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',')]
     pub verb: Vec<String>,
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',')]
     pub resource: Vec<String>,
+    /// For cluster roles: URLs that are no resources
+    #[arg(long, value_delimiter = ',')]
+    pub non_resource_url: Vec<String>,
     #[arg(long)]
     pub resource_name: Vec<String>,
 }
@@ -167,6 +196,13 @@ pub struct Binding {
     /// NAMESPACE:NAME
     #[arg(long)]
     pub serviceaccount: Vec<String>,
+}
+
+impl Create {
+    /// Whether `--user` names a subject rather than who connects.
+    pub fn names_users(&self) -> bool {
+        matches!(self.what, Some(What::Rolebinding { .. } | What::Clusterrolebinding { .. }))
+    }
 }
 
 pub async fn run(session: &Session, create: &Create) -> Result<()> {
@@ -204,12 +240,9 @@ pub async fn make(session: &Session, writing: &Writing, save: bool, manifest: Ma
         let failed = |source| -> anyhow::Error {
             if manifest.source.is_empty() {
                 match &source {
-                    client::Error::Status(status) if !status.reason.is_empty() && status.reason != "Invalid" => {
-                        let kind = manifest.text("/kind").to_lowercase();
-                        let mut status = (**status).clone();
-                        status.message = format!("failed to create {kind}: {}", status.message);
-                        // kubectl gives these one line without the server's reason.
-                        anyhow::anyhow!("{}", status.message)
+                    // kubectl gives these one line without the server's reason.
+                    client::Error::Status(status) if !status.reason.is_empty() && !is_bare(manifest) => {
+                        anyhow::anyhow!("failed to create {}: {}", said(manifest), status.message)
                     }
                     _ => source.into(),
                 }
@@ -224,6 +257,19 @@ pub async fn make(session: &Session, writing: &Writing, save: bool, manifest: Ma
     }
     let found = target::as_found(&target.resource, object);
     session.print(&output::outcome(&format, &found, &format!("created{}", dry_run.suffix()))?)
+}
+
+/// Kinds whose refusal kubectl passes on as it came.
+fn is_bare(manifest: &Manifest) -> bool {
+    ["Namespace", "Pod"].contains(&manifest.text("/kind"))
+}
+
+/// How kubectl names what it could not make.
+fn said(manifest: &Manifest) -> String {
+    match (manifest.text("/kind"), manifest.text("/spec/type")) {
+        ("Service", kind) => format!("{kind} service"),
+        (kind, _) => kind.to_lowercase(),
+    }
 }
 
 async fn token(
@@ -241,14 +287,23 @@ async fn token(
     if !audiences.is_empty() {
         request["spec"]["audiences"] = audiences.into();
     }
-    let answer: Value = session.client.create_path(&path, &request, &client::WriteParams::default()).await?;
+    let answer = session.client.create_path(&path, &request, &client::WriteParams::default()).await;
+    let answer: Value = answer.map_err(|e: client::Error| match e.status() {
+        Some(status) => anyhow::anyhow!("failed to create token: {}", status.message),
+        None => e.into(),
+    })?;
     session.line(text(&answer, "/status/token"))
 }
 
 async fn object(session: &Session, what: &What) -> Result<Value> {
     let head = |api: &str, kind: &str, name: &str| json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}});
     Ok(match what {
-        What::Namespace { name } => head("v1", "Namespace", name),
+        What::Namespace { name } => {
+            let mut object = head("v1", "Namespace", name);
+            object["spec"] = json!({});
+            object["status"] = json!({});
+            object
+        }
         What::Serviceaccount { name } => head("v1", "ServiceAccount", name),
         What::Configmap { name, data } => {
             let mut object = head("v1", "ConfigMap", name);
@@ -273,7 +328,9 @@ async fn object(session: &Session, what: &What) -> Result<Value> {
             let mut object = head("apps/v1", "Deployment", name);
             object["metadata"]["labels"] = labels.clone();
             object["spec"] = json!({"replicas": replicas, "selector": {"matchLabels": labels},
+                "strategy": {},
                 "template": {"metadata": {"labels": labels}, "spec": {"containers": containers}}});
+            object["status"] = json!({});
             object
         }
         What::Role { name, rule } => {
@@ -296,6 +353,19 @@ async fn object(session: &Session, what: &What) -> Result<Value> {
             bind(&mut object, binding)?;
             object
         }
+        What::Service { what } => crate::create_service::object(what)?,
+        What::Priorityclass { name, value, global_default, description, preemption_policy } => {
+            let mut object = head("scheduling.k8s.io/v1", "PriorityClass", name);
+            object["value"] = (*value).into();
+            if *global_default {
+                object["globalDefault"] = true.into();
+            }
+            if !description.is_empty() {
+                object["description"] = description.as_str().into();
+            }
+            object["preemptionPolicy"] = preemption_policy.as_str().into();
+            object
+        }
         What::Token { .. } => Value::Null,
     })
 }
@@ -308,7 +378,7 @@ fn container(image: &str, port: Option<u16>, command: &[String], of: usize) -> V
     if of > 1 {
         name = format!("{name}-{}", types::random::suffix(5));
     }
-    let mut container = json!({"name": name, "image": image});
+    let mut container = json!({"name": name, "image": image, "resources": {}});
     if let Some(port) = port {
         container["ports"] = json!([{"containerPort": port}]);
     }
@@ -326,12 +396,17 @@ fn secret(what: &Secret, head: impl Fn(&str, &str, &str) -> Value) -> Result<Val
             (name, "kubernetes.io/tls", vec![("tls.crt".to_owned(), read(cert)?), ("tls.key".to_owned(), read(key)?)])
         }
         Secret::DockerRegistry { name, docker_server, docker_username, docker_password, docker_email } => {
+            // In the order in which kubectl writes the fields, so that both make the same bytes.
+            let q = |text: &str| Value::from(text).to_string();
             let auth = STANDARD.encode(format!("{docker_username}:{docker_password}"));
-            let mut entry = json!({"username": docker_username, "password": docker_password, "auth": auth});
-            if !docker_email.is_empty() {
-                entry["email"] = docker_email.as_str().into();
-            }
-            let config = json!({"auths": {docker_server.as_str(): entry}}).to_string();
+            let email = if docker_email.is_empty() { String::new() } else { format!("\"email\":{},", q(docker_email)) };
+            let config = format!(
+                "{{\"auths\":{{{}:{{\"username\":{},\"password\":{},{email}\"auth\":{}}}}}}}",
+                q(docker_server),
+                q(docker_username),
+                q(docker_password),
+                q(&auth)
+            );
             (name, "kubernetes.io/dockerconfigjson", vec![(".dockerconfigjson".to_owned(), config.into_bytes())])
         }
     };
@@ -369,7 +444,7 @@ impl Data {
                 None => (None, source.as_str()),
             };
             let path = Path::new(path);
-            let meta = std::fs::metadata(path).with_context(|| format!("read {}", path.display()))?;
+            let meta = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?;
             let base = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let read = |p: &Path| std::fs::read(p).with_context(|| format!("read {}", p.display()));
             if !meta.is_dir() {
@@ -400,7 +475,37 @@ impl Data {
     }
 }
 
+/// Verbs that the API has; others are told of, as in kubectl.
+const VERBS: &[&str] = &[
+    "*",
+    "get",
+    "delete",
+    "list",
+    "create",
+    "update",
+    "patch",
+    "watch",
+    "proxy",
+    "deletecollection",
+    "use",
+    "bind",
+    "escalate",
+    "impersonate",
+];
+
 async fn rules(session: &Session, rule: &Rule) -> Result<Value> {
+    if rule.verb.is_empty() {
+        return Err(usage("at least one verb must be specified"));
+    }
+    if rule.resource.is_empty() && rule.non_resource_url.is_empty() {
+        return Err(usage("at least one resource must be specified"));
+    }
+    for verb in rule.verb.iter().filter(|v| !VERBS.contains(&v.as_str())) {
+        session.note(format!("Warning: '{verb}' is not a standard resource verb"));
+    }
+    if !rule.non_resource_url.is_empty() {
+        return Ok(json!([{"nonResourceURLs": rule.non_resource_url, "verbs": rule.verb}]));
+    }
     let discovery = session.discovery().await?;
     // One rule per group, as kubectl makes them.
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();

@@ -9,7 +9,7 @@ use clap::Args;
 use client::{DeleteParams, Propagation};
 use serde_json::Value;
 
-use crate::failure::{self, usage};
+use crate::failure::{self, FromFile, usage};
 use crate::manifest::{Files, text};
 use crate::session::Session;
 use crate::target::{self, Found, Selection};
@@ -70,7 +70,7 @@ pub async fn run(session: &Session, delete: &Delete) -> Result<()> {
         return Err(usage("resource(s) were provided, but no name was specified"));
     }
     if delete.all && !whole {
-        return Err(usage("name cannot be provided when --all is specified"));
+        return Err(usage("name cannot be provided when a selector is specified"));
     }
     // With a selector or --all, as upstream, what is not there was not asked for.
     let ignore = delete.ignore_not_found || whole;
@@ -92,7 +92,7 @@ pub async fn run(session: &Session, delete: &Delete) -> Result<()> {
         }
     }
     if found.is_empty() && errors.is_empty() {
-        session.note("No resources found");
+        session.line("No resources found")?;
     }
     if delete.force && delete.grace_period == 0 {
         session.note(
@@ -106,8 +106,11 @@ pub async fn run(session: &Session, delete: &Delete) -> Result<()> {
             match session.client.delete_path(&one.path(), &params).await {
                 Ok(answer) => gone.push((one.clone(), uid_of(&answer))),
                 Err(error) if ignore && error.is_not_found() => continue,
-                Err(error) => {
-                    errors.push(error.into());
+                Err(source) => {
+                    errors.push(match source_of(&targets, &one) {
+                        Some(file) => FromFile { doing: "deleting", file, source }.into(),
+                        None => source.into(),
+                    });
                     continue;
                 }
             }
@@ -124,6 +127,12 @@ pub async fn run(session: &Session, delete: &Delete) -> Result<()> {
         }
     }
     failure::all(errors)
+}
+
+/// The file that an object is from.
+fn source_of(targets: &[target::Target], one: &Found) -> Option<String> {
+    let same = |t: &&target::Target| t.resource == one.resource && t.name.as_deref() == Some(&one.name);
+    targets.iter().find(same)?.manifest.as_ref().map(|m| m.source.clone())
 }
 
 /// A DELETE answers with the object, or with a Status that names its uid.

@@ -174,6 +174,18 @@ impl Discovery {
         Self { resources: types::registry::BUILT_IN.iter().map(one).collect() }
     }
 
+    pub fn all(&self) -> impl Iterator<Item = &Resource> {
+        self.resources.iter().map(Rc::as_ref)
+    }
+
+    /// Each resource in the version that the server likes best.
+    pub fn preferred(&self) -> impl Iterator<Item = &Resource> {
+        self.all().enumerate().filter_map(|(at, r)| {
+            let same = |other: &&Resource| other.group == r.group && other.plural == r.plural;
+            (self.all().position(|o| same(&o)) == Some(at)).then_some(r)
+        })
+    }
+
     /// The resources that a word means: one, or a category's. Case does not matter, as in kubectl.
     pub fn find(&self, word: &str) -> Result<Vec<Rc<Resource>>> {
         let wanted = word.to_lowercase();

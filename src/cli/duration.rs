@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A plain number counts seconds, as kubectl's `--timeout` and `--since` take it.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let bad = || format!("invalid duration {text:?}: use a form such as 30s, 5m or 1h30m");
+    let bad = || format!("time: invalid duration {text:?}");
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));
     }

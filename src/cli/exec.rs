@@ -39,7 +39,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 pub struct Exec {
     /// POD or TYPE/NAME
     #[arg(value_name = "POD")]
-    pub pod: String,
+    pub pod: Option<String>,
     /// Command and arguments, after --
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<String>,
@@ -58,48 +58,75 @@ pub struct Exec {
 }
 
 pub async fn run(session: &Session, exec: &Exec) -> Result<()> {
+    let Some(word) = &exec.pod else {
+        return Err(usage("pod, type/name or --filename must be specified"));
+    };
     if exec.command.is_empty() {
         return Err(usage("you must specify at least one command for the container"));
     }
-    let pod = logs::one_pod(session, &exec.pod).await?;
+    let pod = logs::one_pod(session, word).await?.0;
     let phase = text(&pod.object, "/status/phase");
     if matches!(phase, "Succeeded" | "Failed") {
         anyhow::bail!("cannot exec into a container in a completed pod; current phase is {phase}");
     }
     let container = match exec.container.as_str() {
-        "" => logs::default_container(session, &pod),
+        "" => logs::default_container(session, &pod, exec.quiet),
         named => {
             let known = logs::container_names(&pod.object).iter().any(|n| n == named);
-            anyhow::ensure!(known, "container {named} is not valid for pod {}", pod.name);
+            anyhow::ensure!(known, "{}", logs::no_container(&pod, named));
             named.to_owned()
         }
     };
-    let has_terminal = terminal::is_one();
-    let tty = exec.tty && exec.stdin && has_terminal;
-    if exec.tty && exec.stdin && !has_terminal {
-        session.note("Unable to use a TTY - input is not a terminal or the right kind of file");
-    }
     let mut query = Query::default();
     for word in &exec.command {
         query.push("command", word);
     }
     query.push("container", &container);
-    for (flag, name) in [(exec.stdin, "stdin"), (true, "stdout"), (!tty, "stderr"), (tty || exec.tty, "tty")] {
+    let status =
+        stream(session, &format!("{}/exec", pod.path()), query, Ask::of(session, exec.stdin, exec.tty)).await?;
+    finish(session, &status)
+}
+
+/// Which streams are asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    stdin: bool,
+    tty: bool,
+}
+
+impl Ask {
+    /// A terminal is asked for only where there is one here to stand for it.
+    pub fn of(session: &Session, stdin: bool, tty: bool) -> Self {
+        let has_terminal = terminal::is_one();
+        if tty && stdin && !has_terminal {
+            session.note("Unable to use a TTY - input is not a terminal or the right kind of file");
+        }
+        Self { stdin, tty: tty && stdin && has_terminal }
+    }
+
+    pub fn is_interactive(self) -> bool {
+        self.tty
+    }
+}
+
+/// Streams of `exec` and `attach`, until the far end closes; returns the status that it ends with.
+pub async fn stream(session: &Session, path: &str, mut query: Query, ask: Ask) -> Result<Vec<u8>> {
+    for (flag, name) in [(ask.stdin, "stdin"), (true, "stdout"), (!ask.tty, "stderr"), (ask.tty, "tty")] {
         if flag {
             query.push(name, "true");
         }
     }
     let endpoint = session.endpoint.as_ref().context("no connection that can be upgraded")?;
-    let mut socket = dial(endpoint, &query.on(&format!("{}/exec", pod.path()))).await?;
-    let raw = if tty { Some(terminal::Raw::enter().context("set the terminal up")?) } else { None };
-    let result = talk(session, exec.stdin, tty, &mut socket).await;
+    let mut socket = dial(endpoint, &session.impersonation, &query.on(path)).await?;
+    let raw = if ask.tty { Some(terminal::Raw::enter().context("set the terminal up")?) } else { None };
+    let result = talk(session, ask.stdin, ask.tty, &mut socket).await;
     drop(raw);
     let _ = socket.close(None).await;
-    finish(session, &result?)
+    result
 }
 
 /// The command's end as the server tells it: success, an exit code, or why it could not run.
-fn finish(session: &Session, status: &[u8]) -> Result<()> {
+pub fn finish(session: &Session, status: &[u8]) -> Result<()> {
     if status.is_empty() {
         return Ok(());
     }
@@ -117,7 +144,7 @@ fn finish(session: &Session, status: &[u8]) -> Result<()> {
             session.note(format!("command terminated with exit code {code}"));
             Err(Exit(u8::try_from(code).unwrap_or(1)).into())
         }
-        None => Err(client::Error::from(status).into()),
+        None => anyhow::bail!("{}", status.message),
     }
 }
 
@@ -126,7 +153,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
 type Socket = WebSocketStream<Box<dyn Stream>>;
 
-async fn dial(endpoint: &Endpoint, path: &str) -> Result<Socket> {
+async fn dial(endpoint: &Endpoint, headers: &http::HeaderMap, path: &str) -> Result<Socket> {
     let uri: http::Uri = format!("{}{path}", endpoint.base).parse().context("form the request")?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let secure = uri.scheme_str() == Some("https");
@@ -151,6 +178,7 @@ async fn dial(endpoint: &Endpoint, path: &str) -> Result<Socket> {
     if let Some(authorization) = &endpoint.authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization.clone());
     }
+    request.headers_mut().extend(headers.clone());
     match tokio_tungstenite::client_async(request, stream).await {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::Error::Http(answer)) => {
@@ -239,7 +267,7 @@ mod tests {
         let seven = r#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#;
         assert_eq!(finished(seven), (vec![], 7, "command terminated with exit code 7\n".into()));
         let none = r#"{"status":"Failure","reason":"InternalError","message":"no such file","code":500}"#;
-        assert_eq!(finished(none), (vec!["Error from server (InternalError): no such file".into()], 1, String::new()));
+        assert_eq!(finished(none), (vec!["error: no such file".into()], 1, String::new()));
         assert_eq!(finished("odd\n"), (vec!["error: odd".into()], 1, String::new()));
     }
 }

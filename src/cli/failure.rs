@@ -104,10 +104,13 @@ fn api(error: &client::Error) -> Vec<String> {
 
 /// One line for one cause; a list for several.
 fn invalid(status: &Status) -> Vec<String> {
-    let Some(details) = status.details.as_deref().filter(|d| !d.name.is_empty() || !d.kind.is_empty()) else {
+    let Some(details) = status.details.as_deref() else {
         return vec![format!("The request is invalid: {}", status.message)];
     };
-    let head = format!("The {} {:?} is invalid", details.kind, details.name);
+    let head = match details.name.is_empty() && details.kind.is_empty() {
+        true => "The request is invalid".to_owned(),
+        false => format!("The {} {:?} is invalid", details.kind, details.name),
+    };
     let mut causes: Vec<String> = Vec::new();
     for cause in &details.causes {
         let text = format!("{}: {}", cause.field, cause.message);

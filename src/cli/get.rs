@@ -109,9 +109,13 @@ pub async fn run(session: &Session, get: &Get) -> Result<()> {
     }
     let format = Format::parse(&get.output)?;
     if get.resources.is_empty() && get.files.is_empty() {
+        session.note(
+            "You must specify the type of resource to get. Use \"kedge api-resources\" for a complete list of supported \
+             resources.\n",
+        );
         return Err(usage(
-            "you must specify the type of resource to get. Use \"kedge api-resources\" for a complete list of \
-             supported resources.",
+            "Required resource not specified.\nUse \"kedge explain <resource>\" for a detailed description of that resource \
+             (e.g. kedge explain pods).\nSee 'kedge get -h' for help and examples",
         ));
     }
     let targets = target::resolve(session, &get.files, &get.resources, &get.selection).await?;
@@ -134,7 +138,10 @@ async fn whole(session: &Session, get: &Get, format: &Format, targets: &[Target]
     for target in targets {
         let objects = match &target.name {
             Some(_) => session.client.get_path(&named_path(get, target)).await.map(|o: Value| vec![o]),
-            None => target::list_all(session, &target.path(), &get.selection.params()).await.map(|(items, _)| items),
+            None => {
+                let listed = target::list_all(session, &target.path(), &get.selection.params()).await;
+                listed.map(|(items, _)| items).map_err(|e| target::unlisted(&target.resource, &get.selection, e))
+            }
         };
         match objects {
             Ok(objects) => found.extend(objects.into_iter().map(|o| {
@@ -155,7 +162,7 @@ async fn whole(session: &Session, get: &Get, format: &Format, targets: &[Target]
     let as_list = targets.len() != 1 || targets[0].name.is_none();
     let nothing = found.is_empty() && targets.iter().all(|t| t.name.is_some());
     if !nothing {
-        session.print(&output::objects(format, &found, as_list, get.show_managed_fields)?)?;
+        session.print(&output::whole(format, &found, as_list, get.show_managed_fields, !get.no_headers)?)?;
     }
     failure::all(errors)
 }
@@ -188,7 +195,7 @@ async fn tables(session: &Session, get: &Get, format: &Format, targets: &[Target
                 _ => groups.push((Rc::clone(&target.resource), rows)),
             },
             Err(error) if ignored(get, &error) => {}
-            Err(error) => errors.push(error.into()),
+            Err(error) => errors.push(target::unlisted(&target.resource, &get.selection, error).into()),
         }
     }
     groups.retain(|(_, rows)| !rows.rows.is_empty());
@@ -199,7 +206,7 @@ async fn tables(session: &Session, get: &Get, format: &Format, targets: &[Target
             let path = sort_path(get)?;
             rows.rows.sort_by(|a, b| compare(&path, &a.object, &b.object));
         }
-        if i > 0 {
+        if i > 0 && !get.no_headers {
             session.print("\n")?;
         }
         printer.start();
@@ -342,7 +349,7 @@ pub fn labels_text(labels: Option<&serde_json::Map<String, Value>>) -> String {
 /// Lists, then follows. Ends when the server ends the watch, as kubectl does.
 async fn watch(session: &Session, get: &Get, format: &Format, targets: &[Target]) -> Result<()> {
     let [target] = targets else {
-        return Err(usage("watch is only supported on individual resources and resource collections"));
+        return Err(usage("you may only specify a single resource type"));
     };
     let mut params = get.selection.params();
     if let Some(name) = &target.name {

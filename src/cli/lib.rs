@@ -14,21 +14,32 @@ use std::process::ExitCode;
 
 use clap::{Args as _, Command, FromArgMatches as _, Subcommand};
 
+mod api;
 mod apply;
+mod attach;
+mod auth;
+mod carrier;
 mod change;
 mod create;
+mod create_service;
 mod delete;
 mod describe;
 mod discovery;
+mod drain;
 mod duration;
+mod edit;
+mod events;
 mod exec;
+mod explain;
 mod failure;
 mod get;
 mod image;
 mod jsonpath;
 mod logs;
 mod manifest;
+mod misuse;
 mod output;
+mod patch;
 mod rollout;
 mod session;
 mod table;
@@ -71,8 +82,45 @@ enum Verb {
     Cordon(change::Cordon),
     /// Place pods on nodes again
     Uncordon(change::Cordon),
+    /// Change fields of objects by a patch
+    Patch(patch::Patch),
+    /// What happened, oldest first
+    Events(events::Events),
+    /// The resources that the server has
+    ApiResources(api::Resources),
+    /// The versions of groups that the server has
+    ApiVersions,
+    /// Who the server takes us for, and what we may do
+    Auth(auth::Auth),
     /// Print what containers wrote
     Logs(logs::Logs),
+    /// Join the streams of a container
+    Attach(attach::Attach),
+    /// Start a pod of one container
+    Run(Box<attach::Run>),
+    /// Change objects in an editor
+    Edit(edit::Edit),
+    /// Show what apply would change
+    Diff(edit::Diff),
+    /// Take a node out of use and move its pods away
+    Drain(drain::Drain),
+    /// What nodes and pods use; there are no metrics yet
+    Top {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Not there yet: reach a pod's port from here
+    PortForward {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// What a kind and its fields mean
+    Explain(explain::Explain),
+    /// Not there yet: copy files to and from containers
+    Cp {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Run a command in a container
     Exec(exec::Exec),
     /// The image store of this host
@@ -102,7 +150,9 @@ pub fn command(host_verbs: Vec<Command>) -> Command {
     let verbs: Vec<Command> = verbs
         .get_subcommands()
         .map(|verb| {
-            let verb = Global::augment_args(verb.clone());
+            let about = verb.get_about().cloned().unwrap_or_default();
+            // The shared flags bring a description of their own.
+            let verb = Global::augment_args(verb.clone()).about(about);
             let ids: Vec<clap::Id> = Global::augment_args(Command::new("g"))
                 .get_arguments()
                 .map(|a| a.get_id().clone())
@@ -119,9 +169,9 @@ pub fn run(args: &[String], host_verbs: Vec<Command>) -> ExitCode {
     let command = command(host_verbs);
     let parsed = command.clone().try_get_matches_from(args).and_then(|matches| {
         let verb = Verb::from_arg_matches(&matches)?;
-        let before = Global::from_arg_matches(&matches)?;
+        let before = Global::from_arg_matches(&matches)?.unless_shadowed(&verb);
         let after = match matches.subcommand() {
-            Some((_, matches)) => Global::from_arg_matches(matches)?,
+            Some((_, matches)) => Global::from_arg_matches(matches)?.unless_shadowed(&verb),
             None => Global::default(),
         };
         Ok((verb, after.or(before)))
@@ -129,9 +179,11 @@ pub fn run(args: &[String], host_verbs: Vec<Command>) -> ExitCode {
     let (verb, global) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            let code = error.exit_code();
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(code).unwrap_or(2));
+            match misuse::text(&command, args, &error) {
+                Some(text) => eprintln!("error: {text}"),
+                None => drop(error.print()),
+            }
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -141,7 +193,18 @@ pub fn run(args: &[String], host_verbs: Vec<Command>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(dispatch(verb, &global, command));
+    let limit = global.request_timeout();
+    let result = runtime.block_on(async {
+        match limit {
+            None => dispatch(verb, &global, command).await,
+            Some(limit) => match tokio::time::timeout(limit, dispatch(verb.clone(), &global, command)).await {
+                Ok(result) => result,
+                // A watch ends when its time is up.
+                Err(_) if matches!(&verb, Verb::Get(get) if get.watch || get.watch_only) => Ok(()),
+                Err(_) => Err(anyhow::anyhow!("no answer within {} s (--request-timeout)", limit.as_secs_f64())),
+            },
+        }
+    });
     // A read of standard input that blocks must not hold the end back.
     runtime.shutdown_background();
     match result {
@@ -154,6 +217,11 @@ pub fn run(args: &[String], host_verbs: Vec<Command>) -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// What is not there says so, and what to do.
+fn absent(verb: &str) -> anyhow::Error {
+    anyhow::anyhow!("`kedge {verb}` is not there yet: use `kubectl {verb}` with this server")
 }
 
 async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::Result<()> {
@@ -183,7 +251,21 @@ async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::
         Verb::Set(change::Set { what: change::SetWhat::Image(v) }) => change::set_image(session, v).await,
         Verb::Cordon(v) => change::cordon(session, v, true).await,
         Verb::Uncordon(v) => change::cordon(session, v, false).await,
+        Verb::Patch(v) => patch::run(session, v).await,
+        Verb::Events(v) => events::run(session, v).await,
+        Verb::ApiResources(v) => api::resources(session, v).await,
+        Verb::ApiVersions => api::versions(session).await,
+        Verb::Auth(v) => auth::run(session, v).await,
         Verb::Logs(v) => logs::run(session, v).await,
+        Verb::Attach(v) => attach::attach(session, v).await,
+        Verb::Run(v) => attach::run(session, v).await,
+        Verb::Edit(v) => edit::edit(session, v).await,
+        Verb::Diff(v) => edit::diff(session, v).await,
+        Verb::Drain(v) => drain::run(session, v).await,
+        Verb::Top { .. } => Err(anyhow::anyhow!("Metrics API not available")),
+        Verb::PortForward { .. } => Err(absent("port-forward")),
+        Verb::Explain(v) => explain::run(session, v).await,
+        Verb::Cp { .. } => Err(absent("cp")),
         Verb::Exec(v) => exec::run(session, v).await,
         Verb::Version(_) | Verb::Image(_) | Verb::Completion(_) => Ok(()),
     }

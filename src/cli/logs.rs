@@ -20,6 +20,10 @@ use crate::target::{self, Found};
 /// Logs followed at once, as kubectl allows; each is a connection's worth of work for the node.
 const FOLLOWED_MAX: usize = 5;
 
+const HELP: &str = "See 'kedge logs -h' for help and examples";
+const EXPECTED: &str = "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required \
+                        argument for the logs command\nSee 'kedge logs -h' for help and examples";
+
 #[derive(Debug, Clone, Args)]
 pub struct Logs {
     /// POD or TYPE/NAME, and a container
@@ -58,6 +62,9 @@ pub struct Logs {
     /// With the pod and container before each line
     #[arg(long)]
     pub prefix: bool,
+    /// Of every pod of the object; implies --prefix
+    #[arg(long)]
+    pub all_pods: bool,
     /// Go on with the others when one cannot be read
     #[arg(long)]
     pub ignore_errors: bool,
@@ -67,6 +74,9 @@ pub struct Logs {
 }
 
 pub async fn run(session: &Session, logs: &Logs) -> Result<()> {
+    if logs.since.is_some() && !logs.since_time.is_empty() {
+        return Err(usage("at most one of `sinceTime` or `sinceSeconds` may be specified"));
+    }
     let (pods, container) = pods(session, logs).await?;
     let mut reads: Vec<(Found, String)> = Vec::new();
     for pod in pods {
@@ -117,15 +127,16 @@ fn note(session: &Session, logs: &Logs, result: Result<()>, errors: &mut Vec<any
 async fn pods(session: &Session, logs: &Logs) -> Result<(Vec<Found>, String)> {
     if !logs.selector.is_empty() {
         if !logs.words.is_empty() {
-            return Err(usage("only a selector (-l) or a POD name is allowed"));
+            return Err(usage(format!("only a selector (-l) or a POD name is allowed\n{HELP}")));
         }
         return Ok((select(session, &session.namespace, &logs.selector).await?, logs.container.clone()));
     }
     let Some(first) = logs.words.first() else {
-        return Err(usage(
-            "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'. POD or TYPE/NAME is a required argument for the logs command",
-        ));
+        return Err(usage(EXPECTED));
     };
+    if logs.words.len() > 2 {
+        return Err(usage(EXPECTED));
+    }
     let container = match (logs.words.get(1), logs.container.as_str()) {
         (Some(_), own) if !own.is_empty() => {
             return Err(usage("only one of -c or an inline [CONTAINER] arg is allowed"));
@@ -133,24 +144,27 @@ async fn pods(session: &Session, logs: &Logs) -> Result<(Vec<Found>, String)> {
         (Some(word), _) => word.clone(),
         (None, own) => own.to_owned(),
     };
-    Ok((vec![one_pod(session, first).await?], container))
+    let (pod, count) = one_pod(session, first).await.map_err(|error| missing(session, error))?;
+    if logs.all_pods {
+        return Ok((all_of(session, first).await?, container));
+    }
+    if count > 1 {
+        session.note(format!("Found {count} pods, using pod/{}", pod.name));
+    }
+    Ok((vec![pod], container))
 }
 
 /// The pod that a word names: its own name, or a workload's, of which it is one.
-pub async fn one_pod(session: &Session, word: &str) -> Result<Found> {
+pub async fn one_pod(session: &Session, word: &str) -> Result<(Found, usize)> {
     let discovery = session.discovery().await?;
     let words = if word.contains('/') { vec![word.to_owned()] } else { vec!["pods".into(), word.to_owned()] };
     let targets = target::of_words(discovery, &words, &session.namespace, false)?;
     let [target] = &targets[..] else { return Err(usage(format!("{word:?} names no pod"))) };
     let object: Value = session.client.get_path(&target.path()).await?;
     if target.resource.kind == "Pod" {
-        return Ok(target::as_found(&target.resource, object));
+        return Ok((target::as_found(&target.resource, object), 1));
     }
-    let selector = match object.pointer("/spec/selector") {
-        Some(selector) if target.resource.kind == "Service" => equal(selector),
-        Some(selector) => selector_text(selector),
-        None => anyhow::bail!("cannot get the pods of {}", target.named()),
-    };
+    let selector = selector_of(&target.resource, &object)?;
     let mut pods = select(session, &target.namespace, &selector).await?;
     if pods.is_empty() {
         anyhow::bail!("timed out waiting for the condition: {} has no pods", target.named());
@@ -159,10 +173,47 @@ pub async fn one_pod(session: &Session, word: &str) -> Result<Found> {
     // A running pod before one that is not.
     pods.sort_by_key(|p| text(&p.object, "/status/phase") != "Running");
     let first = pods.remove(0);
-    if count > 1 {
-        session.note(format!("Found {count} pods, using pod/{}", first.name));
+    Ok((first, count))
+}
+
+/// The selector of the pods that an object stands for.
+fn selector_of(resource: &crate::discovery::Resource, object: &Value) -> Result<String> {
+    Ok(match object.pointer("/spec/selector") {
+        Some(selector) if resource.kind == "Service" => equal(selector),
+        Some(selector) => selector_text(selector),
+        None => anyhow::bail!(
+            "cannot get the logs from *{}.{kind}: selector for *{}.{kind} not implemented",
+            resource.version,
+            resource.version,
+            kind = resource.kind
+        ),
+    })
+}
+
+/// Every pod that an object stands for.
+async fn all_of(session: &Session, word: &str) -> Result<Vec<Found>> {
+    let words = if word.contains('/') { vec![word.to_owned()] } else { vec!["pods".into(), word.to_owned()] };
+    let targets = target::of_words(session.discovery().await?, &words, &session.namespace, false)?;
+    let [target] = &targets[..] else { return Ok(Vec::new()) };
+    let object: Value = session.client.get_path(&target.path()).await?;
+    if target.resource.kind == "Pod" {
+        return Ok(vec![target::as_found(&target.resource, object)]);
     }
-    Ok(first)
+    select(session, &target.namespace, &selector_of(&target.resource, &object)?).await
+}
+
+/// What kubectl makes of an object that is not there, as `logs` says it.
+fn missing(session: &Session, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<client::Error>().and_then(client::Error::status) {
+        Some(status) if status.is(types::status::Reason::NotFound) => {
+            anyhow::anyhow!("error from server (NotFound): {} in namespace {:?}", status.message, session.namespace)
+        }
+        _ => error,
+    }
+}
+
+pub fn no_container(pod: &Found, named: &str) -> String {
+    format!("container {named} is not valid for pod {} out of: {}", pod.name, described(&pod.object))
 }
 
 async fn select(session: &Session, namespace: &str, selector: &str) -> Result<Vec<Found>> {
@@ -209,7 +260,7 @@ pub fn container_names(pod: &Value) -> Vec<String> {
 }
 
 /// The container that is meant when none is named: the annotated one, or the first.
-pub fn default_container(session: &Session, pod: &Found) -> String {
+pub fn default_container(session: &Session, pod: &Found, quiet: bool) -> String {
     let annotated =
         pod.object["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str().unwrap_or_default();
     if container_names(&pod.object).iter().any(|n| n == annotated) {
@@ -218,7 +269,7 @@ pub fn default_container(session: &Session, pod: &Found) -> String {
     let names: Vec<&str> =
         pod.object["spec"]["containers"].as_array().into_iter().flatten().map(|c| text(c, "/name")).collect();
     let Some(first) = names.first() else { return String::new() };
-    if container_names(&pod.object).len() > 1 {
+    if container_names(&pod.object).len() > 1 && !quiet {
         session.note(format!("Defaulted container {first:?} out of: {}", described(&pod.object)));
     }
     (*first).to_owned()
@@ -235,10 +286,10 @@ fn described(pod: &Value) -> String {
 fn containers(session: &Session, logs: &Logs, pod: &Found, named: &str) -> Result<Vec<String>> {
     let names = container_names(&pod.object);
     if !named.is_empty() {
-        anyhow::ensure!(names.iter().any(|n| n == named), "container {named} is not valid for pod {}", pod.name);
+        anyhow::ensure!(names.iter().any(|n| n == named), "{}", no_container(pod, named));
         return Ok(vec![named.to_owned()]);
     }
-    Ok(if logs.all_containers { names } else { vec![default_container(session, pod)] })
+    Ok(if logs.all_containers { names } else { vec![default_container(session, pod, false)] })
 }
 
 fn query(logs: &Logs, container: &str) -> Query {
@@ -264,10 +315,18 @@ fn query(logs: &Logs, container: &str) -> Query {
     query
 }
 
+/// All that a container wrote.
+pub async fn print_all(session: &Session, pod: &Found, container: &str) -> Result<()> {
+    let mut query = Query::default();
+    query.push("container", container);
+    let bytes = session.client.send(Method::GET, &query.on(&format!("{}/log", pod.path())), "*/*", None).await?;
+    session.print_bytes(&bytes)
+}
+
 async fn read(session: &Session, logs: &Logs, pod: &Found, container: &str) -> Result<()> {
     let path = query(logs, container).on(&format!("{}/log", pod.path()));
     let mut body = session.client.open(Method::GET, &path, "*/*", None).await?;
-    let prefix = logs.prefix.then(|| format!("[pod/{}/{container}] ", pod.name));
+    let prefix = (logs.prefix || logs.all_pods).then(|| format!("[pod/{}/{container}] ", pod.name));
     let mut pending: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| anyhow::anyhow!("the log ended early: {e}"))?;

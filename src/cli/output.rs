@@ -95,10 +95,16 @@ pub fn without_managed_fields(mut object: Value) -> Value {
 
 /// Prints objects; several or a list as one `List`.
 pub fn objects(format: &Format, found: &[Found], as_list: bool, managed: bool) -> Result<String> {
+    whole(format, found, as_list, managed, true)
+}
+
+/// As [`objects`], with or without the headers of columns.
+pub fn whole(format: &Format, found: &[Found], as_list: bool, managed: bool, headers: bool) -> Result<String> {
     let clean = |f: &Found| if managed { f.object.clone() } else { without_managed_fields(f.object.clone()) };
     let whole = || {
         if as_list || found.len() != 1 {
-            json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""},
+            let metadata = if as_list { json!({"resourceVersion": ""}) } else { json!({}) };
+            json!({"apiVersion": "v1", "kind": "List", "metadata": metadata,
                    "items": found.iter().map(clean).collect::<Vec<_>>()})
         } else {
             clean(&found[0])
@@ -117,7 +123,10 @@ pub fn objects(format: &Format, found: &[Found], as_list: bool, managed: bool) -
             to_json(&Value::Array(values.into_iter().cloned().collect()))
         }
         Format::Columns(columns) => {
-            let mut rows = vec![columns.iter().map(|(h, _)| h.clone()).collect()];
+            let mut rows: Vec<Vec<String>> = Vec::new();
+            if headers {
+                rows.push(columns.iter().map(|(h, _)| h.clone()).collect());
+            }
             for f in found {
                 rows.push(columns.iter().map(|(_, t)| column(t, &f.object)).collect());
             }

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::failure::{self, usage};
+use crate::logs;
 use crate::manifest::{Files, text};
 use crate::session::Session;
-use crate::table::Table;
 use crate::target::{self, Found, Selection};
 use crate::until::{self, Verdict};
-use crate::{logs, yaml};
+use crate::write::DryRun;
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
@@ -57,6 +57,9 @@ pub enum What {
         /// This revision; 0: the one before
         #[arg(long, default_value_t = 0)]
         to_revision: i64,
+        /// none, client or server
+        #[arg(long, default_value = "none", num_args = 0..=1, require_equals = true, default_missing_value = "client")]
+        dry_run: String,
     },
     /// Replace all pods
     Restart {
@@ -99,12 +102,18 @@ pub async fn run(session: &Session, rollout: &Rollout) -> Result<()> {
     | What::Restart { which }
     | What::Pause { which }
     | What::Resume { which }) = &rollout.what;
+    if which.resources.is_empty() && which.files.is_empty() {
+        return Err(usage("required resource not specified"));
+    }
     let (objects, mut errors) = found(session, which).await?;
     for one in &objects {
         let result = match &rollout.what {
             What::Status { watch, timeout, .. } => status(session, one, *watch, *timeout).await,
             What::History { revision, .. } => history(session, one, *revision).await,
-            What::Undo { to_revision, .. } => undo(session, one, *to_revision).await,
+            What::Undo { to_revision, dry_run, .. } => match DryRun::parse(dry_run) {
+                Ok(dry_run) => undo(session, one, *to_revision, dry_run).await,
+                Err(error) => Err(error),
+            },
             What::Restart { .. } => restart(session, one).await,
             What::Pause { .. } => pause(session, one, true).await,
             What::Resume { .. } => pause(session, one, false).await,
@@ -216,9 +225,13 @@ async fn status(session: &Session, one: &Found, watch: bool, timeout: Duration) 
 }
 
 /// A deployment's replica sets by revision, oldest first.
-async fn revisions(session: &Session, one: &Found) -> Result<Vec<(i64, Value)>> {
+async fn revisions(session: &Session, one: &Found, undoes: bool) -> Result<Vec<(i64, Value)>> {
     if one.resource.kind != "Deployment" {
-        anyhow::bail!("no history viewer has been implemented for {:?}", one.resource.kind);
+        anyhow::bail!(
+            "{} for {:?}",
+            if undoes { "no rollbacker has been implemented" } else { "no history viewer has been implemented" },
+            one.resource.kind
+        );
     }
     let sets = session.discovery().await?.only("replicasets.apps")?;
     let selector = logs::selector_text(&one.object["spec"]["selector"]);
@@ -247,16 +260,23 @@ fn template(set: &Value) -> Value {
     template
 }
 
+/// A set's template, with why it was made.
+fn with_cause(set: &Value) -> Value {
+    let mut template = set["spec"]["template"].clone();
+    if let Some(cause) = set["metadata"]["annotations"].get(CHANGE_CAUSE) {
+        template["metadata"]["annotations"][CHANGE_CAUSE] = cause.clone();
+    }
+    template
+}
+
 async fn history(session: &Session, one: &Found, revision: i64) -> Result<()> {
-    let revisions = revisions(session, one).await?;
+    let revisions = revisions(session, one, false).await?;
     if revision > 0 {
         let Some((_, set)) = revisions.iter().find(|(r, _)| *r == revision) else {
             anyhow::bail!("unable to find the specified revision");
         };
         session.line(format!("{} with revision #{revision}", one.named()))?;
-        session.line("Pod Template:")?;
-        let text = yaml::to_yaml(&template(set));
-        return session.print(&text.lines().map(|l| format!("  {l}\n")).collect::<String>());
+        return session.line(crate::describe::template(&with_cause(set)));
     }
     session.line(format!("{} ", one.named()))?;
     let mut rows = vec![vec!["REVISION".to_owned(), "CHANGE-CAUSE".to_owned()]];
@@ -264,18 +284,27 @@ async fn history(session: &Session, one: &Found, revision: i64) -> Result<()> {
         let cause = set["metadata"]["annotations"][CHANGE_CAUSE].as_str().unwrap_or("<none>");
         rows.push(vec![revision.to_string(), cause.to_owned()]);
     }
-    let mut out: String = Table::default().lay_out(&rows);
-    out.push('\n');
-    session.print(&out)
+    let lines: String = rows.iter().map(|row| format!("{}\n", row.join("\t"))).collect();
+    session.print(&format!("{}\n", crate::describe::lay_out(&lines)))
 }
 
-async fn undo(session: &Session, one: &Found, to: i64) -> Result<()> {
+async fn undo(session: &Session, one: &Found, to: i64, dry_run: DryRun) -> Result<()> {
+    if one.object["metadata"]["annotations"].get(client::apply::LAST_APPLIED).is_some() {
+        session.note(format!(
+            "Warning: resource {}/{} was previously managed with 'kedge apply'. Rolling back will not update the {} \
+             annotation, which may cause unexpected behavior on future 'kedge apply' operations. Consider using 'kedge \
+             apply' with your previous configuration file instead.",
+            one.resource.plural,
+            one.name,
+            client::apply::LAST_APPLIED
+        ));
+    }
     if one.object["spec"]["paused"] == json!(true) {
         anyhow::bail!(
             "you cannot rollback a paused deployment; resume it first with 'kedge rollout resume' and try again"
         );
     }
-    let revisions = revisions(session, one).await?;
+    let revisions = revisions(session, one, true).await?;
     let wanted = match to {
         0 => revisions.len().checked_sub(2).and_then(|at| revisions.get(at)),
         to => revisions.iter().find(|(r, _)| *r == to),
@@ -292,8 +321,11 @@ async fn undo(session: &Session, one: &Found, to: i64) -> Result<()> {
             .line(format!("{} skipped rollback (current template already matches revision {revision})", one.named()));
     }
     let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
-    let _: Value = session.client.patch_path(&one.path(), Patch::Json(&patch), &WriteParams::default()).await?;
-    session.line(format!("{} rolled back", one.named()))
+    if dry_run != DryRun::Client {
+        let params = WriteParams { dry_run: dry_run == DryRun::Server, ..WriteParams::default() };
+        let _: Value = session.client.patch_path(&one.path(), Patch::Json(&patch), &params).await?;
+    }
+    session.line(format!("{} rolled back{}", one.named(), dry_run.suffix()))
 }
 
 async fn restart(session: &Session, one: &Found) -> Result<()> {
@@ -321,7 +353,7 @@ async fn pause(session: &Session, one: &Found, paused: bool) -> Result<()> {
         anyhow::bail!("{} {:?} {word} is not supported", one.resource.group_resource(), one.name);
     }
     if (one.object["spec"]["paused"] == json!(true)) == paused {
-        let word = if paused { "already paused" } else { "is not paused" };
+        let word = if paused { "is already paused" } else { "is not paused" };
         anyhow::bail!("{} {:?} {word}", one.resource.group_resource(), one.name);
     }
     let value = if paused { Value::Bool(true) } else { Value::Null };

@@ -17,6 +17,9 @@ use crate::session::Session;
 /// Objects of a list are asked for in pages of so many, as kubectl does: neither side holds a large list at once.
 pub const PAGE: u32 = 500;
 
+const NOTHING_GIVEN: &str = "You must provide one or more resources by argument or filename.\nExample resource specifications \
+                             include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'\n   '<resource> <name>'\n   '<resource>'";
+
 /// `-l`, `--field-selector`, `-A`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Selection {
@@ -97,9 +100,7 @@ pub fn split(words: &[String]) -> Result<Vec<(String, Option<String>)>> {
                 Some((kind, name)) if !kind.is_empty() && !name.is_empty() && !name.contains('/') => {
                     Ok((kind.to_owned(), Some(name.to_owned())))
                 }
-                Some(_) => Err(usage(format!(
-                    "arguments in resource/name form must have a single resource and name: {word:?}"
-                ))),
+                Some(_) => Err(usage("arguments in resource/name form must have a single resource and name")),
                 None => Err(usage(
                     "there is no need to specify a resource type as a separate argument when passing arguments in \
                      resource/name form (e.g. 'kedge get resource/<resource_name>' instead of 'kedge get resource \
@@ -174,7 +175,7 @@ pub async fn resolve(session: &Session, files: &Files, words: &[String], selecti
     }
     let targets = of_words(discovery, words, &session.namespace, selection.all_namespaces)?;
     if targets.is_empty() {
-        return Err(usage("you must specify the type of resource, or a file with -f"));
+        return Err(usage(NOTHING_GIVEN));
     }
     if !selection.is_empty() && targets.iter().any(|t| t.name.is_some()) {
         return Err(usage("name cannot be provided when a selector is specified"));
@@ -202,7 +203,10 @@ pub async fn fetch(session: &Session, targets: &[Target], selection: &Selection)
     for target in targets {
         let objects = match &target.name {
             Some(_) => session.client.get_path(&target.path()).await.map(|object: Value| vec![object]),
-            None => list_all(session, &target.path(), &selection.params()).await.map(|(items, _)| items),
+            None => {
+                let listed = list_all(session, &target.path(), &selection.params()).await;
+                listed.map(|(items, _)| items).map_err(|e| unlisted(&target.resource, selection, e))
+            }
         };
         match objects {
             Ok(objects) => found.extend(objects.into_iter().map(|object| as_found(&target.resource, object))),
@@ -210,6 +214,25 @@ pub async fn fetch(session: &Session, targets: &[Target], selection: &Selection)
         }
     }
     (found, errors)
+}
+
+/// A list that was refused for its selectors says which they were. Source: cli-runtime `resource/helper.go`.
+pub fn unlisted(resource: &Resource, selection: &Selection, error: client::Error) -> client::Error {
+    match error {
+        client::Error::Status(mut status) if status.is(types::status::Reason::BadRequest) && !selection.is_empty() => {
+            status.message = format!(
+                "Unable to find \"{}/{}, Resource={}\" that match label selector {:?}, field selector {:?}: {}",
+                resource.group,
+                resource.version,
+                resource.plural,
+                selection.selector,
+                selection.field_selector,
+                status.message
+            );
+            client::Error::Status(status)
+        }
+        other => other,
+    }
 }
 
 /// Items of a list do not say what they are; they are told here.
@@ -258,7 +281,7 @@ mod tests {
             ("no", false, "/api/v1/nodes"),
             ("po,svc a", false, "/api/v1/namespaces/ns/pods/a /api/v1/namespaces/ns/services/a"),
             ("po a", true, "a resource cannot be retrieved by name across all namespaces"),
-            ("po/", false, "arguments in resource/name form must have a single resource and name: \"po/\""),
+            ("po/", false, "arguments in resource/name form must have a single resource and name"),
             ("what", false, "the server doesn't have a resource type \"what\""),
         ] {
             assert_eq!(shown(text, all), expected, "{text}");

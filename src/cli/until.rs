@@ -64,6 +64,10 @@ pub async fn seen<T>(
         Ok(Ok(Verdict::Done(value))) => Ok(value),
         Ok(Ok(Verdict::Failed(why))) => Err(anyhow::anyhow!(why)),
         Ok(Ok(Verdict::Wait)) | Err(_) => {
+            // kubectl has no object to name when it waits for one to be made.
+            if one.object.is_null() {
+                anyhow::bail!("timed out waiting for the condition");
+            }
             anyhow::bail!("timed out waiting for the condition on {}/{}", one.resource.group_resource(), one.name)
         }
         Ok(Err(error)) => Err(error),

@@ -26,7 +26,7 @@ pub struct Wait {
     #[command(flatten)]
     pub selection: Selection,
     /// create, delete, condition=NAME[=VALUE] or jsonpath='{EXPRESSION}'[=VALUE]
-    #[arg(long = "for", value_name = "WHAT", required = true)]
+    #[arg(long = "for", value_name = "WHAT")]
     pub what: Vec<String>,
     /// All objects of the type in the namespace
     #[arg(long)]
@@ -114,6 +114,9 @@ fn condition(object: &Value, name: &str, value: &str) -> bool {
 }
 
 pub async fn run(session: &Session, wait: &Wait) -> Result<()> {
+    if wait.what.is_empty() {
+        return Err(usage("unrecognized condition: []"));
+    }
     let goals = wait.what.iter().map(|w| Goal::parse(w)).collect::<Result<Vec<_>>>()?;
     let deadline = Instant::now() + wait.timeout;
     let targets = target::resolve(session, &wait.files, &wait.resources, &wait.selection).await?;
@@ -163,7 +166,9 @@ async fn find(session: &Session, wait: &Wait, targets: &[Target], goal: &Goal) -
         };
         match session.client.get_path::<Value>(&one.path()).await {
             Ok(object) => found.push(target::as_found(&target.resource, object)),
-            Err(error) if error.is_not_found() && matches!(goal, Goal::Create | Goal::Delete) => found.push(one),
+            Err(error) if error.is_not_found() && *goal == Goal::Create => found.push(one),
+            // What is not there needs no wait and no word.
+            Err(error) if error.is_not_found() && *goal == Goal::Delete => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -54,6 +54,13 @@ pub struct Writing {
 }
 
 impl Writing {
+    /// As a verb that other verbs make use of: the manager, unless one was named.
+    pub fn managed_by(mut self, manager: &str) -> Self {
+        if self.field_manager.is_empty() {
+            manager.clone_into(&mut self.field_manager);
+        }
+        self
+    }
     pub fn dry_run(&self) -> Result<DryRun> {
         DryRun::parse(&self.dry_run)
     }

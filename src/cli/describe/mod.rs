@@ -32,7 +32,17 @@ mod services;
 mod volumes;
 mod workloads;
 
+pub use events::interval;
 use page::Page;
+pub use page::lay_out;
+pub use rbac::table as rules_table;
+
+/// A pod template on its own, with tabs where a page would have columns: how `rollout history` shows one.
+pub fn template(template: &Value) -> String {
+    let mut page = Page::default();
+    pod::template(&mut page, template);
+    page.raw()
+}
 
 #[derive(Debug, Clone, Args)]
 pub struct Describe {

@@ -63,6 +63,11 @@ impl Page {
         self.done
     }
 
+    /// The text with its tabs.
+    pub fn raw(self) -> String {
+        self.done + &self.pending
+    }
+
     /// `key=value` lines under a title. `indent` stands before the title and every line after the first.
     pub fn pairs(&mut self, indent: &str, title: &str, pairs: &BTreeMap<String, String>) {
         let lines: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -129,7 +134,7 @@ fn shorten(text: &str, length: usize) -> String {
 }
 
 /// Puts cells that end in a tab into columns.
-fn lay_out(text: &str) -> String {
+pub fn lay_out(text: &str) -> String {
     let Some(body) = text.strip_suffix('\n').or(Some(text)).filter(|t| !t.is_empty() || text == "\n") else {
         return String::new();
     };

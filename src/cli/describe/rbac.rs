@@ -23,11 +23,19 @@ pub fn role(page: &mut Page, facts: &Facts<'_>) {
     page.line(0, "PolicyRule:");
     page.line(1, "Resources\tNon-Resource URLs\tResource Names\tVerbs");
     page.line(1, "---------\t-----------------\t--------------\t-----");
-    for rule in compact(list(facts.object, "/rules")) {
-        let one = |t: &str| if t.is_empty() { "[]".to_owned() } else { bracketed(&[t]) };
-        let verbs: Vec<&str> = rule.verbs.iter().map(String::as_str).collect();
-        page.line(1, format!("{}\t{}\t{}\t{}", rule.shown(), one(&rule.url), one(&rule.name), bracketed(&verbs)));
+    for row in table(list(facts.object, "/rules")) {
+        page.line(1, row.join("\t"));
     }
+}
+
+/// Rules as rows: resource, URLs, names, verbs.
+pub fn table(rules: &[Value]) -> Vec<Vec<String>> {
+    let one = |t: &str| if t.is_empty() { "[]".to_owned() } else { bracketed(&[t]) };
+    let row = |rule: Rule| {
+        let verbs: Vec<&str> = rule.verbs.iter().map(String::as_str).collect();
+        vec![rule.shown(), one(&rule.url), one(&rule.name), bracketed(&verbs)]
+    };
+    compact(rules).into_iter().map(row).collect()
 }
 
 impl Rule {
@@ -130,11 +138,11 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "/healthz get",
+                "pods get,list,watch",
                 "deployments/scale get,list",
                 "deployments.apps/scale get,list",
                 "pods.apps get,list",
-                "pods get,list,watch"
+                "/healthz get",
             ]
             .map(String::from)
             .into_iter()
