@@ -140,6 +140,9 @@ impl Resource<'_> {
             return if fits && kind.allows(*verb) { Ok((kind, None)) } else { Err(Status::method_not_allowed()) };
         }
         let sub = kind.subresource(&self.subresource).ok_or_else(Status::no_such_path)?;
+        if *method == Method::OPTIONS && sub.name == "proxy" {
+            return Ok((kind, Some(sub)));
+        }
         let wanted = match *method {
             Method::GET | Method::HEAD => Verb::Get,
             Method::POST => Verb::Create,
@@ -228,6 +231,7 @@ mod tests {
             (Method::OPTIONS, "/api/v1/namespaces/a/pods", 405),
             (Method::DELETE, "/api/v1/namespaces/a/pods/p/proxy/a/b", 0),
             (Method::GET, "/api/v1/nodes/n/proxy/pods", 0),
+            (Method::OPTIONS, "/api/v1/nodes/n/proxy/pods", 0),
         ] {
             let Path::Resource(resource) = parse(path) else { panic!("{path}") };
             let verb = resource.verb(&method, &Query::default());

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use types::status::{Reason, Status};
 
 use super::ask::{Answer, Ask};
-use super::object;
+use super::{log_socket, object};
 use crate::Body;
 use crate::admission::{self, Operation};
 use crate::http::respond;
@@ -58,7 +58,7 @@ impl Dial for TlsDial {
 }
 
 /// Carries the request to the agent of the pod's node. `request` has no body but what an upgrade will carry.
-pub async fn connect(ask: &mut Ask<'_>, request: Request<Body>) -> Result<Answer, Status> {
+pub async fn connect(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<Answer, Status> {
     let view = ask.view();
     let entry = ask.current()?;
     let pod = object::read(&entry)?;
@@ -91,11 +91,18 @@ pub async fn connect(ask: &mut Ask<'_>, request: Request<Body>) -> Result<Answer
         Status::internal(format!("error dialing backend: dial tcp {host}:{port}: {error}"))
     };
     let stream = dialer.dial(node, &host, port).await.map_err(|e| unreachable(&e))?;
+    // The agent speaks of logs in plain HTTP only.
+    let socket = if ask.subresource == "log" { log_socket::Wish::take(&mut request)? } else { None };
     let carried = carry(stream, &format!("{host}:{port}"), &path, request).await;
     let mut response = carried.map_err(|e| match e {
         Broken::Transport(error) => unreachable(&error),
         Broken::Refused(status) => status,
     })?;
+    if let Some(socket) = socket
+        && response.status().is_success()
+    {
+        return socket.grant(response.into_body()).map(Answer::Response);
+    }
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switched || response.status().is_success() || response.status().is_redirection() {
         if !switched {

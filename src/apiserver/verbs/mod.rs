@@ -8,6 +8,7 @@ pub mod create;
 pub mod delete;
 pub mod eviction;
 pub mod facts;
+mod log_socket;
 pub mod object;
 pub mod options;
 pub mod patch;

@@ -43,7 +43,7 @@ async fn what_is_asked_and_answered_goes_through_as_it_is() {
     let headers = [("accept", "text/html"), ("authorization", "Bearer secret"), ("x-mine", "kept")];
     let asked = admin.clone().with(&headers);
     let path = "/api/v1/nodes/proxy/proxy/a/b%2Fc/d/e/f/g/h/i?x=1&y";
-    for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+    for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {
         let answer = asked.raw(method.clone(), path, "").await.expect(418);
         assert_eq!((answer.header("content-type"), answer.header("connection")), ("text/html", ""));
         let head = answer.text();

@@ -220,10 +220,8 @@ async fn logs_come_from_the_agent() {
     exec.refused(400, "pod q does not have a host assigned");
 }
 
-#[tokio::test]
-async fn an_upgrade_is_a_tunnel() {
-    let server = with_pod(Arc::new(PipeAgent)).await;
-    // A plain connection in front of the door, as the TLS listener would be.
+/// A plain connection in front of the door, as the TLS listener would be.
+fn plain(server: &Server) -> tokio::io::DuplexStream {
     let (client, service_side) = tokio::io::duplex(64 * 1024);
     let api = server.api.clone();
     tokio::spawn(async move {
@@ -236,20 +234,58 @@ async fn an_upgrade_is_a_tunnel() {
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(service_side), service);
         connection.with_upgrades().await.unwrap();
     });
-    let mut client = client;
-    let request = "POST /api/v1/namespaces/default/pods/p/exec?command=echo&command=a+b&stdin=true&stdout=true HTTP/1.1\r\n\
-                   host: x\r\nconnection: Upgrade\r\nupgrade: SPDY/3.1\r\nauthorization: Bearer secret\r\ncontent-length: 0\r\n\r\n";
+    client
+}
+
+/// The head of the answer to what `request` says on a plain connection.
+async fn ask(client: &mut tokio::io::DuplexStream, request: &str) -> String {
     client.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await.unwrap());
     }
-    let head = String::from_utf8(head).unwrap();
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn an_upgrade_is_a_tunnel() {
+    let server = with_pod(Arc::new(PipeAgent)).await;
+    let mut client = plain(&server);
+    let request = "POST /api/v1/namespaces/default/pods/p/exec?command=echo&command=a+b&stdin=true&stdout=true HTTP/1.1\r\n\
+                   host: x\r\nconnection: Upgrade\r\nupgrade: SPDY/3.1\r\nauthorization: Bearer secret\r\ncontent-length: 0\r\n\r\n";
+    let head = ask(&mut client, request).await;
     assert!(head.starts_with("HTTP/1.1 101 ") && head.to_ascii_lowercase().contains("upgrade: spdy/3.1"), "{head}");
     client.write_all(b"hello").await.unwrap();
     let mut back = [0u8; 5];
     client.read_exact(&mut back).await.unwrap();
     assert_eq!(&back, b"HELLO");
+}
+
+#[tokio::test]
+async fn logs_go_over_a_websocket() {
+    let server = with_pod(Arc::new(PipeAgent)).await;
+    // The key and its answer are those of RFC 6455 §1.3.
+    let request = |protocol: &str| {
+        format!(
+            "GET /api/v1/namespaces/default/pods/p/log?tailLines=5 HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: {protocol}\r\n\r\n"
+        )
+    };
+    for (protocol, frames) in [
+        ("binary.k8s.io", &b"\x82\x00\x82\x06hello\n\x88\x00"[..]),
+        ("base64.binary.k8s.io", &b"\x81\x00\x81\x08aGVsbG8K\x88\x00"[..]),
+    ] {
+        let mut client = plain(&server);
+        let head = ask(&mut client, &request(protocol)).await.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101 "), "{head}");
+        assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
+        assert!(head.contains(&format!("sec-websocket-protocol: {protocol}\r\n")), "{head}");
+        let mut back = vec![0u8; frames.len()];
+        client.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, frames);
+    }
+    let head = ask(&mut plain(&server), &request("v9.nonsense")).await;
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
 }
 
 /// An agent that is a bug.
