@@ -24,7 +24,7 @@ use crate::auth::{Attributes, Authorizer, Target};
 use crate::codec::{Accepted, As, Media};
 use crate::http::body::Body;
 use crate::http::metrics::Metrics;
-use crate::http::query::Query;
+use crate::http::query::{Query, percent_decode};
 use crate::http::router::{self, Path, Resource};
 use crate::http::{documents, gzip, respond};
 use crate::verbs::ask::{Answer, Ask};
@@ -206,7 +206,7 @@ impl ApiServer {
     async fn answer(&self, request: Request<Body>, peer: &Peer, trace: &mut Trace) -> Result<Response<Body>, Status> {
         let shared = &self.shared;
         let now = self.now();
-        let path = request.uri().path().to_owned();
+        let path = percent_decode(request.uri().path(), false);
         let query = Query::parse(request.uri().query());
         let method = request.method().clone();
         let view = shared.store.snapshot();
@@ -252,8 +252,8 @@ impl ApiServer {
             shared,
             kind,
             subresource,
-            namespace: &resource.namespace,
-            name: &resource.name,
+            namespace: resource.namespace,
+            name: resource.name,
             query: &query,
             headers: &parts.headers,
             identity: &identity,
@@ -366,10 +366,10 @@ fn authorize(
         let target = Target::Resource {
             group: resource.group,
             version: resource.version,
-            resource: &resource.plural,
-            subresource: &resource.subresource,
+            resource: resource.plural,
+            subresource: resource.subresource,
             namespace: resource.authorized_namespace(),
-            name: single.unwrap_or(&resource.name),
+            name: single.unwrap_or(resource.name),
             fields: fields.as_ref(),
         };
         let attributes = Attributes { identity, verb, target };
@@ -377,7 +377,7 @@ fn authorize(
     };
     ask(verb)?;
     // Entering a container is creating something, whatever the method of the handshake. Source: KEP-5287 (1.35).
-    let enters = matches!(&*resource.subresource, "exec" | "attach" | "portforward");
+    let enters = matches!(resource.subresource, "exec" | "attach" | "portforward");
     if enters && verb != "create" && headers.contains_key(::http::header::UPGRADE) { ask("create") } else { Ok(()) }
 }
 

@@ -78,8 +78,10 @@ impl Host {
     }
 
     /// The instant of a monotonic time that [`Host::now`] gave or that was worked out from one.
+    /// Times beyond what the clock can say are as far away as makes no difference.
     pub fn instant(&self, mono: Duration) -> Instant {
-        self.started + mono.saturating_sub(ORIGIN)
+        const FAR: Duration = Duration::from_secs(u32::MAX as u64);
+        self.started + mono.saturating_sub(ORIGIN).min(FAR)
     }
 
     pub fn host_ips(&self) -> Vec<String> {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod apply;
+mod bad_input;
 mod cli;
 mod clients;
 mod disk;

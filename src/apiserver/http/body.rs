@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -14,6 +15,8 @@ use types::status::Status;
 const BODY_BYTES_MAX: usize = 3 << 20;
 /// What is read and dropped of a body that is too long, so that the client hears why before it meets a closed connection.
 const BODY_BYTES_DRAINED: usize = 16 << 20;
+/// A request has this long to arrive whole. Source: kube-apiserver `--request-timeout` 1m0s.
+const BODY_SECONDS: u64 = 60;
 /// Why a body could not be read or made to the end.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -58,8 +61,15 @@ impl Body {
     /// Reads a request's body to its end; `headers` say how long it should be.
     ///
     /// # Errors
-    /// 413 for one that is too long, 400 for one that breaks off.
-    pub async fn read(mut self, headers: &HeaderMap) -> Result<Bytes, Status> {
+    /// 413 for one that is too long, 400 for one that breaks off, 504 for one that does not come in time.
+    pub async fn read(self, headers: &HeaderMap) -> Result<Bytes, Status> {
+        let whole = tokio::time::timeout(Duration::from_secs(BODY_SECONDS), self.read_whole(headers));
+        whole
+            .await
+            .unwrap_or_else(|_| Err(Status::timeout("Timeout: request did not complete within the allotted timeout")))
+    }
+
+    async fn read_whole(mut self, headers: &HeaderMap) -> Result<Bytes, Status> {
         let too_large = || Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}"));
         if let Some(bytes) = self.as_full() {
             return if bytes.len() > BODY_BYTES_MAX { Err(too_large()) } else { Ok(bytes.clone()) };
@@ -133,5 +143,20 @@ impl HttpBody for Body {
             Kind::Incoming(incoming) => incoming.size_hint(),
             Kind::Stream(stream) => stream.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_comes_is_not_waited_for() {
+        let body = Body::pieces(futures_util::stream::pending());
+        let refused = body.read(&HeaderMap::new()).await.unwrap_err();
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (504, "Timeout: request did not complete within the allotted timeout")
+        );
     }
 }

@@ -10,7 +10,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -20,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::activity::{Activity, Sending};
 use crate::auth::x509;
 use crate::server::{ApiServer, Error, Peer};
 
@@ -27,7 +27,7 @@ use crate::server::{ApiServer, Error, Peer};
 const CONNECTIONS_MAX: usize = 4096;
 /// A client that does not finish its handshake in this time is none.
 const HANDSHAKE_SECONDS: u64 = 10;
-/// Nor one that does not send its headers.
+/// Nor one that does not send its headers, once it has begun.
 const HEADERS_SECONDS: u64 = 30;
 /// Bytes of request line and headers; upstream's limit.
 const HEADER_BYTES_MAX: usize = 1 << 20;
@@ -116,7 +116,6 @@ impl Tls {
 
 /// Serves until `stop`; then waits for open requests for a few seconds.
 pub async fn serve(listener: TcpListener, tls: Tls, server: ApiServer, stop: CancellationToken) {
-    let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let tls = Arc::new(tls);
     loop {
@@ -138,26 +137,21 @@ pub async fn serve(listener: TcpListener, tls: Tls, server: ApiServer, stop: Can
                 }
             },
         };
-        let (tls, server, watcher) = (tls.clone(), server.clone(), graceful.watcher());
+        let (tls, server, stop) = (tls.clone(), server.clone(), stop.clone());
         tokio::spawn(async move {
-            connection(stream, address, &tls, server, watcher).await;
+            connection(stream, address, &tls, server, stop).await;
             drop(permit);
         });
     }
     drop(listener);
     server.stop();
-    if tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS), graceful.shutdown()).await.is_err() {
+    let all = room.acquire_many(u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX));
+    if tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS), all).await.is_err() {
         tracing::info!("connections were still open at the end of the shutdown");
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    address: SocketAddr,
-    tls: &Tls,
-    server: ApiServer,
-    graceful: hyper_util::server::graceful::Watcher,
-) {
+async fn connection(stream: TcpStream, address: SocketAddr, tls: &Tls, server: ApiServer, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %address, "cannot send without delay");
     }
@@ -172,11 +166,16 @@ async fn connection(
     };
     let certificate = identify(tls, &server, stream.get_ref().1.peer_certificates());
     let peer = Peer::Remote { address, certificate };
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let (server, peer) = (server.clone(), peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(server.call(request.map(Into::into), peer).await) }
-    });
+    let activity = Arc::new(Activity::default());
+    let watched = activity.clone();
     let mut builder = Builder::new(TokioExecutor::new());
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let (server, peer, open) = (server.clone(), peer.clone(), activity.begin());
+        async move {
+            let response = server.call(request.map(Into::into), peer).await;
+            Ok::<_, std::convert::Infallible>(response.map(|body| Sending::new(body, open)))
+        }
+    });
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -187,8 +186,22 @@ async fn connection(
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX));
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    if let Err(error) = graceful.watch(serving.into_owned()).await {
+    let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => Some(ended),
+        () = watched.over() => None,
+        () = stop.cancelled() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            // What is open may finish.
+            serving.as_mut().graceful_shutdown();
+            let left = tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS), serving);
+            left.await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(error = &*error, %address, "a connection ended");
     }
 }

@@ -1,5 +1,6 @@
 //! The wire: TLS, HTTP/1.1 and 2, routes, health, discovery, metrics. What never lives here: what a verb does.
 
+mod activity;
 pub mod body;
 pub mod discovery;
 pub mod documents;

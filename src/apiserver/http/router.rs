@@ -2,7 +2,6 @@
 //!
 //! Source: apiserver `pkg/endpoints/request/requestinfo.go`, `pkg/endpoints/installer.go`.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -10,7 +9,7 @@ use http::Method;
 use types::registry::{BUILT_IN, Kind, Subresource, Verb};
 use types::status::Status;
 
-use super::query::{Query, percent_decode};
+use super::query::Query;
 
 /// A path taken apart.
 #[derive(Debug, PartialEq)]
@@ -25,17 +24,17 @@ pub enum Path<'a> {
 pub struct Resource<'a> {
     pub group: &'a str,
     pub version: &'a str,
-    pub plural: Cow<'a, str>,
-    pub namespace: Cow<'a, str>,
-    pub name: Cow<'a, str>,
-    pub subresource: Cow<'a, str>,
+    pub plural: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub subresource: &'a str,
     /// The deprecated `/watch/` prefix.
     pub watch: bool,
     /// There are more segments than any resource has.
     pub too_deep: bool,
 }
 
-/// Takes a path apart.
+/// Takes a path apart, which has been decoded: an escaped slash is a slash, as upstream reads it.
 pub fn parse<'a>(path: &'a str) -> Path<'a> {
     // Four fixed segments, at most five behind them; more lead nowhere.
     let mut segments: [&str; 12] = [""; 12];
@@ -61,25 +60,24 @@ pub fn parse<'a>(path: &'a str) -> Path<'a> {
         ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
         rest => (false, rest),
     };
-    let text = |s: &'a str| if s.contains('%') { Cow::Owned(percent_decode(s, false)) } else { Cow::Borrowed(s) };
     let mut found = Resource { group, version, watch, ..Resource::default() };
     let rest = match rest {
         ["namespaces", namespace, resource, rest @ ..] if !matches!(*resource, "status" | "finalize") => {
-            found.namespace = text(namespace);
-            found.plural = text(resource);
+            found.namespace = namespace;
+            found.plural = resource;
             rest
         }
         [resource, rest @ ..] => {
-            found.plural = text(resource);
+            found.plural = resource;
             rest
         }
         [] => return Path::Other,
     };
     if let Some(name) = rest.first() {
-        found.name = text(name);
+        found.name = name;
     }
     if let Some(subresource) = rest.get(1) {
-        found.subresource = text(subresource);
+        found.subresource = subresource;
     }
     // What is behind `proxy` is another server's path.
     let proxied = found.subresource == "proxy";
@@ -109,19 +107,19 @@ impl Resource<'_> {
 
     /// Namespaces are named like what lies in them, so that a role in a namespace can speak of the namespace itself.
     pub fn authorized_namespace(&self) -> &str {
-        if self.group.is_empty() && self.plural == "namespaces" { &self.name } else { &self.namespace }
+        if self.group.is_empty() && self.plural == "namespaces" { self.name } else { self.namespace }
     }
 
     /// The kind and subresource that the path leads to, when the method is served there.
     ///
     /// # Errors
-    /// 404 for a path that leads nowhere, 405 for a method that is not served.
+    /// 404 for a path that leads nowhere, 405 for a method that is not served, 400 for a name that none can be.
     pub fn resolve(
         &self,
         method: &Method,
         verb: &str,
     ) -> Result<(&'static Kind, Option<&'static Subresource>), Status> {
-        let kind = kind(self.group, self.version, &self.plural).ok_or_else(Status::no_such_path)?;
+        let kind = kind(self.group, self.version, self.plural).ok_or_else(Status::no_such_path)?;
         // A namespaced kind is reached within a namespace, but for listing and creating reviews; a cluster kind never.
         let placed = kind.namespaced() != self.namespace.is_empty() || (kind.namespaced() && self.name.is_empty());
         if self.too_deep || !placed {
@@ -137,9 +135,13 @@ impl Resource<'_> {
                 Verb::DeleteCollection => !across,
                 Verb::Delete | Verb::Get | Verb::List | Verb::Watch => true,
             };
-            return if fits && kind.allows(*verb) { Ok((kind, None)) } else { Err(Status::method_not_allowed()) };
+            if !fits || !kind.allows(*verb) {
+                return Err(Status::method_not_allowed());
+            }
+            check_name(self.name)?;
+            return Ok((kind, None));
         }
-        let sub = kind.subresource(&self.subresource).ok_or_else(Status::no_such_path)?;
+        let sub = kind.subresource(self.subresource).ok_or_else(Status::no_such_path)?;
         if *method == Method::OPTIONS && sub.name == "proxy" {
             return Ok((kind, Some(sub)));
         }
@@ -151,8 +153,23 @@ impl Resource<'_> {
             Method::DELETE => Verb::Delete,
             _ => return Err(Status::method_not_allowed()),
         };
-        if sub.verbs.contains(&wanted) { Ok((kind, Some(sub))) } else { Err(Status::method_not_allowed()) }
+        if !sub.verbs.contains(&wanted) {
+            return Err(Status::method_not_allowed());
+        }
+        check_name(self.name)?;
+        Ok((kind, Some(sub)))
     }
+}
+
+/// Source: apimachinery `pkg/api/validation/path/name.go`, apiserver `pkg/registry/generic/registry/store.go`.
+fn check_name(name: &str) -> Result<(), Status> {
+    let why = match name {
+        "." => "may not be '.'",
+        ".." => "may not be '..'",
+        name if name.contains('%') => "may not contain '%'",
+        _ => return Ok(()),
+    };
+    Err(Status::bad_request(format!("Name parameter invalid: {name:?}: {why}")))
 }
 
 type Versions = HashMap<(&'static str, &'static str), HashMap<&'static str, &'static Kind>>;
@@ -187,7 +204,7 @@ mod tests {
             ("/api/v1/namespaces/a/pods/p:80/proxy/1/2/3/4/5/6", Some(("", "pods", "a", "p:80", "proxy"))),
             ("/apis/apps/v1/namespaces/a/deployments/d/scale", Some(("apps", "deployments", "a", "d", "scale"))),
             (
-                "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+                "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:node",
                 Some(("rbac.authorization.k8s.io", "clusterroles", "", "system:node", "")),
             ),
             ("/api/v1/watch/namespaces/a/pods", Some(("", "pods", "a", "", ""))),
@@ -232,6 +249,8 @@ mod tests {
             (Method::DELETE, "/api/v1/namespaces/a/pods/p/proxy/a/b", 0),
             (Method::GET, "/api/v1/nodes/n/proxy/pods", 0),
             (Method::OPTIONS, "/api/v1/nodes/n/proxy/pods", 0),
+            (Method::GET, "/api/v1/namespaces/a/pods/..", 400),
+            (Method::PUT, "/api/v1/namespaces/a/pods/a%b/status", 400),
         ] {
             let Path::Resource(resource) = parse(path) else { panic!("{path}") };
             let verb = resource.verb(&method, &Query::default());

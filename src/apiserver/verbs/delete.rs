@@ -22,6 +22,8 @@ use crate::hooks;
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+/// A longer grace is as good as this one, and its end is a time that can be written.
+const GRACE_SECONDS_MAX: i64 = i32::MAX as i64;
 
 pub async fn delete(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let options = DeleteOptions::parse(ask.content_type(), body, ask.query)?;
@@ -161,7 +163,9 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> St
         let before = old["metadata"]["deletionGracePeriodSeconds"].as_i64();
         let shorter = match (hooks.grace_seconds, before, options.grace_period_seconds) {
             (Some(grace), Some(before), Some(_)) => {
-                Some(grace(old, options.grace_period_seconds)).filter(|seconds| *seconds < before).map(|s| (s, before))
+                Some(grace(old, options.grace_period_seconds).min(GRACE_SECONDS_MAX))
+                    .filter(|seconds| *seconds < before)
+                    .map(|s| (s, before))
             }
             _ => None,
         };
@@ -179,7 +183,8 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> St
             Step::Mark(new)
         };
     }
-    let seconds = hooks.grace_seconds.map_or(0, |grace| grace(old, options.grace_period_seconds));
+    let seconds =
+        hooks.grace_seconds.map_or(0, |grace| grace(old, options.grace_period_seconds)).min(GRACE_SECONDS_MAX);
     let deadline = now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(now);
     mark(&mut new, deadline, seconds);
     if released(kind, &new) {

@@ -97,6 +97,9 @@ pub enum Match {
     Exact,
 }
 
+/// Longer watches end here: as good as never, and far from where clocks end.
+const TIMEOUT_SECONDS_MAX: u64 = u32::MAX as u64;
+
 /// The options of a list or watch.
 #[derive(Debug, Clone)]
 pub struct ListOptions {
@@ -179,7 +182,10 @@ impl ListOptions {
             version_match,
             send_initial_events,
             bookmarks: query.flag("allowWatchBookmarks"),
-            timeout_seconds: number("timeoutSeconds")?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
+            timeout_seconds: number("timeoutSeconds")?
+                .and_then(|n| u64::try_from(n).ok())
+                .filter(|n| *n > 0)
+                .map(|n| n.min(TIMEOUT_SECONDS_MAX)),
         })
     }
 }
@@ -337,6 +343,10 @@ mod tests {
             assert_eq!(status.code, code, "{query}");
             assert!(status.message.contains(part), "{query}: {}", status.message);
         }
+        assert_eq!(
+            list("timeoutSeconds=9223372036854775807", true).unwrap().timeout_seconds,
+            Some(TIMEOUT_SECONDS_MAX)
+        );
         assert!(list("sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=1", true).is_ok());
     }
 

@@ -273,7 +273,7 @@ fn log_options(query: &Query, now: jiff::Timestamp) -> Result<logs::Options, Str
         },
     };
     let since = match (number("sinceSeconds", 1)?, query.get("sinceTime").filter(|v| !v.is_empty())) {
-        (Some(s), _) => Some(now - jiff::SignedDuration::from_secs(s)),
+        (Some(s), _) => Some(now.checked_sub(jiff::SignedDuration::from_secs(s)).unwrap_or(jiff::Timestamp::MIN)),
         (None, Some(t)) => Some(t.parse().map_err(|_| format!("sinceTime: Invalid value: \"{t}\""))?),
         (None, None) => None,
     };

@@ -248,11 +248,16 @@ fn the_rest() {
     check(
         "coordination.k8s.io",
         "Lease",
-        &[(
-            // An empty holder has let go: only the duration is wrong.
-            json!({"spec": {"leaseDurationSeconds": 0, "holderIdentity": ""}}),
-            &["spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"],
-        )],
+        &[
+            (json!({"spec": {"holderIdentity": ""}}), &[]), // released
+            (
+                json!({"spec": {"leaseDurationSeconds": 0, "preferredHolder": "x"}}),
+                &[
+                    "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+                    "spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined",
+                ],
+            ),
+        ],
     );
     check(
         "discovery.k8s.io",
