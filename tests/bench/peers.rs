@@ -46,7 +46,7 @@ impl Peers {
             spec["process"]["args"] = json!(["/bin/sleep", "1000000"]);
             spec["linux"]["cgroupsPath"] = format!("{cgroup}/{name}").into();
             fs::write(&path, spec.to_string())?;
-            let mut peer = Peer { name, bundle, times: Vec::new() };
+            let peer = Peer { name, bundle, times: Vec::new() };
             match peer.start("try") {
                 Ok(_) => peers.push(peer),
                 Err(error) => eprintln!("{error:#}"),
