@@ -1,6 +1,7 @@
 //! Input that is wrong, given to the real binary: each is refused in one line that says what to do, the daemon goes on and
 //! nothing is lost. What the API refuses is tested in `src/apiserver/tests/api/bad_input.rs`.
 
+use std::process::Stdio;
 use std::sync::Arc;
 
 use harness::kedge::{Server, add_images, checkout};
@@ -86,7 +87,9 @@ fn an_image_goes_through_a_registry() {
                   auth: {htpasswd: {realm: test, path: /run/shared/users}}\n";
     std::fs::write(host.shared().join("registry.yml"), config).unwrap();
     host.must("htpasswd -Bbc /run/shared/users ann secret").unwrap();
-    let mut registry = host.command("docker-registry").args(["serve", "/run/shared/registry.yml"]).spawn().unwrap();
+    let mut registry = host.command("docker-registry");
+    registry.args(["serve", "/run/shared/registry.yml"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut registry = registry.spawn().unwrap();
     wait::until("the registry", wait::BOOT, || {
         Ok(host.run("curl -s -o /dev/null http://127.0.0.1:5000/v2/")?.ok().then_some(()))
     })
