@@ -9,6 +9,7 @@ pub mod config;
 mod host;
 mod images;
 mod local;
+mod lock;
 mod log;
 mod manifests;
 mod network;

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use runtime::Runtime as _;
 
 use crate::config::CLUSTER_CIDRS;
+use crate::lock;
 
 #[derive(Debug, Clone, Args)]
 pub struct Reset {
@@ -58,6 +59,10 @@ pub fn run(reset: &Reset) -> Result<()> {
     };
     step("service", stop_service(&installed));
     step("daemon", stop_daemon(&reset.run_dir));
+    let _held = match lock::for_reset(&reset.run_dir) {
+        Ok(held) => held,
+        Err(error) => bail!("{error:#}: stop it first; nothing was removed"),
+    };
     step("pods", remove_pods(reset));
     step("network", remove_network(reset));
     step("mounts", unmount_below(&[&reset.run_dir, &reset.data_dir]));
@@ -166,6 +171,7 @@ fn stop_daemon(run_dir: &Path) -> Result<()> {
     let limit = u16::try_from(Duration::from_secs(STOP_SECONDS).as_millis()).unwrap_or(u16::MAX);
     if nix::poll::poll(&mut poll, limit)? == 0 {
         kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        nix::poll::poll(&mut poll, limit)?;
     }
     Ok(())
 }

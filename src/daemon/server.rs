@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Server;
+use crate::lock::{Held, Mine};
 use crate::{agent, clock, host, local, manifests, notify, socket, version};
 
 /// The backlog of the API's listener: a burst of agents that come back together after a power cut.
@@ -69,13 +70,14 @@ impl Place {
     }
 }
 
-/// Runs until a signal asks to stop. Pods go on.
+/// Runs until a signal asks to stop. Pods go on. The host is touched under `held` alone.
 ///
 /// # Errors
 /// What keeps the server from starting, as one line that says what to do.
-pub async fn run(config: Server) -> Result<()> {
+pub async fn run(config: Server, held: &Held) -> Result<()> {
     let begun = clock::monotonic();
     tracing::info!(version = version::git_version(), "kedge server starts");
+    held.answer().context("the lock of the host's network")?;
     let stop = signals()?;
     let mut started = Started::default();
     let outcome = tokio::select! {
@@ -120,9 +122,7 @@ async fn start(config: &Server, started: &mut Started) -> Result<()> {
     let place = Place::of(config)?;
     let listener = listen(config)?;
     let pid_file = write_pid(&config.common.run_dir)?;
-    started.push("pid file", async move {
-        let _ = std::fs::remove_file(pid_file);
-    });
+    started.push("pid file", async move { pid_file.remove() });
     let store = open_store(&place.server_dir).await?;
     let closing = Arc::clone(&store);
     started.push("store", async move {
@@ -193,11 +193,11 @@ async fn start_node(
     .await?;
     let node = running.node.clone();
     let listening = CancellationToken::new();
-    let path = socket::serve(&config.common.run_dir, running.images.clone(), listening.clone())?;
+    let made = socket::serve(&config.common.run_dir, running.images.clone(), listening.clone())?;
     started.push("node agent", async move { running.stop() });
     started.push("local socket", async move {
         listening.cancel();
-        let _ = std::fs::remove_file(path);
+        made.remove();
     });
     node.ready().await;
     tracing::info!(node = place.node_name, "the node is Ready");
@@ -228,11 +228,10 @@ fn listen(config: &Server) -> Result<TcpListener> {
     })
 }
 
-fn write_pid(run_dir: &Path) -> Result<PathBuf> {
-    std::fs::create_dir_all(run_dir).with_context(|| format!("cannot make {}", run_dir.display()))?;
+fn write_pid(run_dir: &Path) -> Result<Mine> {
     let path = run_dir.join(crate::reset::PID_FILE);
     std::fs::write(&path, format!("{}\n", std::process::id())).with_context(|| path.display().to_string())?;
-    Ok(path)
+    Ok(Mine::of(path))
 }
 
 async fn open_store(server_dir: &Path) -> Result<Arc<dyn Store>> {

@@ -1,7 +1,7 @@
 //! The local socket: what `kedge image …` asks of this host's daemon. Root's alone by its mode; nothing else guards it.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -15,6 +15,8 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::lock::Mine;
+
 /// Name of the socket in the run folder.
 pub const NAME: &str = "kedge.sock";
 /// Commands at a time; people type them.
@@ -24,11 +26,12 @@ const CONNECTIONS_MAX: usize = 32;
 ///
 /// # Errors
 /// The socket cannot be made.
-pub fn serve(run_dir: &Path, images: image::Images, stop: CancellationToken) -> Result<PathBuf> {
+pub fn serve(run_dir: &Path, images: image::Images, stop: CancellationToken) -> Result<Mine> {
     let path = run_dir.join(NAME);
     let _ = std::fs::remove_file(&path); // left by a daemon that was killed
     let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let made = Mine::of(path);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::spawn(async move {
         loop {
@@ -55,7 +58,7 @@ pub fn serve(run_dir: &Path, images: image::Images, stop: CancellationToken) -> 
             });
         }
     });
-    Ok(path)
+    Ok(made)
 }
 
 type Answer = http::Response<BoxBody<bytes::Bytes, std::io::Error>>;

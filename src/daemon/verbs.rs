@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Args as _, Command};
 
 use crate::config::{self, ConfigError};
+use crate::lock::Held;
 use crate::{check, log, reset, server, unit};
 
 const VERBS: &[&str] = &["server", "agent", "check", "reset", "unit"];
@@ -75,8 +76,10 @@ fn serve(config: config::Server) -> ExitCode {
     }
     let run = || -> anyhow::Result<()> {
         server::preflight()?;
+        // dropped after the runtime: nothing uses the host any more when another may
+        let held = Held::take(&config.common.run_dir, !config.disable_agent)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(server::run(config))
+        runtime.block_on(server::run(config, &held))
     };
     match run() {
         Ok(()) => ExitCode::SUCCESS,

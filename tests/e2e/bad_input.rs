@@ -36,10 +36,12 @@ fn the_daemon_refuses_and_goes_on() {
     std::fs::write(host.shared().join("silent.py"), silent).unwrap();
     let mut crowd = host.command("python3").arg("/run/shared/silent.py").spawn().unwrap();
 
-    refused(&host, &format!("{second} --data-dir /tmp/second"), 1, "or choose another with --https-listen-port");
+    a_second_daemon(&server, &second);
+    let alone = format!("{second} --disable-agent --run-dir /tmp/run");
+    refused(&host, &format!("{alone} --data-dir /tmp/second"), 1, "or choose another with --https-listen-port");
     refused(
         &host,
-        &format!("{second} --https-listen-port 7443"),
+        &format!("{alone} --https-listen-port 7443"),
         1,
         "the state database /var/lib/kedge/server/state.db is in use by another process",
     );
@@ -75,6 +77,32 @@ fn the_daemon_refuses_and_goes_on() {
     version(1);
     server.restart().unwrap();
     assert_eq!(server.must("get configmap kept -o jsonpath={.data.k}").unwrap(), "v");
+}
+
+/// A daemon with data and ports of its own leaves what belongs to the first as it is: pods, run folder, network, kubeconfig.
+fn a_second_daemon(server: &Server, second: &str) {
+    let host = server.host;
+    server.must("run goes-on --image=kedge.test/busybox:1 --image-pull-policy=IfNotPresent -- sleep 3600").unwrap();
+    server.must("wait pod/goes-on --for=condition=Ready --timeout=60s").unwrap();
+    let look = || {
+        let pod = server.must("get pod goes-on -o jsonpath={.status.podIP},{.status.containerStatuses}").unwrap();
+        let files = "cat /run/kedge/kedge.pid /etc/kedge/kedge.yaml && ls -i /run/kedge && pgrep -x sleep";
+        (pod, host.must(files).unwrap(), host.must("nft list table inet kedge").unwrap())
+    };
+    let before = look();
+    let own = format!("{second} --data-dir /tmp/second --https-listen-port 7443 --kubelet-port 11250");
+    let pid = host.must("cat /run/kedge/kedge.pid").unwrap().trim().to_owned();
+    let advice = "stop it, or start this one with --disable-agent and another --run-dir";
+    refused(host, &own, 1, &format!("kedge server: /run/kedge is used by process {pid}: {advice}"));
+    let network = "the network of this host (bridge kedge0, nft table kedge)";
+    let elsewhere = format!("{own} --run-dir /tmp/run");
+    refused(host, &elsewhere, 1, &format!("kedge server: {network} is used by process {pid}: {advice}"));
+    let reset = "kedge reset --yes --keep-installation --run-dir /tmp/run --data-dir /tmp/second";
+    let words = format!("{network} is used by process {pid}: stop it first; nothing was removed");
+    refused(host, &format!("{reset} --cgroup-root {}/second", host.cgroup()), 1, &words);
+    assert!(!host.run("test -e /tmp/second").unwrap().ok(), "the second daemon has written before it had the locks");
+    assert_eq!(before, look());
+    assert!(host.must("kedge image list").unwrap().contains("kedge.test/busybox:1"));
 }
 
 /// An image's way from the archive to a registry that asks for a password, and from there into the daemon.
