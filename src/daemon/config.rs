@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use ipnet::IpNet;
 
+pub mod check;
 mod files;
 
 /// Default ranges of pod addresses.
@@ -96,6 +97,15 @@ pub struct Common {
     pub log_format: LogFormat,
 }
 
+impl Common {
+    /// A variable that an environment file leaves empty (`KEDGE_NODE_LABEL=`) is an empty list, not a list of one empty text.
+    fn forget_empty(&mut self) {
+        for list in [&mut self.node_label, &mut self.node_taint] {
+            list.retain(|text| !text.is_empty());
+        }
+    }
+}
+
 /// `kedge server`: API, store, controllers, scheduler and, unless disabled, the node agent
 #[derive(Debug, Clone, Args)]
 pub struct Server {
@@ -176,14 +186,13 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
 
 /// The `server` subcommand, for the program's help and parsing.
 pub fn server_command() -> Command {
-    Server::augment_args(
-        Command::new("server").about("Run the control plane and, unless disabled, the node agent on this host"),
-    )
+    let about = "Run the control plane and, unless disabled, the node agent on this host";
+    Server::augment_args(Command::new("server").bin_name("kedge server").about(about))
 }
 
 /// The `agent` subcommand.
 pub fn agent_command() -> Command {
-    Agent::augment_args(Command::new("agent").about("Join this host to a cluster as a node"))
+    Agent::augment_args(Command::new("agent").bin_name("kedge agent").about("Join this host to a cluster as a node"))
 }
 
 /// Parses `args` (the program's name of the verb first) together with the environment and the configuration files.
@@ -192,8 +201,12 @@ pub fn agent_command() -> Command {
 /// [`ConfigError`], each naming the file and key or the flag.
 pub fn server(args: &[String]) -> Result<Server, ConfigError> {
     let command = files::with_defaults(server_command(), "server", args)?;
-    let server = Server::from_arg_matches(&command.try_get_matches_from(args)?)?;
-    check_server(&server)?;
+    let mut server = Server::from_arg_matches(&command.try_get_matches_from(args)?)?;
+    server.common.forget_empty();
+    for list in [&mut server.tls_san, &mut server.disable] {
+        list.retain(|text| !text.is_empty());
+    }
+    check::server(&server)?;
     Ok(server)
 }
 
@@ -203,55 +216,21 @@ pub fn server(args: &[String]) -> Result<Server, ConfigError> {
 /// [`ConfigError`], each naming the file and key or the flag.
 pub fn agent(args: &[String]) -> Result<Agent, ConfigError> {
     let command = files::with_defaults(agent_command(), "agent", args)?;
-    let agent = Agent::from_arg_matches(&command.try_get_matches_from(args)?)?;
-    check_common(&agent.common)?;
+    let mut agent = Agent::from_arg_matches(&command.try_get_matches_from(args)?)?;
+    agent.common.forget_empty();
+    check::common(&agent.common)?;
     Ok(agent)
 }
 
-/// What the parts of a cluster cannot yet do is refused here, clearly, instead of being ignored.
-fn check_server(s: &Server) -> Result<(), ConfigError> {
-    check_common(&s.common)?;
-    let invalid = |text: String| Err(ConfigError::Invalid(text));
-    for (flag, given) in [
-        ("--server", s.common.server.is_some()),
-        ("--cluster-init", s.cluster_init),
-        ("--datastore-endpoint", s.datastore_endpoint.is_some()),
-        ("--secrets-encryption", s.secrets_encryption),
-    ] {
-        if given {
-            return invalid(format!("{flag} is not served by this version: one server with its own store is"));
-        }
-    }
-    for (flag, ranges) in [("--cluster-cidr", &s.cluster_cidr), ("--service-cidr", &s.service_cidr)] {
-        let v4 = ranges.iter().filter(|r| r.addr().is_ipv4()).count();
-        if ranges.is_empty() || v4 > 1 || ranges.len() - v4 > 1 {
-            return invalid(format!("{flag} takes one range of each IP family"));
-        }
-    }
-    if let Some(dns) = s.cluster_dns
-        && !s.service_cidr.iter().any(|r| r.contains(&dns))
-    {
-        return invalid(format!("--cluster-dns {dns} is not within --service-cidr"));
-    }
-    Ok(())
-}
-
-fn check_common(c: &Common) -> Result<(), ConfigError> {
-    if let Some(name) = &c.node_name
-        && let Some(error) = types::names::dns1123_subdomain(name).into_iter().next()
-    {
-        return Err(ConfigError::Invalid(format!("--node-name {name:?}: {error}")));
-    }
-    Ok(())
+/// A command line that reads no file.
+#[cfg(test)]
+fn args(extra: &[&str]) -> Vec<String> {
+    ["server", "--config", "/nonexistent/kedge.yaml"].iter().chain(extra).map(ToString::to_string).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn args(extra: &[&str]) -> Vec<String> {
-        ["server", "--config", "/nonexistent/kedge.yaml"].iter().chain(extra).map(ToString::to_string).collect()
-    }
 
     #[test]
     fn defaults_are_the_contracts() {
@@ -295,6 +274,7 @@ mod tests {
             assert!(error.contains(part), "{text:?}: {error}");
         }
         for (flags, part) in [
+            (vec!["--nope"], "Usage: kedge server "),
             (vec!["--cluster-init"], "--cluster-init is not served"),
             (vec!["--cluster-cidr=10.0.0.0/16,10.1.0.0/16"], "one range of each IP family"),
             (vec!["--service-node-port-range=5"], "30000-32767"),

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::Runtime as _;
 
-use crate::config::CLUSTER_CIDRS;
+use crate::config::{CLUSTER_CIDRS, ConfigError, check};
 use crate::lock;
 
 #[derive(Debug, Clone, Args)]
@@ -32,6 +32,18 @@ pub struct Reset {
     pub run_dir: PathBuf,
     #[arg(long, env = "KEDGE_CGROUP_ROOT", value_name = "PATH", default_value = "/kedge")]
     pub cgroup_root: String,
+}
+
+impl Reset {
+    /// Refuses what is not Kedge's own: all below these is ended and removed.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check::folder("data-dir", &self.data_dir)?;
+        check::folder("run-dir", &self.run_dir)?;
+        check::cgroup_root(&self.cgroup_root)
+    }
 }
 
 /// Where install.sh notes what it put where: `BIN=…`, `SERVICE=…`.
@@ -276,6 +288,8 @@ fn remove_installation(installed: &Installed) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches as _;
+
     use super::*;
 
     #[test]
@@ -285,6 +299,22 @@ mod tests {
             Installed::parse("BIN=/opt/kedge\nSERVICE=kedge\nSERVICE=../evil\nOTHER=x\n"),
             Installed { binary: Some("/opt/kedge".into()), services: vec!["kedge".into()] }
         );
+    }
+
+    #[test]
+    fn only_what_is_kedges_own_is_removed() {
+        let given = |flag: &str| {
+            let command = Reset::augment_args(clap::Command::new("reset"));
+            let matches = command.try_get_matches_from(["reset", flag]).unwrap();
+            Reset::from_arg_matches(&matches).unwrap().check().map_err(|e| e.to_string())
+        };
+        assert_eq!(given("--yes"), Ok(()));
+        for flag in
+            ["--cgroup-root=../..", "--cgroup-root=/kedge/..", "--cgroup-root=/", "--data-dir=/", "--run-dir=run"]
+        {
+            let name = flag.split_once('=').unwrap().0;
+            assert!(given(flag).unwrap_err().starts_with(name), "{flag}");
+        }
     }
 
     #[test]

@@ -22,17 +22,23 @@ pub fn commands() -> Vec<Command> {
 }
 
 fn check_command() -> Command {
-    check::Check::augment_args(Command::new("check").about("Check whether this host can run Kedge, and say what to do"))
+    check::Check::augment_args(
+        Command::new("check")
+            .bin_name("kedge check")
+            .about("Check whether this host can run Kedge, and say what to do"),
+    )
 }
 
 fn reset_command() -> Command {
     reset::Reset::augment_args(
-        Command::new("reset").about("Stop everything of Kedge on this host and remove every trace"),
+        Command::new("reset")
+            .bin_name("kedge reset")
+            .about("Stop everything of Kedge on this host and remove every trace"),
     )
 }
 
 fn unit_command() -> Command {
-    unit::Unit::augment_args(Command::new("unit").about("Print a service file").hide(true))
+    unit::Unit::augment_args(Command::new("unit").bin_name("kedge unit").about("Print a service file").hide(true))
 }
 
 /// Runs the verb `args[1]`. Exit codes: 0 done, 1 the operation failed, 2 wrong usage.
@@ -44,9 +50,12 @@ pub fn run(args: &[String]) -> ExitCode {
             Ok(_) => ExitCode::FAILURE,
             Err(code) => code,
         },
-        "reset" => match parse::<reset::Reset>(reset_command(), &named).map(|r| reset::run(&r)) {
-            Ok(Ok(())) => ExitCode::SUCCESS,
-            Ok(Err(error)) => fail("kedge reset", format!("{error:#}")),
+        "reset" => match parse::<reset::Reset>(reset_command(), &named) {
+            Ok(reset) => match reset.check().map_err(|e| usage(&e)).map(|()| reset::run(&reset)) {
+                Ok(Ok(())) => ExitCode::SUCCESS,
+                Ok(Err(error)) => fail("kedge reset", format!("{error:#}")),
+                Err(code) => code,
+            },
             Err(code) => code,
         },
         "unit" => match parse::<unit::Unit>(unit_command(), &named) {
