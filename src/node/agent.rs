@@ -16,7 +16,7 @@ use client::{Cache, Client, Clock, Informers, Patch, Recorder, Selector};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::RwLock;
-use runtime::{PodInfo, Runtime};
+use runtime::{PodInfo, PodState, Runtime};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -394,7 +394,11 @@ impl Agent {
                 ips.get(pod::uid(&pod)).cloned().unwrap_or_default()
             };
             let (state, exits) = adopt::adopt(pod, info, own, host_ips, now);
-            self.launch(state, exits)
+            let worker = self.launch(state, exits);
+            if info.state == PodState::Dead {
+                worker.mailbox.fact(Input::SandboxDied);
+            }
+            worker
         } else if pod::terminal(&pod) {
             self.launch(State::finished(pod, host_ips, now), Vec::new())
         } else {

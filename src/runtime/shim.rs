@@ -6,6 +6,7 @@
 //!
 //! Never in here: async, tracing, the allocator of the daemon, anything that the daemon could decide instead.
 
+pub(crate) mod alive;
 mod creator;
 mod exec;
 pub mod log;
@@ -72,6 +73,7 @@ fn start(dir: &Path) -> io::Result<()> {
 }
 
 fn serve(setup: &Setup, mut ready: io::PipeWriter) -> io::Result<()> {
+    let _lock = alive::hold(Path::new(SHIM_FILE))?;
     let made = detach(setup).and_then(|()| {
         let held = namespaces(setup)?;
         server::Server::new(held)

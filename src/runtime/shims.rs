@@ -28,7 +28,8 @@ use crate::api::{
 };
 use crate::cgroup::{Driver, Version};
 use crate::oci::Facts;
-use crate::shim::protocol::{POD_FILE, Refusal, RefusalKind, Reply, Verb};
+use crate::shim::protocol::{POD_FILE, Refusal, RefusalKind, Reply, SHIM_FILE, Verb};
+use crate::shim::{alive, sys};
 use crate::spec::{AttachSpec, ContainerId, ContainerSpec, ExecSpec, PodId, PodSpec, Resources};
 use crate::{Error, Result};
 use link::{Gone, Link};
@@ -172,6 +173,10 @@ impl Shims {
             }
             Err(error) => {
                 tracing::warn!(pod = %pod.spec.id, %error, "pod has lost its shim");
+                // It may live and only its socket be gone: nobody could ever talk to it again.
+                if let Some(pid) = alive::holder(&pod.dir.join(SHIM_FILE)) {
+                    let _ = sys::kill(pid, libc::SIGKILL);
+                }
                 self.lost(&pod);
             }
         }

@@ -9,7 +9,7 @@ use runtime::PodState;
 use super::execute::Executor;
 use super::input::{Action, Input};
 use super::mailbox::{Mailbox, Taken};
-use super::state::{Stage, State};
+use super::state::State;
 use super::step::{next_wake, step};
 use super::summary::summary;
 use crate::host::Host;
@@ -140,7 +140,7 @@ fn report(host: &Host, state: &State, reporter: &Reporter, said: &mut Option<Pod
 async fn look(host: &Host, state: &State, mailbox: &Mailbox) {
     let id = runtime::PodId(pod::uid(&state.pod).to_owned());
     let Ok(info) = host.runtime.pod(&id).await else { return };
-    if info.state == PodState::Dead && state.containers.iter().any(|c| !matches!(c.stage, Stage::Exited(_))) {
+    if info.state == PodState::Dead {
         for c in &info.containers {
             if let runtime::ContainerState::Exited(exit) = &c.state {
                 mailbox.fact(Input::Exited { id: c.id.0.clone(), exit: super::adopt::facts(exit) });

@@ -813,6 +813,24 @@ async fn a_killed_shim_is_a_dead_pod() {
     assert_eq!(bench.leftovers(), Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_without_its_socket_is_ended() {
+    let bench = Bench::new();
+    let pod = bench.pod("mute").await;
+    bench.shims.start_container(&pod, bench.shell("runs", "sleep 1000")).await.unwrap();
+    let ContainerState::Running { pid } = bench.shims.pod(&pod).await.unwrap().containers[0].state else { panic!() };
+    let mut events = bench.shims.events();
+    let shim = shim_of(pid);
+    let socket = bench.dir.path().join("run/pods/mute/shim.sock");
+    fs::remove_file(&socket).unwrap();
+    let next = bench.reopen();
+    assert_eq!(next.list().await.unwrap()[0].state, PodState::Dead);
+    // The daemon of before sees its connection close: the shim itself is gone, not only its pod.
+    assert_eq!(within(events.next()).await, Some(Event::PodDied { pod: pod.clone() }), "shim {shim} lives");
+    next.remove_pod(&pod).await.unwrap();
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+}
+
 /// The shim of a container's first process: the leader of its parent's session. The parent itself may still be the creator,
 /// which has answered and is about to end.
 fn shim_of(pid: u32) -> u32 {
