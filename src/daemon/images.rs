@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use node::{Credentials, Image, ImageConfig, Images, PullError};
 use runtime::Rootfs;
 use runtime::image::{self, Error, ImageStore};
+use tokio::sync::watch;
 
 /// Store and registries behind the node's trait. Work on the disk runs on blocking threads.
 pub struct NodeImages(pub image::Images);
@@ -100,6 +101,10 @@ impl Images for NodeImages {
         let (image, path) = (image.to_owned(), path.to_owned());
         let work = self.blocking(move |store| store.read_file(&image, &path));
         async move { work.await.map_err(|e| anyhow::anyhow!(e.chain())) }.boxed()
+    }
+
+    fn added(&self) -> watch::Receiver<u64> {
+        self.0.store().added()
     }
 
     fn list(&self) -> BoxFuture<'_, anyhow::Result<Vec<Image>>> {

@@ -182,6 +182,7 @@ async fn start_node(
     let running = agent::start(agent::Setting {
         common: &config.common,
         name: place.node_name.clone(),
+        control_plane: true,
         ips: place.node_ips.clone(),
         cluster_cidrs: config.cluster_cidr.clone(),
         service_cidrs: config.service_cidr.clone(),

@@ -3,6 +3,7 @@
 //! ```text
 //! pods of this node (watch) ─► reconcile: admit / adopt / tell the worker / let go
 //! runtime events ───────────► the worker concerned looks again
+//! images that have come ────► every worker looks whether one of its containers waited for it
 //! services, slices, namespaces (watch) ─► service table, DNS zone
 //! ```
 //! Nothing here ticks but the lease (2.5 s) and the status heartbeat (5 min).
@@ -208,7 +209,8 @@ impl Agent {
             self.keep_status(&nodes),
             self.keep_services(),
             self.keep_pods(&nodes, &pods, &mut keys),
-            self.hear_runtime()
+            self.hear_runtime(),
+            self.hear_images()
         );
     }
 
@@ -485,6 +487,14 @@ impl Agent {
             }
         });
         let _ = swept.await;
+    }
+
+    async fn hear_images(&self) {
+        let mut added = self.host.images.added();
+        while added.changed().await.is_ok() {
+            self.workers.all().iter().for_each(|w| w.mailbox.images_added());
+        }
+        std::future::pending::<()>().await;
     }
 
     async fn hear_runtime(&self) {

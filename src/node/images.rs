@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 pub use runtime::Rootfs;
+use tokio::sync::watch;
 
 /// An image at hand.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -81,6 +82,9 @@ pub trait Images: Send + Sync {
 
     /// A text file of an image as its layers show it (`/etc/passwd`, `/etc/group`); `None` when it is not there. For user names.
     fn read_file<'a>(&'a self, image: &'a str, path: &'a str) -> BoxFuture<'a, anyhow::Result<Option<String>>>;
+
+    /// Changes whenever a reference resolves that did not before, or to another image: who waits for one looks again.
+    fn added(&self) -> watch::Receiver<u64>;
 
     /// Everything that is here, for the node's status.
     fn list(&self) -> BoxFuture<'_, anyhow::Result<Vec<Image>>>;

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use runtime::{ContainerId, Fake as Runtime, Runtime as _};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::http::authority::Caller;
@@ -28,6 +29,16 @@ use crate::{Config, Handle, Network, Parts};
 #[derive(Default)]
 struct FakeImages {
     held: Mutex<BTreeSet<String>>,
+    /// What is here from the beginning of a test on is everything but these.
+    absent: Mutex<BTreeSet<String>>,
+    added: watch::Sender<u64>,
+}
+
+impl FakeImages {
+    fn import(&self, reference: &str) {
+        self.absent.lock().remove(reference);
+        self.added.send_modify(|n| *n += 1);
+    }
 }
 
 impl Images for FakeImages {
@@ -39,7 +50,8 @@ impl Images for FakeImages {
             size_bytes: 7,
             config: ImageConfig { cmd: vec!["serve".into()], ..ImageConfig::default() },
         };
-        Box::pin(async move { Ok((reference != "absent").then_some(image)) })
+        let absent = self.absent.lock().contains(reference);
+        Box::pin(async move { Ok((!absent).then_some(image)) })
     }
     fn pull<'a>(&'a self, _: &'a str, _: &'a [Credentials]) -> BoxFuture<'a, Result<Image, PullError>> {
         Box::pin(async { Err(PullError::Failed("manifest unknown".into())) })
@@ -54,6 +66,9 @@ impl Images for FakeImages {
     }
     fn read_file<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, anyhow::Result<Option<String>>> {
         Box::pin(async { Ok(None) })
+    }
+    fn added(&self) -> watch::Receiver<u64> {
+        self.added.subscribe()
     }
     fn list(&self) -> BoxFuture<'_, anyhow::Result<Vec<Image>>> {
         Box::pin(async { Ok(Vec::new()) })
@@ -282,8 +297,15 @@ async fn what_cannot_run_says_why_and_what_is_gone_is_ended() {
         let c = p?.status.as_ref()?.container_statuses.as_ref()?.first()?.clone();
         c.state?.waiting?.reason
     };
+    world.images.absent.lock().extend(["absent".into(), "later".into()]);
     world.create_pod("pull", json!({"nodeName": "n1", "containers": [{"name": "main", "image": "absent"}]})).await;
     world.pod_until("pull", |p| reason(p).as_deref() == Some("ErrImagePull")).await;
+    world.create_pod("later", json!({"nodeName": "n1", "containers": [{"name": "main", "image": "later"}]})).await;
+    world.pod_until("later", |p| reason(p).as_deref() == Some("ErrImagePull")).await;
+    // once it is here nobody waits for the back-off, which is longer than a test waits
+    world.images.import("later");
+    world.running("later", 0).await;
+    world.client.delete::<Pod>("ns", "later", &DeleteParams::now()).await.unwrap();
     let env = json!([{"name": "K", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "k"}}}]);
     world
         .create_pod("late", json!({"nodeName": "n1", "containers": [{"name": "main", "image": "img", "env": env}]}))

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use harness::kedge::{Server, add_images};
 use harness::{Host, Switch, wait};
 use serde_json::Value;
+
+/// Shorter than every back-off.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn status(server: &Server, pod: &str) -> Result<Value> {
     let pod: Value = serde_json::from_str(&server.must(&format!("get pod {pod} -o json"))?)?;
@@ -67,6 +71,14 @@ fn what_cannot_start(server: &Server) -> Result<()> {
     has(&refused, &["is waiting to start: trying and failing to pull image"])?;
     let events = server.must("get events --field-selector involvedObject.name=badimage")?;
     has(&events, &["Error: ErrImagePull", "Error: ImagePullBackOff", "Back-off pulling image"])?;
+    // What was waited for comes: nobody waits for the back-off, of which no more than its first seconds could be over.
+    for (index, image) in [(0, "127.0.0.1:5999/nope:1"), (2, "kedge.test/none:1")] {
+        server.host.must(&format!("kedge image tag kedge.test/busybox:1 {image}"))?;
+        wait::until(&format!("the start with {image}"), AT_ONCE, || {
+            let c = status(server, "badimage")?["containerStatuses"][index].clone();
+            Ok((c["state"]["terminated"].is_object() || c["lastState"]["terminated"].is_object()).then_some(()))
+        })?;
+    }
     let cfg = until(server, "cfg", |s| waiting(s, 0) == "CreateContainerConfigError")?;
     ensure!(cfg["containerStatuses"][0]["state"]["waiting"]["message"] == "configmap \"late\" not found", "{cfg:#}");
     server.must("create configmap late --from-literal=a=b")?;
@@ -326,6 +338,7 @@ fn scenarios() -> Result<()> {
         Ok(server.kubectl("get serviceaccount default")?.ok().then_some(()))
     })?;
     server.must("apply -f /run/shared/pods.yaml")?;
+    has(&server.must("get nodes")?, &["control-plane"])?;
     server.must("wait --for=condition=Ready pod/io pod/cat pod/web pod/vols pod/hn pod/pre --timeout=60s")?;
     let all: [(&str, Scenario); 9] = [
         ("ends and restarts", ends_and_restarts),

@@ -80,6 +80,14 @@ pub(super) fn absorb(state: &mut State, input: Input, now: Now, out: &mut Vec<Ac
             }
         }
         Input::PullFailed { container, why, message } => pull_failed(state, &container, why, message, now, out),
+        Input::ImagesHere { containers } => {
+            for name in containers {
+                if let Some(c) = state.container_mut(&name).filter(|c| c.lacks_image()) {
+                    c.pull.reset();
+                    c.stage = Stage::Waiting(Waiting::default());
+                }
+            }
+        }
         Input::Started { container, id, at } => started(state, &container, id, at, now, out),
         Input::StartFailed { container, id, failure } => start_failed(state, &container, id, failure, now, out),
         Input::Exited { id, exit } => exited(state, &id, exit, now, out),

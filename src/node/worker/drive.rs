@@ -48,6 +48,7 @@ pub(super) fn drive(state: &mut State, now: Now, out: &mut Vec<Action>) {
         }
         Sandbox::Absent { .. } | Sandbox::Starting | Sandbox::Up(_) | Sandbox::Removing => {}
     }
+    tick_waits(state, now, out);
     for index in wanted(state) {
         bring_up(state, index, now, out);
     }
@@ -57,6 +58,23 @@ pub(super) fn drive(state: &mut State, now: Now, out: &mut Vec<Action>) {
 
 fn due(at: Option<Duration>, now: Now) -> bool {
     at.is_none_or(|at| at <= now.mono)
+}
+
+/// Ends the waits whose time has come, also of those whose turn it is not yet: a time in the past would wake the worker forever.
+fn tick_waits(state: &mut State, now: Now, out: &mut Vec<Action>) {
+    for c in &mut state.containers {
+        let Stage::Waiting(w) = &mut c.stage else { continue };
+        if due(w.until, now) {
+            (w.until, w.flip_at) = (None, None);
+        } else if w.flip_at.is_some_and(|at| at <= now.mono) {
+            w.flip_at = None;
+            let (name, image) = (&c.spec.name, c.spec.image.clone().unwrap_or_default());
+            w.message = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", w.message);
+            w.why = Why::ImagePullBackOff;
+            event(out, EventKind::Normal, "BackOff", format!("Back-off pulling image \"{image}\""), Some(name));
+            event(out, EventKind::Warning, "Failed", "Error: ImagePullBackOff".into(), Some(name));
+        }
+    }
 }
 
 /// The containers that should run now, in start order. Marks the pod initialized when its init containers are through.
@@ -103,16 +121,8 @@ fn bring_up(state: &mut State, index: usize, now: Now, out: &mut Vec<Action>) {
     let uid = crate::pod::uid(&state.pod).to_owned();
     let c = &mut state.containers[index];
     let name = c.spec.name.clone();
-    if let Stage::Waiting(w) = &mut c.stage {
-        if w.until.is_some_and(|until| until > now.mono) {
-            if w.flip_at.is_some_and(|at| at <= now.mono) {
-                w.flip_at = None;
-                let image = c.spec.image.clone().unwrap_or_default();
-                w.message = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", w.message);
-                w.why = Why::ImagePullBackOff;
-                event(out, EventKind::Normal, "BackOff", format!("Back-off pulling image \"{image}\""), Some(&name));
-                event(out, EventKind::Warning, "Failed", "Error: ImagePullBackOff".into(), Some(&name));
-            }
+    if let Stage::Waiting(w) = &c.stage {
+        if w.until.is_some() {
             return;
         }
         c.stage = Stage::Pulling;

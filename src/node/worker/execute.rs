@@ -97,8 +97,14 @@ impl Executor {
                 s.mailbox.fact(Input::SandboxRemoved);
             }),
             Action::Pull { container } => self.spawn(async move {
+                let added = s.host.images.added();
                 let input = pull(&s, &pod, &container).await;
+                let failed = matches!(input, Input::PullFailed { .. });
                 s.mailbox.fact(input);
+                // What came while the pull was failing found nobody waiting for it.
+                if failed && added.has_changed().unwrap_or(false) {
+                    s.mailbox.images_added();
+                }
             }),
             Action::Start { container, id, restarts, image } => {
                 let pid_target = pid_target(state, &container);

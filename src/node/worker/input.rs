@@ -49,6 +49,10 @@ pub enum Input {
         why: Why,
         message: String,
     },
+    /// The images of these containers are here by now.
+    ImagesHere {
+        containers: Vec<String>,
+    },
     Started {
         container: String,
         id: String,

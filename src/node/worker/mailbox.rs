@@ -18,6 +18,8 @@ struct Mail {
     gone: bool,
     /// The shim's state is to be looked at again.
     look: bool,
+    /// Images that were not here have come.
+    images_added: bool,
 }
 
 #[derive(Default)]
@@ -30,6 +32,7 @@ pub struct Mailbox {
 pub enum Taken {
     Input(Input),
     Look,
+    ImagesAdded,
     Nothing,
 }
 
@@ -59,6 +62,11 @@ impl Mailbox {
         self.notify.notify_one();
     }
 
+    pub fn images_added(&self) {
+        self.mail.lock().images_added = true;
+        self.notify.notify_one();
+    }
+
     pub fn take(&self) -> Taken {
         let mut mail = self.mail.lock();
         if let Some(fact) = mail.facts.pop_front() {
@@ -66,6 +74,9 @@ impl Mailbox {
         }
         if std::mem::take(&mut mail.look) {
             return Taken::Look;
+        }
+        if std::mem::take(&mut mail.images_added) {
+            return Taken::ImagesAdded;
         }
         if let Some(pod) = mail.pod.take() {
             return Taken::Input(Input::Pod(pod));

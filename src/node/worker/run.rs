@@ -111,6 +111,11 @@ async fn run(host: Arc<Host>, mut state: State, first: Input, mailbox: Arc<Mailb
             match mailbox.take() {
                 Taken::Input(input) => break input,
                 Taken::Look => look(&host, &state, &mailbox).await,
+                Taken::ImagesAdded => {
+                    if let Some(input) = images_here(&host, &state).await {
+                        break input;
+                    }
+                }
                 Taken::Nothing => {
                     // Only when nothing is queued: steps that follow each other at once make one status.
                     report(&host, &state, &reporter, &mut said, &shared);
@@ -134,6 +139,18 @@ fn report(host: &Host, state: &State, reporter: &Reporter, said: &mut Option<Pod
         reporter.status(status.clone());
         *said = Some(status);
     }
+}
+
+/// Which of the images that containers wait for are here by now.
+async fn images_here(host: &Host, state: &State) -> Option<Input> {
+    let mut containers = Vec::new();
+    for c in state.containers.iter().filter(|c| c.lacks_image()) {
+        let reference = c.spec.image.as_deref().unwrap_or_default();
+        if let Ok(Some(_)) = host.images.resolve(reference).await {
+            containers.push(c.spec.name.clone());
+        }
+    }
+    (!containers.is_empty()).then_some(Input::ImagesHere { containers })
 }
 
 /// Compares with the runtime, after it said that something happened which no waiting task will tell.

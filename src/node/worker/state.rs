@@ -109,6 +109,16 @@ pub struct Container {
     pub create: Backoff,
     /// The runtime's id of a dead instance that the runtime still holds.
     pub dead_id: Option<String>,
+    /// What users see while it is being replaced.
+    pub replaced: Option<Replaced>,
+}
+
+/// A container as it was before it was ended for another image, shown for a moment so that a replacement that succeeds at once
+/// is seen as one change, not as a container that was down.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replaced {
+    pub before: Box<Container>,
+    pub until: Duration,
 }
 
 /// What the worker needs to know of an image.
@@ -374,6 +384,7 @@ impl Container {
             pull: Backoff::default(),
             create: Backoff::default(),
             dead_id: None,
+            replaced: None,
         }
     }
 
@@ -399,6 +410,28 @@ impl Container {
     /// Runs, is started, and its readiness probe (if any) says so.
     pub fn ready(&self) -> bool {
         self.running().is_some_and(|r| r.probes.started() && r.probes.ready())
+    }
+
+    /// Waits for an image that could not be had.
+    pub fn lacks_image(&self) -> bool {
+        match &self.stage {
+            Stage::Waiting(w) => matches!(w.why, Why::ErrImagePull | Why::ImagePullBackOff | Why::ErrImageNeverPull),
+            Stage::Pulling | Stage::Pulled | Stage::Starting | Stage::Running(_) | Stage::Exited(_) => false,
+        }
+    }
+
+    /// As users see it: see [`Replaced`].
+    pub fn shown(&self) -> &Container {
+        self.replaced.as_ref().map_or(self, |r| &r.before)
+    }
+
+    /// Whether the replacement is still on its way and has met with nothing that users must know.
+    pub fn being_replaced(&self) -> bool {
+        match &self.stage {
+            Stage::Waiting(w) => w.why == Why::Turn,
+            Stage::Pulling | Stage::Pulled | Stage::Starting => true,
+            Stage::Running(_) | Stage::Exited(_) => false,
+        }
     }
 
     /// On its way up: later containers wait for it.

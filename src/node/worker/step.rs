@@ -27,6 +27,12 @@ pub fn step(mut state: State, input: Input, now: Now) -> (State, Vec<Action>) {
     } else {
         wind_down::wind_down(&mut state, now, &mut actions);
     }
+    let ending = state.ending.is_some();
+    for c in &mut state.containers {
+        if c.replaced.as_ref().is_some_and(|r| ending || r.until <= now.mono) || !c.being_replaced() {
+            c.replaced = None;
+        }
+    }
     (state, actions)
 }
 
@@ -40,6 +46,7 @@ pub fn next_wake(state: &State) -> Option<Duration> {
         }
     };
     for c in &state.containers {
+        at(c.replaced.as_ref().map(|r| r.until));
         match &c.stage {
             Stage::Running(r) => {
                 at(r.probes.next_at(ending || r.kill.is_some()));

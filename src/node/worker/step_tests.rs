@@ -13,6 +13,7 @@ use super::input::{Action, ExitFacts, Input, Outcome, Signal, StartFailure};
 use super::probes::ProbeKind;
 use super::state::{ImageRef, Now, SandboxUp, Stage, State, Why};
 use super::step::{next_wake, step};
+use super::summary::summary;
 
 fn pod(spec: serde_json::Value) -> Pod {
     serde_json::from_value(json!({
@@ -370,6 +371,47 @@ fn pulls_that_fail_show_the_error_then_the_back_off() {
 }
 
 #[test]
+fn who_waits_for_an_image_tries_again_when_it_comes() {
+    let failed = |why: Why| Input::PullFailed { container: "main".into(), why, message: "not found".into() };
+    let here = || Input::ImagesHere { containers: vec!["main".into()] };
+    for (why, shown_for, expected) in [
+        (Why::ErrImagePull, 0, vec!["pull main"]),
+        // by then it shows the back-off
+        (Why::ErrImagePull, 5, vec!["pull main"]),
+        (Why::ErrImageNeverPull, 0, vec!["pull main"]),
+        (Why::InvalidImageName, 0, vec![]),
+        (Why::ImageInspectError, 0, vec![]),
+    ] {
+        let mut s = Script::new(one("Always"));
+        s.raw(Input::Tick);
+        s.set_up();
+        for wait in [10, 20, 40] {
+            s.raw(failed(why));
+            s.wait(wait).then(Input::Tick, &["pull main"]);
+        }
+        s.raw(failed(why));
+        s.wait(shown_for).raw(Input::Tick);
+        s.then(Input::ImagesHere { containers: vec!["other".into()] }, &[]);
+        s.then(here(), &expected);
+        if !expected.is_empty() {
+            // The back-off begins anew, and what is late changes nothing.
+            s.then(here(), &[]);
+            s.raw(failed(why));
+            s.wait(10).then(Input::Tick, &["pull main"]);
+            s.pulled("main", &["event Pulled", "start main 0"]);
+            s.then(here(), &[]);
+        }
+    }
+    // The pod ends: nothing is tried.
+    let mut s = Script::new(one("Always"));
+    s.raw(Input::Tick);
+    s.set_up();
+    s.raw(failed(Why::ErrImagePull));
+    s.raw(Input::Gone);
+    s.then(here(), &[]);
+}
+
+#[test]
 fn configuration_errors_are_retried_when_something_changes() {
     let mut s = Script::new(one("Always"));
     s.raw(Input::Tick);
@@ -443,6 +485,88 @@ fn a_changed_image_restarts_the_container() {
 }
 
 #[test]
+fn a_container_that_is_replaced_at_once_is_never_shown_down() {
+    let patched = || {
+        let mut s = running(one("Always"));
+        let mut p = (*s.state.pod).clone();
+        p.spec.as_mut().unwrap().containers[0].image = Some("img:2".into());
+        s.then(Input::Pod(Arc::new(p)), &["event Killing", "signal SIGTERM"]);
+        s
+    };
+    // What a client reads: Ready, ContainersReady, the container's own, its restarts, and what it waits for.
+    let read = |s: &Script| {
+        let status = summary(&s.state, None, s.now);
+        let condition = |kind: &str| {
+            let found = status.conditions.iter().flatten().find(|c| c.type_ == kind);
+            found.is_some_and(|c| c.status == "True")
+        };
+        let c = &status.container_statuses.as_ref().unwrap()[0];
+        let waits = c.state.clone().unwrap().waiting.and_then(|w| w.reason).unwrap_or_default();
+        (condition("Ready"), condition("ContainersReady"), c.ready, c.restart_count, waits)
+    };
+    let up = |restarts: i32| (true, true, true, restarts, String::new());
+    let down = |why: &str| (false, false, false, 0, why.to_owned());
+
+    let mut s = patched();
+    assert_eq!(read(&s), up(0), "the signal was sent");
+    s.exits("main", 0, &["pull main"]);
+    assert_eq!(read(&s), up(0), "it has ended");
+    assert_eq!(next_wake(&s.state), Some(s.now.mono + Duration::from_secs(1)));
+    s.pulled("main", &["event Pulled", "start main 1"]);
+    assert_eq!(read(&s), up(0), "the other one starts");
+    s.started("main", &["event Created", "event Started"]);
+    assert_eq!(read(&s), up(1), "the other one runs");
+    assert_eq!(next_wake(&s.state), None);
+
+    // No longer than a second, and not when it cannot be replaced or is not to be.
+    let mut s = patched();
+    s.exits("main", 0, &["pull main"]);
+    s.wait(1).then(Input::Tick, &[]);
+    assert_eq!((read(&s), next_wake(&s.state)), (down("ContainerCreating"), None));
+    let mut s = patched();
+    s.exits("main", 0, &["pull main"]);
+    s.raw(Input::PullFailed { container: "main".into(), why: Why::ErrImagePull, message: "m".into() });
+    assert_eq!(read(&s), down("ErrImagePull"));
+    let mut s = patched();
+    s.exits("main", 0, &["pull main"]);
+    s.raw(Input::Gone);
+    assert!(!read(&s).0);
+    // One that ends by itself is shown at once.
+    let mut s = running(one("Always"));
+    s.exits("main", 1, &["pull main"]);
+    assert_eq!(read(&s), down("ContainerCreating"));
+}
+
+/// While the init containers run again in a new sandbox, what the others wait for may come and go.
+#[test]
+fn back_offs_that_end_before_their_turn_do_not_spin() {
+    let spec = json!({"restartPolicy": "Always", "initContainers": [{"name": "i"}], "containers": [{"name": "main"}]});
+    for failed in [false, true] {
+        let mut s = Script::new(pod(spec.clone()));
+        s.raw(Input::Tick);
+        s.set_up().pulled("i", &["event Pulled", "start i 0"]).started("i", &["event Created", "event Started"]);
+        s.exits("i", 0, &["pull main"]);
+        if failed {
+            s.raw(Input::PullFailed { container: "main".into(), why: Why::ErrImagePull, message: "m".into() });
+        } else {
+            for restarts in [0, 1] {
+                s.pulled("main", &["event Pulled", &format!("start main {restarts}")]);
+                s.started("main", &["event Created", "event Started"]);
+                let (id, exit) = (s.id("main"), s.facts(1));
+                s.raw(Input::Exited { id, exit });
+            }
+        }
+        s.raw(Input::SandboxDied);
+        s.raw(Input::SandboxRemoved);
+        for wait in [1, 2, 30] {
+            s.wait(wait).raw(Input::Tick);
+        }
+        s.set_up().pulled("i", &["event Pulled", "start i 1"]).started("i", &["event Created", "event Started"]);
+        s.exits("i", 0, &["forget", "pull main"]);
+    }
+}
+
+#[test]
 fn a_change_during_a_refresh_is_not_lost() {
     let mut s = running(one("Always"));
     s.then(Input::ObjectsChanged, &["refresh"]);
@@ -472,7 +596,7 @@ fn rejected_pods_never_touch_the_host() {
 }
 
 fn arbitrary_input() -> impl Strategy<Value = u8> {
-    0u8..18
+    0u8..19
 }
 
 /// A status as an earlier boot left it: one app container in `state`.
@@ -559,6 +683,7 @@ proptest! {
                 14 => Input::Exited { id, exit: s.facts(1) },
                 15 => Input::Exited { id, exit: s.facts(0) },
                 16 => Input::Probed { id, kind: ProbeKind::Liveness, outcome: Outcome::Failure("m".into()) },
+                17 => Input::ImagesHere { containers: vec![name.into()] },
                 _ => Input::VerdictReported,
             };
             // A volume or sandbox answer only comes when it was asked for.

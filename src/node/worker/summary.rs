@@ -29,7 +29,7 @@ pub fn summary(state: &State, previous: Option<&PodStatus>, now: Now) -> PodStat
     let verdict = state.verdict.as_ref().filter(|_| terminal(phase));
     let statuses = |roles: &[Role]| -> Option<Vec<ContainerStatus>> {
         let list: Vec<_> =
-            state.containers.iter().filter(|c| roles.contains(&c.role)).map(|c| container_status(state, c)).collect();
+            shown(state).filter(|c| roles.contains(&c.role)).map(|c| container_status(state, c)).collect();
         (!list.is_empty()).then_some(list)
     };
     let some = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
@@ -53,6 +53,11 @@ pub fn summary(state: &State, previous: Option<&PodStatus>, now: Now) -> PodStat
     }
 }
 
+/// The containers as users see them.
+fn shown(state: &State) -> impl Iterator<Item = &Container> {
+    state.containers.iter().map(Container::shown)
+}
+
 pub fn terminal(phase: &str) -> bool {
     matches!(phase, "Succeeded" | "Failed")
 }
@@ -70,7 +75,7 @@ pub fn phase(state: &State) -> &'static str {
     {
         return phase;
     }
-    let apps = || state.containers.iter().filter(|c| c.role == Role::App);
+    let apps = || shown(state).filter(|c| c.role == Role::App);
     let never_ran = |c: &Container| {
         matches!(c.stage, Stage::Waiting(_) | Stage::Pulling | Stage::Pulled | Stage::Starting) && c.last.is_none()
     };
@@ -231,9 +236,7 @@ fn initialized(state: &State, phase: &str) -> Draft {
     if phase == "Succeeded" {
         return ("Initialized", true, Some("PodCompleted"), None);
     }
-    let incomplete: Vec<&str> = state
-        .containers
-        .iter()
+    let incomplete: Vec<&str> = shown(state)
         .filter(|c| match c.role {
             Role::Init => c.exited().is_none_or(|e| e.code != 0),
             Role::Sidecar => !c.started(),
@@ -255,9 +258,7 @@ fn containers_ready(state: &State, phase: &str) -> Draft {
         "Failed" => return (KIND, false, Some("PodFailed"), None),
         _ => {}
     }
-    let unready: Vec<&str> = state
-        .containers
-        .iter()
+    let unready: Vec<&str> = shown(state)
         .filter(|c| matches!(c.role, Role::Sidecar | Role::App) && !c.ready())
         .map(|c| c.spec.name.as_str())
         .collect();

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::digest::Digest;
 use super::error::{Error, Result};
@@ -146,6 +147,8 @@ struct Inner {
     /// Held over a change and its write, so that readers never wait for the disk.
     writer: Mutex<()>,
     next: AtomicU64,
+    /// How often something has come under a name that did not mean it before.
+    added: watch::Sender<u64>,
     _lock: Flock<File>,
 }
 
@@ -183,6 +186,7 @@ impl ImageStore {
             state: RwLock::new(state),
             writer: Mutex::new(()),
             next: AtomicU64::new(0),
+            added: watch::Sender::new(0),
             _lock: lock,
         })))
     }
@@ -201,6 +205,11 @@ impl ImageStore {
     pub fn resolve(&self, name: &str) -> Result<Option<Image>> {
         let state = self.0.state.read();
         Ok(state.find(name)?.map(|id| state.image(&id)))
+    }
+
+    /// Changes whenever a name or digest name comes to mean an image that it did not mean before. The number says nothing else.
+    pub fn added(&self) -> watch::Receiver<u64> {
+        self.0.added.subscribe()
     }
 
     /// Everything that is here, by id. Reads memory only.
@@ -332,7 +341,12 @@ impl ImageStore {
             .and_then(|bytes| write_atomically(&self.0.dir.join("index.json"), &bytes))
             .map_err(Error::io("write", self.0.dir.join("index.json")));
         match written {
-            Ok(()) => Ok(out),
+            Ok(()) => {
+                if gained(&before, &after) {
+                    self.0.added.send_modify(|generation| *generation += 1);
+                }
+                Ok(out)
+            }
             Err(error) => {
                 self.0.state.write().index = before;
                 Err(error)
@@ -671,6 +685,13 @@ impl Staged {
     pub fn stands_alone(&self) -> bool {
         self.unpacked.implied.is_empty() && self.unpacked.links.is_empty()
     }
+}
+
+/// Whether `after` resolves a reference that `before` did not, or to another image.
+fn gained(before: &Index, after: &Index) -> bool {
+    let digests = |id: &Digest| before.images.get(id).map(|record| &record.digests);
+    after.names.iter().any(|(name, id)| before.names.get(name) != Some(id))
+        || after.images.iter().any(|(id, record)| digests(id).is_none_or(|had| !record.digests.is_subset(had)))
 }
 
 fn read_index(dir: &Path) -> Result<Index> {

@@ -10,11 +10,15 @@ use crate::worker::backoff;
 use crate::worker::input::{Action, EventKind, ExitFacts, Outcome, PullFacts, StartFailure};
 use crate::worker::probes::{self, Probes};
 use crate::worker::restart;
-use crate::worker::state::{Exit, Hook, ImageRef, Now, Running, Stage, State, Waiting, Why};
+use crate::worker::state::{Exit, Hook, ImageRef, Now, Replaced, Running, Stage, State, Waiting, Why};
 use crate::worker::wind_down::begin_kill;
 
 /// How long a failed pull shows its error before it shows the back-off: long enough for a watcher to see both.
 const IMAGE_ERROR_SHOWN: Duration = Duration::from_secs(2);
+
+/// How long a container that ended for another image is still shown as it was: the kubelet looks at the runtime once a second
+/// and has put the new one in its place by then. Source: `pkg/kubelet/kubelet.go` (genericPlegRelistPeriod).
+const REPLACED_SHOWN: Duration = Duration::from_secs(1);
 
 /// Exit code of a container whose executable could not be run. Source: containerd, CRI-O (`StartError`).
 const START_ERROR_CODE: i32 = 128;
@@ -143,6 +147,8 @@ pub(super) fn exited(state: &mut State, id: &str, facts: ExitFacts, now: Now, ou
     let Some(index) = index_of(state, id) else { return };
     let c = &mut state.containers[index];
     let Stage::Running(running) = &c.stage else { return };
+    let replaced = (c.spec.image.as_deref() != Some(running.spec_image.as_str()))
+        .then(|| Replaced { before: Box::new(c.clone()), until: now.mono + REPLACED_SHOWN });
     let reason = match (facts.oom_killed, facts.lost, facts.code) {
         (true, _, _) => "OOMKilled",
         (false, true, _) => "ContainerStatusUnknown",
@@ -165,6 +171,7 @@ pub(super) fn exited(state: &mut State, id: &str, facts: ExitFacts, now: Now, ou
         finished_at: Some(facts.finished_at),
     };
     settle(state, index, exit, now, out);
+    state.containers[index].replaced = replaced;
 }
 
 /// An instance is over: it is started again after its back-off, or that was its end.

@@ -23,6 +23,29 @@ fn names(store: &ImageStore) -> Vec<String> {
 }
 
 #[test]
+fn who_waits_for_an_image_hears_of_new_names_only() {
+    let home = Home::new();
+    let store = home.open();
+    let mut added = store.added();
+    let mut heard = |what: &str, expected: bool| {
+        assert_eq!(added.has_changed().unwrap(), expected, "{what}");
+        added.mark_unchanged();
+    };
+    add(&store, "test.local/a:1", &[layer("a")]);
+    heard("an import", true);
+    add(&store, "test.local/a:1", &[layer("a")]);
+    heard("the same again", false);
+    store.tag("test.local/a:1", "test.local/a:2").unwrap();
+    heard("another name", true);
+    add(&store, "test.local/a:1", &[layer("b")]);
+    heard("a name that means another image", true);
+    store.pin("test.local/a:1", true).unwrap();
+    store.remove("test.local/a:2").unwrap();
+    store.tag("test.local/none:1", "test.local/a:3").unwrap_err();
+    heard("pinned, removed, refused", false);
+}
+
+#[test]
 fn a_restart_after_a_crash_finds_what_was_whole() {
     let home = Home::new();
     let store = home.open();
