@@ -2,9 +2,9 @@
 //!
 //! Source: `runtime::image::admin` for the paths and the JSON lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio_util::io::ReaderStream;
 
+use crate::failure::{self, usage};
 use crate::manifest::text;
 use crate::table::Table;
 use crate::{output, yaml};
@@ -53,9 +54,10 @@ enum What {
         #[arg(long, env = "KEDGE_REGISTRY_PASSWORD", hide_env_values = true)]
         password: Option<String>,
     },
-    /// Take images from an archive; - reads standard input
+    /// Take images from archives; - reads standard input
     Import {
-        archive: PathBuf,
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
         /// Name for an image that has none
         #[arg(long)]
         name: Option<String>,
@@ -100,30 +102,48 @@ pub async fn run(image: &Image) -> Result<()> {
             named("pulled", &follow(answer).await?);
             Ok(())
         }
-        What::Import { archive, name, pin } => {
+        What::Import { archives, name, pin } => {
+            if name.is_some() && archives.len() > 1 {
+                return Err(usage("--name goes with one archive"));
+            }
             let mut query = Query::default();
             query.text("name", name.as_deref().unwrap_or_default());
             if *pin {
                 query.push("pin", "true");
             }
-            let body = if archive.as_os_str() == "-" {
-                stream(tokio::io::stdin())
-            } else {
-                let file = tokio::fs::File::open(archive).await;
-                stream(file.with_context(|| format!("open {}", archive.display()))?)
-            };
-            let answer = daemon.ask(Method::POST, &query.on("/images/import"), body).await?;
-            named("imported", &follow(answer).await?);
-            Ok(())
+            let path = query.on("/images/import");
+            // What is wrong with one archive keeps nobody from the others.
+            let mut errors = Vec::new();
+            for archive in archives {
+                match import(image, &path, archive).await {
+                    Ok(answer) => named(&format!("imported from {}", archive.display()), &answer),
+                    Err(error) => errors.push(error),
+                }
+            }
+            failure::all(errors)
         }
         What::Export { archive, names } => {
             let answer = daemon.ask(Method::GET, &with_names(names).on("/images/export"), empty()).await?;
             export(archive, answer).await
         }
         What::Rm { names } => {
-            let answer = daemon.json(Method::DELETE, &with_names(names).on("/images"), empty()).await?;
-            removed(&answer);
-            Ok(())
+            // One at a time: each is told of, and one that is in use keeps nobody from the others.
+            let (mut errors, mut layers, mut freed) = (Vec::new(), 0, 0);
+            for name in names {
+                let path = with_names(std::slice::from_ref(name)).on("/images");
+                match daemon.json(Method::DELETE, &path, empty()).await {
+                    Ok(answer) => {
+                        println!("{name}: removed");
+                        layers += answer["layers"].as_u64().unwrap_or(0);
+                        freed += answer["freedBytes"].as_u64().unwrap_or(0);
+                    }
+                    Err(error) => errors.push(error),
+                }
+            }
+            if errors.len() < names.len() {
+                println!("{} freed in {layers} layers", bytes(freed));
+            }
+            failure::all(errors)
         }
         What::Tag { image, name } => {
             let mut query = Query::default();
@@ -139,6 +159,18 @@ pub async fn run(image: &Image) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Over a connection of its own: one that is refused half way is of no use afterwards.
+async fn import(image: &Image, path: &str, archive: &Path) -> Result<Value> {
+    let body = if archive.as_os_str() == "-" {
+        stream(tokio::io::stdin())
+    } else {
+        let file = tokio::fs::File::open(archive).await;
+        stream(file.with_context(|| format!("open {}", archive.display()))?)
+    };
+    let imported = async { follow(Daemon::connect(image).await?.ask(Method::POST, path, body).await?).await };
+    imported.await.with_context(|| format!("import {}", archive.display()))
 }
 
 fn with_names(names: &[String]) -> Query {
@@ -314,11 +346,10 @@ fn names(image: &Value) -> Vec<&str> {
     }
 }
 
+/// Tells of each name once: an archive may hold an image under each of its names.
 fn named(what: &str, answer: &Value) {
-    for image in images(answer) {
-        for name in names(image) {
-            println!("{name}: {what}");
-        }
+    for name in images(answer).flat_map(names).collect::<BTreeSet<_>>() {
+        println!("{name}: {what}");
     }
 }
 
@@ -334,7 +365,7 @@ fn listed(format: &str, answer: &Value) -> Result<String> {
         "json" => return Ok(output::to_json(answer)),
         "yaml" => return Ok(yaml::to_yaml(answer)),
         "name" => return Ok(images(answer).flat_map(names).map(|n| format!("{n}\n")).collect()),
-        other => return Err(crate::failure::usage(format!("unknown output format {other:?}: json, yaml or name"))),
+        other => return Err(usage(format!("unknown output format {other:?}: json, yaml or name"))),
     }
     let mut rows = vec![vec!["IMAGE".to_owned(), "ID".to_owned(), "SIZE".to_owned()]];
     for image in images(answer) {
@@ -350,7 +381,7 @@ fn listed(format: &str, answer: &Value) -> Result<String> {
 }
 
 /// Writes beside the file that was asked for and renames: an archive cut short is never left under its name.
-async fn export(archive: &std::path::Path, mut body: Incoming) -> Result<()> {
+async fn export(archive: &Path, mut body: Incoming) -> Result<()> {
     if archive.as_os_str() == "-" {
         let mut out = tokio::io::stdout();
         while let Some(frame) = body.frame().await {

@@ -9,5 +9,6 @@ mod clients;
 mod disk;
 mod guestbook;
 mod hosts;
+mod images;
 mod install;
 mod pods;
