@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Command, FromArgMatches, ValueEnum};
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use ipnet::IpNet;
 
 pub mod check;
@@ -208,6 +208,15 @@ pub fn server(args: &[String]) -> Result<Server, ConfigError> {
     }
     check::server(&server)?;
     Ok(server)
+}
+
+/// The matches of a verb that shares some values with the daemon, from `args`, the environment and the daemon's configuration
+/// files: what the daemon was told about its folders holds for their removal too.
+///
+/// # Errors
+/// As [`server`].
+pub fn shared(command: Command, args: &[String]) -> Result<ArgMatches, ConfigError> {
+    Ok(files::with_shared_defaults(command, args)?.try_get_matches_from(args)?)
 }
 
 /// As [`server`], for the agent.

@@ -5,17 +5,17 @@
 
 use std::io::{BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, Command, FromArgMatches as _};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::Runtime as _;
 
-use crate::config::{CLUSTER_CIDRS, ConfigError, check};
+use crate::config::{self, CLUSTER_CIDRS, ConfigError, check};
 use crate::lock;
 
 #[derive(Debug, Clone, Args)]
@@ -26,6 +26,9 @@ pub struct Reset {
     /// Keep the binary, its service file and /etc/kedge
     #[arg(long)]
     pub keep_installation: bool,
+    /// The daemon's configuration file: it says where the daemon kept things
+    #[arg(long, env = "KEDGE_CONFIG", value_name = "FILE", default_value = "/etc/kedge/config.yaml")]
+    pub config: PathBuf,
     #[arg(long, env = "KEDGE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/kedge")]
     pub data_dir: PathBuf,
     #[arg(long, env = "KEDGE_RUN_DIR", value_name = "DIR", default_value = "/run/kedge")]
@@ -35,11 +38,19 @@ pub struct Reset {
 }
 
 impl Reset {
+    /// # Errors
+    /// Wrong usage, a configuration file that cannot be understood, or folders that are not Kedge's own.
+    pub fn parse(command: Command, args: &[String]) -> Result<Self, ConfigError> {
+        let reset = Self::from_arg_matches(&config::shared(command, args)?)?;
+        reset.check()?;
+        Ok(reset)
+    }
+
     /// Refuses what is not Kedge's own: all below these is ended and removed.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`].
-    pub fn check(&self) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), ConfigError> {
         check::folder("data-dir", &self.data_dir)?;
         check::folder("run-dir", &self.run_dir)?;
         check::cgroup_root(&self.cgroup_root)
@@ -133,10 +144,10 @@ fn stop_service(installed: &Installed) -> Result<()> {
     for service in &installed.services {
         if Path::new("/run/systemd/system").is_dir() {
             if Path::new(&format!("/etc/systemd/system/{service}.service")).exists() {
-                quietly(Command::new("systemctl").args(["disable", "--now", service]))?;
+                quietly(process::Command::new("systemctl").args(["disable", "--now", service]))?;
             }
         } else if Path::new(&format!("/etc/init.d/{service}")).exists() {
-            quietly(Command::new("rc-service").args([service, "stop"]))?;
+            quietly(process::Command::new("rc-service").args([service, "stop"]))?;
             leave_runlevels(service)?;
         }
     }
@@ -152,7 +163,7 @@ fn leave_runlevels(service: &str) -> Result<()> {
     Ok(())
 }
 
-fn quietly(command: &mut Command) -> Result<()> {
+fn quietly(command: &mut process::Command) -> Result<()> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -277,7 +288,7 @@ fn remove_installation(installed: &Installed) -> Result<()> {
         remove_file(Path::new(&format!("/etc/init.d/{service}")))?;
     }
     if Path::new("/run/systemd/system").is_dir() && !installed.services.is_empty() {
-        quietly(Command::new("systemctl").arg("daemon-reload"))?;
+        quietly(process::Command::new("systemctl").arg("daemon-reload"))?;
     }
     if let Some(binary) = &installed.binary {
         remove_file(binary)?;
@@ -288,9 +299,11 @@ fn remove_installation(installed: &Installed) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::FromArgMatches as _;
-
     use super::*;
+
+    fn parse(args: &[String]) -> Result<Reset, ConfigError> {
+        Reset::parse(Reset::augment_args(Command::new("reset")), args)
+    }
 
     #[test]
     fn what_was_installed_is_read_back() {
@@ -304,9 +317,8 @@ mod tests {
     #[test]
     fn only_what_is_kedges_own_is_removed() {
         let given = |flag: &str| {
-            let command = Reset::augment_args(clap::Command::new("reset"));
-            let matches = command.try_get_matches_from(["reset", flag]).unwrap();
-            Reset::from_arg_matches(&matches).unwrap().check().map_err(|e| e.to_string())
+            let args = ["reset", "--config=/nonexistent/kedge.yaml", flag].map(str::to_owned);
+            parse(&args).map(|_| ()).map_err(|e| e.to_string())
         };
         assert_eq!(given("--yes"), Ok(()));
         for flag in
@@ -315,6 +327,20 @@ mod tests {
             let name = flag.split_once('=').unwrap().0;
             assert!(given(flag).unwrap_err().starts_with(name), "{flag}");
         }
+    }
+
+    #[test]
+    fn what_the_daemon_was_told_of_its_folders_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        std::fs::write(&file, "max-pods: 7\ndata-dir: /srv/kedge\ncgroup-root: /edge\nyes: true\n").unwrap();
+        let named = format!("--config={}", file.display());
+        let reset = parse(&["reset".into(), named.clone()]).unwrap();
+        assert_eq!((reset.data_dir, reset.cgroup_root.as_str(), reset.yes), ("/srv/kedge".into(), "/edge", false));
+        let reset = parse(&["reset".into(), named.clone(), "--data-dir=/mnt/kedge".into()]).unwrap();
+        assert_eq!(reset.data_dir, PathBuf::from("/mnt/kedge"));
+        std::fs::write(&file, "data-dir: /\n").unwrap();
+        assert!(parse(&["reset".into(), named]).unwrap_err().to_string().starts_with("data-dir"));
     }
 
     #[test]

@@ -50,13 +50,10 @@ pub fn run(args: &[String]) -> ExitCode {
             Ok(_) => ExitCode::FAILURE,
             Err(code) => code,
         },
-        "reset" => match parse::<reset::Reset>(reset_command(), &named) {
-            Ok(reset) => match reset.check().map_err(|e| usage(&e)).map(|()| reset::run(&reset)) {
-                Ok(Ok(())) => ExitCode::SUCCESS,
-                Ok(Err(error)) => fail("kedge reset", format!("{error:#}")),
-                Err(code) => code,
-            },
-            Err(code) => code,
+        "reset" => match reset::Reset::parse(reset_command(), &named).map(|reset| reset::run(&reset)) {
+            Ok(Ok(())) => ExitCode::SUCCESS,
+            Ok(Err(error)) => fail("kedge reset", format!("{error:#}")),
+            Err(error) => usage(&error),
         },
         "unit" => match parse::<unit::Unit>(unit_command(), &named) {
             // asked by install.sh before it changes anything

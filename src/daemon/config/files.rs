@@ -10,6 +10,16 @@ use super::ConfigError;
 /// `command` with the values of the configuration files as its defaults. The file is the one that `--config` or
 /// `KEDGE_CONFIG` names; a missing default file is no error, a missing named one is.
 pub fn with_defaults(command: Command, verb: &'static str, args: &[String]) -> Result<Command, ConfigError> {
+    with(command, Some(verb), args)
+}
+
+/// As [`with_defaults`], for a command that shares some values with the daemon: keys and switches that are not its own are left
+/// out.
+pub fn with_shared_defaults(command: Command, args: &[String]) -> Result<Command, ConfigError> {
+    with(command, None, args)
+}
+
+fn with(command: Command, verb: Option<&'static str>, args: &[String]) -> Result<Command, ConfigError> {
     let early = command.clone().ignore_errors(true).try_get_matches_from(args)?;
     let Some(path) = early.get_one::<PathBuf>("config") else { return Ok(command) };
     let mut command = command;
@@ -48,7 +58,8 @@ fn read(path: &Path) -> Result<Vec<File>, ConfigError> {
     Ok(files)
 }
 
-fn apply(mut command: Command, verb: &'static str, file: File) -> Result<Command, ConfigError> {
+/// `verb`: whose keys the file may have; `None`: those that the command does not know are another's.
+fn apply(mut command: Command, verb: Option<&'static str>, file: File) -> Result<Command, ConfigError> {
     let malformed = |detail: String| ConfigError::Malformed { path: file.path.clone(), detail };
     let map = match serde_yaml_ng::from_str::<Value>(&file.text).map_err(|e| malformed(e.to_string()))? {
         Value::Null => return Ok(command),
@@ -60,8 +71,10 @@ fn apply(mut command: Command, verb: &'static str, file: File) -> Result<Command
         let id = command.get_arguments().find(|a| a.get_long() == Some(&key) && key != "config").map(|a| {
             (a.get_id().clone(), matches!(a.get_action(), ArgAction::SetTrue), a.get_value_delimiter().is_some())
         });
-        let Some((id, is_switch, is_list)) = id else {
-            return Err(ConfigError::UnknownKey { path: file.path.clone(), key, verb });
+        let (id, is_switch, is_list) = match (id, verb) {
+            (Some((_, true, _)) | None, None) => continue,
+            (None, Some(verb)) => return Err(ConfigError::UnknownKey { path: file.path.clone(), key, verb }),
+            (Some(known), _) => known,
         };
         let bad =
             |detail: &str| ConfigError::BadValue { path: file.path.clone(), key: key.clone(), detail: detail.into() };
