@@ -63,6 +63,10 @@ const INSTALLED: &str = "/etc/kedge/installed";
 pub const PID_FILE: &str = "kedge.pid";
 /// A stopping daemon finishes open requests and flushes its store; longer than its own limits together.
 const STOP_SECONDS: u64 = 30;
+/// What was killed leaves its cgroup a moment after its parent has seen it end, and v1 tells nobody when: tried again for two
+/// seconds, which also a loaded host stays far below.
+const CGROUP_TRIES_MAX: u32 = 40;
+const CGROUP_PAUSE: Duration = Duration::from_millis(50);
 
 /// # Errors
 /// Not confirmed, not root, or the list of what could not be removed.
@@ -213,7 +217,14 @@ fn remove_pods(reset: &Reset) -> Result<()> {
                 failed.push(format!("{}: {error}", pod.id));
             }
         }
-        shims.remove_cgroups()?;
+        let mut tries = 1;
+        while let Err(error) = shims.remove_cgroups() {
+            if tries == CGROUP_TRIES_MAX {
+                return Err(error.into());
+            }
+            tries += 1;
+            tokio::time::sleep(CGROUP_PAUSE).await;
+        }
         if failed.is_empty() { Ok(()) } else { bail!(failed.join("; ")) }
     })
 }
