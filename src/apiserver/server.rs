@@ -230,6 +230,9 @@ impl ApiServer {
         let verb = resource.verb(&method, &query);
         authorize(shared, &identity, &resource, verb, request.headers(), &query, &*view)?;
         drop(view);
+        if let Some(answer) = documents::custom_kinds(&resource, verb, request.headers()) {
+            return answer;
+        }
         let (kind, sub) = resource.resolve(&method, verb)?;
         trace.verb = verb;
         trace.group = &kind.group;

@@ -53,6 +53,26 @@ pub fn negotiate(accept: Option<&str>) -> Result<Accepted, Status> {
     best.map(|(_, accepted)| accepted).ok_or_else(|| Status::not_acceptable(Media::ALL))
 }
 
+/// Chooses among media types that are no formats of objects; a range with `*` takes the first. No header is `*/*`.
+/// Parameters but the quality are ignored.
+pub fn choose(accept: &str, served: &[&'static str]) -> Option<&'static str> {
+    let accept = if accept.trim().is_empty() { "*/*" } else { accept };
+    let mut best: Option<(f32, &'static str)> = None;
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default();
+        let any = matches!(essence, "*/*" | "application/*");
+        let media = served.iter().find(|m| any || m.eq_ignore_ascii_case(essence));
+        let quality = parts.find_map(|p| p.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(1.0));
+        if let Some(media) = media
+            && quality > best.map_or(0.0, |(q, _)| q)
+        {
+            best = Some((quality, media));
+        }
+    }
+    best.map(|(_, media)| media)
+}
+
 /// One media range with its quality; `None` when it asks for something that is not served.
 fn parse_range(range: &str) -> Option<(f32, Accepted)> {
     let mut parts = range.split(';').map(str::trim);
@@ -90,6 +110,21 @@ fn parse_range(range: &str) -> Option<(f32, Accepted)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_choice_among_other_types() {
+        for (accept, expected) in [
+            ("", Some("application/json")),
+            ("*/*", Some("application/json")),
+            ("application/a@v1", Some("application/a@v1")),
+            ("application/*;q=0.5, application/a@v1", Some("application/a@v1")),
+            ("application/a@v1;q=0.8, application/JSON;charset=utf-8", Some("application/json")),
+            ("application/a@v1, application/json", Some("application/a@v1")),
+            ("text/html, application/json;q=0", None),
+        ] {
+            assert_eq!(choose(accept, &["application/json", "application/a@v1"]), expected, "{accept}");
+        }
+    }
 
     #[test]
     fn what_clients_send() {

@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 use types::status::Status;
 
 use super::query::Query;
+use super::router::Resource;
 use super::{discovery, health, respond};
 use crate::Body;
 use crate::codec::Accepted;
+use crate::codec::negotiate::choose;
 use crate::schema::openapi;
 use crate::server::Shared;
 
@@ -65,8 +67,7 @@ pub fn answer(
         }
         ["openapi", "v3", rest @ ..] => return openapi_v3(&rest.join("/"), query, headers),
         [root @ ("api" | "apis")] => {
-            let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            if let Some(version) = discovery::wants_aggregated(accept) {
+            if let Some(version) = discovery::wants_aggregated(accept(headers)) {
                 let (body, tag) = discovery::aggregated_document(*root == "api", version);
                 let content_type =
                     format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
@@ -90,6 +91,25 @@ pub fn answer(
 fn json_only(headers: &HeaderMap, value: &Value) -> Result<Response<Body>, Status> {
     accepts_json(headers)?;
     Ok(respond::value(200, &Accepted::JSON, value))
+}
+
+/// The list of custom kinds, of which there are none. kubectl asks for it without a look at discovery, which does not name
+/// it, when a manifest's kind is not in a group that is served. After a 404 it would blame that list; told that there are
+/// none it says what its user has to know: `no matches for kind`.
+///
+/// Source: cli-runtime `pkg/resource/query_param_verifier.go`, `crd_finder.go`.
+pub fn custom_kinds(
+    resource: &Resource<'_>,
+    verb: &str,
+    headers: &HeaderMap,
+) -> Option<Result<Response<Body>, Status>> {
+    let Resource { group, version, plural, namespace, .. } = *resource;
+    let asked = (group, version, plural, namespace, verb);
+    (asked == ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "", "list")).then(|| {
+        let kind = "CustomResourceDefinitionList";
+        let list = json!({"apiVersion": format!("{group}/{version}"), "kind": kind, "metadata": {}, "items": []});
+        json_only(headers, &list)
+    })
 }
 
 fn legacy(shared: &Shared, segments: &[&str]) -> Result<Value, Status> {
@@ -150,11 +170,7 @@ fn paths() -> Vec<String> {
 
 /// A document with its tag; 304 when the client has it.
 fn tagged(headers: &HeaderMap, content_type: &str, body: impl Into<bytes::Bytes>, tag: &str) -> Response<Body> {
-    let known = headers
-        .get(IF_NONE_MATCH)
-        .and_then(|v| v.to_str().ok())
-        .is_some_and(|v| v.split(',').any(|t| t.trim().trim_start_matches("W/") == tag));
-    let mut response = if known {
+    let mut response = if is_known(headers, tag) {
         let mut response = respond::bytes(304, content_type, bytes::Bytes::new());
         response.headers_mut().remove(CONTENT_TYPE);
         response
@@ -169,11 +185,30 @@ fn tagged(headers: &HeaderMap, content_type: &str, body: impl Into<bytes::Bytes>
     response
 }
 
+/// Whether the client has the document with this tag.
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    known.is_some_and(|v| v.split(',').any(|t| t.trim().trim_start_matches("W/") == tag))
+}
+
+/// The forms of `/openapi/v2`. The last is a spelling of the second that clients ask for and that is no media type.
+const OPENAPI_V2: &[&str] = &[
+    "application/json",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
+
 fn openapi_v2(headers: &HeaderMap) -> Result<Response<Body>, Status> {
-    // The protobuf form of the documents is not served: clients that prefer it take JSON too.
-    accepts_json(headers)?;
-    let document = openapi::v2();
-    Ok(tagged(headers, "application/json", document.body, &format!("\"{}\"", document.hash)))
+    let chosen = choose(accept(headers), OPENAPI_V2).ok_or_else(|| Status::not_acceptable(OPENAPI_V2))?;
+    // Both forms have the same tag: `Vary` tells them apart.
+    let tag = format!("\"{}\"", openapi::v2_hash());
+    let json = chosen == OPENAPI_V2[0];
+    let body = match (is_known(headers, &tag), json) {
+        (true, _) => bytes::Bytes::new(),
+        (false, true) => openapi::v2(),
+        (false, false) => openapi::v2_protobuf().map_err(Status::internal)?,
+    };
+    Ok(tagged(headers, OPENAPI_V2[usize::from(!json)], body, &tag))
 }
 
 fn openapi_v3(path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
@@ -200,11 +235,10 @@ fn openapi_v3(path: &str, query: &Query, headers: &HeaderMap) -> Result<Response
 }
 
 fn accepts_json(headers: &HeaderMap) -> Result<(), Status> {
-    let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let takes = accept.is_empty()
-        || accept.split(',').any(|range| {
-            let essence = range.split(';').next().unwrap_or_default().trim();
-            matches!(essence, "application/json" | "*/*" | "application/*")
-        });
-    if takes { Ok(()) } else { Err(Status::not_acceptable(&["application/json"])) }
+    let json = &["application/json"];
+    choose(accept(headers), json).map(|_| ()).ok_or_else(|| Status::not_acceptable(json))
+}
+
+fn accept(headers: &HeaderMap) -> &str {
+    headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }

@@ -65,9 +65,15 @@ pub fn v3(path: &str) -> Option<Document> {
     Some(Document { body: Bytes::from(body), hash })
 }
 
+/// The hash of `/openapi/v2`, of both its forms; for `304` without making it.
+pub fn v2_hash() -> &'static str {
+    static HASH: OnceLock<String> = OnceLock::new();
+    HASH.get_or_init(|| hash(&[V2.deflated, v2_paths().as_bytes()]))
+}
+
 /// `/openapi/v2` as JSON.
-pub fn v2() -> Document {
-    let paths = paths::v2(&group_versions()).unwrap_or_else(|| "{}".into());
+pub fn v2() -> Bytes {
+    let paths = v2_paths();
     let mut body = Vec::with_capacity(V2.length + paths.len() + 256);
     body.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":"#);
     body.extend_from_slice(paths.as_bytes());
@@ -76,7 +82,19 @@ pub fn v2() -> Document {
     body.extend_from_slice(
         br#","securityDefinitions":{"BearerToken":{"description":"Bearer Token authentication","in":"header","name":"authorization","type":"apiKey"}},"security":[{"BearerToken":[]}]}"#,
     );
-    Document { hash: hash(&[V2.deflated, paths.as_bytes()]), body: Bytes::from(body) }
+    Bytes::from(body)
+}
+
+/// `/openapi/v2` as protobuf.
+///
+/// # Errors
+/// What the JSON form has and the protobuf form has no field for.
+pub fn v2_protobuf() -> Result<Bytes, String> {
+    crate::codec::protobuf::openapi::document(&v2()).map(Bytes::from)
+}
+
+fn v2_paths() -> String {
+    paths::v2(&group_versions()).unwrap_or_else(|| "{}".into())
 }
 
 /// The groups and versions that the registry serves, in its order.
@@ -179,7 +197,7 @@ mod tests {
             let names = document["components"]["schemas"].as_object().unwrap();
             walk(&document, names, "#/components/schemas/", path);
         }
-        let v2: Value = serde_json::from_slice(&v2().body).unwrap();
+        let v2: Value = serde_json::from_slice(&v2()).unwrap();
         walk(&v2, v2["definitions"].as_object().unwrap(), "#/definitions/", "v2");
         let crd = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
         assert!(v2["definitions"][crd]["properties"]["oneOf"].is_object());

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 
+	openapi_v2 "github.com/google/gnostic-models/openapiv2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -15,6 +17,7 @@ import (
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/openapi3"
 	"k8s.io/client-go/restmapper"
+	"k8s.io/kube-openapi/pkg/util/proto"
 )
 
 // untyped: the dynamic client (JSON) and the metadata client, with its informer.
@@ -53,7 +56,7 @@ func untyped(c *cluster) {
 	must(client.Delete(c.ctx, "untyped", metav1.DeleteOptions{}))
 }
 
-// discover: aggregated and plain discovery agree, a mapper resolves kinds, OpenAPI v3 describes them.
+// discover: aggregated and plain discovery agree, a mapper resolves kinds, OpenAPI v3 and v2 describe them.
 func discover(c *cluster) {
 	aggregated := got(discovery.NewDiscoveryClientForConfig(c.config))
 	plain := got(discovery.NewDiscoveryClientForConfig(c.config))
@@ -85,4 +88,40 @@ func discover(c *cluster) {
 	check(version.Major == "1" && version.GitVersion[0] == 'v', "version: %v", version)
 	spec := got(openapi3.NewRoot(aggregated.OpenAPIV3()).GVSpec(schema.GroupVersion{Group: "apps", Version: "v1"}))
 	check(spec.Components.Schemas["io.k8s.api.apps.v1.Deployment"] != nil, "OpenAPI v3 does not know Deployment")
+
+	models := modelsOf(got(aggregated.OpenAPISchema()))
+	check(c.wire.count("/openapi/v2", "+protobuf") == 1, "OpenAPI v2 was not protobuf")
+	_, lists, err := aggregated.ServerGroupsAndResources()
+	must(err)
+	for _, list := range lists {
+		of := got(schema.ParseGroupVersion(list.GroupVersion))
+		for _, resource := range list.APIResources {
+			if strings.Contains(resource.Name, "/") {
+				continue
+			}
+			model, ok := models[of.WithKind(resource.Kind)].(*proto.Kind)
+			check(ok && len(model.Fields) > 1, "OpenAPI v2 does not know %s of %s", resource.Kind, list.GroupVersion)
+		}
+	}
+	deployment := models[schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}].(*proto.Kind)
+	pod := deployment.Fields["spec"].(proto.Reference).SubSchema().(*proto.Kind).Fields["template"].(proto.Reference).
+		SubSchema().(*proto.Kind).Fields["spec"].(proto.Reference).SubSchema().(*proto.Kind)
+	containers := pod.Fields["containers"].(*proto.Array)
+	check(pod.IsRequired("containers") && containers.GetExtensions()["x-kubernetes-patch-merge-key"] == "name",
+		"containers of a pod: %v", containers)
+}
+
+// modelsOf reads an OpenAPI v2 document as kubectl and others do, by the kinds that its models say they are of.
+func modelsOf(document *openapi_v2.Document) map[schema.GroupVersionKind]proto.Schema {
+	all := got(proto.NewOpenAPIData(document))
+	models := map[schema.GroupVersionKind]proto.Schema{}
+	for _, name := range all.ListModels() {
+		model := all.LookupModel(name)
+		kinds, _ := model.GetExtensions()["x-kubernetes-group-version-kind"].([]any)
+		for _, kind := range kinds {
+			of := kind.(map[any]any)
+			models[schema.GroupVersionKind{Group: of["group"].(string), Version: of["version"].(string), Kind: of["kind"].(string)}] = model
+		}
+	}
+	return models
 }

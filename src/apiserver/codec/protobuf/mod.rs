@@ -9,6 +9,7 @@
 
 mod decode;
 mod encode;
+pub mod openapi;
 mod wire;
 
 use serde_json::Value;

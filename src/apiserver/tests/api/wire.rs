@@ -340,7 +340,30 @@ async fn openapi_documents_are_tagged_and_found_by_their_hash() {
     assert_eq!(moved.header("location"), url);
     admin.get("/openapi/v3/apis/nothing/v1").await.expect(404);
     admin.clone().with(&[("accept", "text/html")]).get("/openapi/v2").await.expect(406);
-    assert_eq!(admin.get("/openapi/v2").await.expect(200).json()["swagger"], "2.0");
+    let json = admin.get("/openapi/v2").await.expect(200);
+    assert_eq!(json.json()["swagger"], "2.0");
+    for spelling in ["spec.v2@v1.0+protobuf", "spec.v2.v1.0+protobuf"] {
+        let asked = format!("application/com.github.proto-openapi.{spelling}");
+        let client = admin.clone().with(&[("accept", &asked)]);
+        let protobuf = client.get("/openapi/v2").await.expect(200);
+        assert_eq!(protobuf.header("content-type"), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+        assert!(protobuf.body.starts_with(b"\x0a\x032.0"), "the version is the first field");
+        let tag = protobuf.header("etag");
+        assert_eq!((tag, protobuf.header("vary")), (json.header("etag"), "Accept"));
+        let known = admin.clone().with(&[("accept", asked.as_str()), ("if-none-match", tag)]);
+        assert!(known.get("/openapi/v2").await.expect(304).body.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn there_are_no_custom_kinds() {
+    let server = Server::start().await;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let list = server.admin().get(path).await.expect(200).json();
+    assert_eq!((&list["kind"], &list["items"]), (&json!("CustomResourceDefinitionList"), &json!([])));
+    for path in [&format!("{path}/a.b.c"), &format!("{path}?watch=1"), "/apis/apiextensions.k8s.io/v1"] {
+        server.admin().get(path).await.expect(404);
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,370 @@
+//! OpenAPI v2 documents as protobuf: `openapi.v2.Document` of gnostic, written from the JSON by a table of field numbers.
+//!
+//! The table has what the documents of this server contain; a test tells when they contain more.
+//!
+//! Source: google/gnostic-models `openapiv2/OpenAPIv2.proto`; kube-openapi `pkg/handler/handler.go`.
+
+use serde::de::{DeserializeSeed, Deserializer as _, Error as _, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::encode::{nested, number, text};
+use super::wire::Result;
+
+/// How a JSON value stands in a field.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// A string, boolean or integer; of an array, each.
+    Scalar,
+    /// An `Any`, which holds its value as YAML. JSON is YAML.
+    Yaml,
+    /// An `Any` for each of an array.
+    Yamls,
+    Message(&'static Message),
+    /// A message for each of an array.
+    Messages(&'static Message),
+}
+
+use Shape::{Message as One, Messages as Many, Scalar, Yaml, Yamls};
+
+enum Message {
+    /// Members by their names in JSON; those that begin with `x-` are pairs in the field `extensions`.
+    Object { fields: &'static [(&'static str, u16, Shape)], extensions: u16 },
+    /// Members of any name, as pairs of name and value in one repeated field.
+    Pairs(u16, Shape),
+    /// A message that JSON does not have: the value is in the field that it calls for.
+    Around(fn(&Value) -> (u16, Shape)),
+}
+
+static DOCUMENT: Message = Message::Object {
+    fields: &[
+        ("swagger", 1, Scalar),
+        ("info", 2, One(&INFO)),
+        ("paths", 8, One(&PATHS)),
+        ("definitions", 9, One(&SCHEMAS)),
+        ("security", 12, Many(&SECURITY_REQUIREMENT)),
+        ("securityDefinitions", 13, One(&SECURITY_DEFINITIONS)),
+    ],
+    extensions: 16,
+};
+static INFO: Message = Message::Object { fields: &[("title", 1, Scalar), ("version", 2, Scalar)], extensions: 7 };
+static PATHS: Message = Message::Pairs(2, One(&PATH_ITEM));
+static PATH_ITEM: Message = Message::Object {
+    fields: &[
+        ("get", 2, One(&OPERATION)),
+        ("put", 3, One(&OPERATION)),
+        ("post", 4, One(&OPERATION)),
+        ("delete", 5, One(&OPERATION)),
+        ("patch", 8, One(&OPERATION)),
+        ("parameters", 9, Many(&PARAMETERS_ITEM)),
+    ],
+    extensions: 10,
+};
+static OPERATION: Message = Message::Object {
+    fields: &[
+        ("tags", 1, Scalar),
+        ("operationId", 5, Scalar),
+        ("produces", 6, Scalar),
+        ("consumes", 7, Scalar),
+        ("parameters", 8, Many(&PARAMETERS_ITEM)),
+        ("responses", 9, One(&RESPONSES)),
+    ],
+    extensions: 13,
+};
+static PARAMETERS_ITEM: Message = Message::Around(|_| (1, One(&PARAMETER)));
+static PARAMETER: Message =
+    Message::Around(|p| if p["in"] == "body" { (1, One(&BODY_PARAMETER)) } else { (2, One(&OTHER_PARAMETER)) });
+static OTHER_PARAMETER: Message =
+    Message::Around(|p| if p["in"] == "path" { (4, One(&PATH_PARAMETER)) } else { (3, One(&QUERY_PARAMETER)) });
+static BODY_PARAMETER: Message = Message::Object {
+    fields: &[("name", 2, Scalar), ("in", 3, Scalar), ("required", 4, Scalar), ("schema", 5, One(&SCHEMA))],
+    extensions: 6,
+};
+static QUERY_PARAMETER: Message = Message::Object {
+    fields: &[
+        ("in", 2, Scalar),
+        ("description", 3, Scalar),
+        ("name", 4, Scalar),
+        ("type", 6, Scalar),
+        ("uniqueItems", 20, Scalar),
+    ],
+    extensions: 23,
+};
+static PATH_PARAMETER: Message = Message::Object {
+    fields: &[
+        ("required", 1, Scalar),
+        ("in", 2, Scalar),
+        ("description", 3, Scalar),
+        ("name", 4, Scalar),
+        ("type", 5, Scalar),
+        ("uniqueItems", 19, Scalar),
+    ],
+    extensions: 22,
+};
+static RESPONSES: Message = Message::Pairs(1, One(&RESPONSE_VALUE));
+static RESPONSE_VALUE: Message = Message::Around(|_| (1, One(&RESPONSE)));
+static RESPONSE: Message =
+    Message::Object { fields: &[("description", 1, Scalar), ("schema", 2, One(&SCHEMA_ITEM))], extensions: 5 };
+static SCHEMA_ITEM: Message = Message::Around(|_| (1, One(&SCHEMA)));
+static SCHEMAS: Message = Message::Pairs(1, One(&SCHEMA));
+static SCHEMA: Message = Message::Object {
+    fields: &[
+        ("$ref", 1, Scalar),
+        ("format", 2, Scalar),
+        ("description", 4, Scalar),
+        ("default", 5, Yaml),
+        ("required", 19, Scalar),
+        ("enum", 20, Yamls),
+        ("additionalProperties", 21, One(&ADDITIONAL_PROPERTIES)),
+        ("type", 22, One(&STRINGS)),
+        ("items", 23, One(&SCHEMA_ITEM)),
+        ("properties", 25, One(&SCHEMAS)),
+    ],
+    extensions: 31,
+};
+static ADDITIONAL_PROPERTIES: Message =
+    Message::Around(|value| if value.is_boolean() { (2, Scalar) } else { (1, One(&SCHEMA)) });
+static STRINGS: Message = Message::Around(|_| (1, Scalar));
+static SECURITY_DEFINITIONS: Message = Message::Pairs(1, One(&SECURITY_DEFINITION));
+static SECURITY_DEFINITION: Message = Message::Around(|_| (2, One(&API_KEY)));
+static API_KEY: Message = Message::Object {
+    fields: &[("type", 1, Scalar), ("name", 2, Scalar), ("in", 3, Scalar), ("description", 4, Scalar)],
+    extensions: 5,
+};
+static SECURITY_REQUIREMENT: Message = Message::Pairs(1, One(&STRINGS));
+
+/// A document from its JSON. Paths and definitions are read one at a time: a tree of all of them would take megabytes.
+///
+/// # Errors
+/// Text that is no JSON object, and members that are not in the table.
+pub fn document(json: &[u8]) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(json.len());
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    deserializer.deserialize_map(Members { of: &DOCUMENT, out: &mut out }).map_err(|e| e.to_string())?;
+    Ok(out)
+}
+
+/// Writes the members of a JSON object as they are read.
+struct Members<'a> {
+    of: &'static Message,
+    out: &'a mut Vec<u8>,
+}
+
+impl<'de> DeserializeSeed<'de> for Members<'_> {
+    type Value = ();
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> std::result::Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Members<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            let (at, shape) = place(self.of, &name).map_err(A::Error::custom)?;
+            match shape {
+                Some(One(of @ Message::Pairs(..))) => {
+                    let read = |out: &mut Vec<u8>| map.next_value_seed(Members { of, out }).map_err(|e| e.to_string());
+                    nested(at, self.out, read)
+                }
+                _ => member(self.of, &name, &map.next_value()?, self.out),
+            }
+            .map_err(A::Error::custom)?;
+        }
+        Ok(())
+    }
+}
+
+/// The field of a member, and the shape of what is in it; none for what is in pairs.
+fn place(message: &'static Message, name: &str) -> Result<(u16, Option<Shape>)> {
+    match message {
+        Message::Object { fields, extensions } => match fields.iter().find(|(field, ..)| *field == name) {
+            Some((_, at, shape)) => Ok((*at, Some(*shape))),
+            None if name.starts_with("x-") => Ok((*extensions, None)),
+            None => Err(format!("no field is known for {name}")),
+        },
+        Message::Pairs(at, _) => Ok((*at, None)),
+        Message::Around(_) => Err(format!("{name} is in a message without names")),
+    }
+}
+
+fn member(of: &'static Message, name: &str, value: &Value, out: &mut Vec<u8>) -> Result<()> {
+    let (at, shape) = place(of, name)?;
+    let pair = match (shape, of) {
+        (Some(shape), _) => return field(at, shape, value, out),
+        (None, Message::Pairs(_, shape)) => *shape,
+        (None, Message::Object { .. } | Message::Around(_)) => Yaml,
+    };
+    nested(at, out, |out| {
+        text(1, name, out);
+        field(2, pair, value, out)
+    })
+}
+
+fn field(at: u16, shape: Shape, value: &Value, out: &mut Vec<u8>) -> Result<()> {
+    match (shape, value) {
+        (Yaml, value) => nested(at, out, |out| {
+            text(2, &value.to_string(), out);
+            Ok(())
+        }),
+        (One(of), value) => nested(at, out, |out| message(of, value, out)),
+        (Scalar, Value::Array(items)) => items.iter().try_for_each(|item| field(at, Scalar, item, out)),
+        (Yamls, Value::Array(items)) => items.iter().try_for_each(|item| field(at, Yaml, item, out)),
+        (Many(of), Value::Array(items)) => items.iter().try_for_each(|item| field(at, One(of), item, out)),
+        (Scalar, Value::String(value)) => {
+            text(at, value, out);
+            Ok(())
+        }
+        (Scalar, Value::Bool(value)) => {
+            number(at, i64::from(*value), out);
+            Ok(())
+        }
+        (Scalar | Yamls | Many(_), other) => Err(format!("{other} does not fit into field {at}")),
+    }
+}
+
+fn message(of: &'static Message, value: &Value, out: &mut Vec<u8>) -> Result<()> {
+    match (of, value) {
+        (Message::Around(choose), value) => {
+            let (at, shape) = choose(value);
+            field(at, shape, value, out)
+        }
+        (Message::Object { .. } | Message::Pairs(..), Value::Object(members)) => {
+            members.iter().try_for_each(|(name, value)| member(of, name, value, out))
+        }
+        (Message::Object { .. } | Message::Pairs(..), other) => Err(format!("{other} is no object")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Map, json};
+
+    use super::super::wire::{Raw, Reader};
+    use super::*;
+    use crate::schema::openapi;
+
+    /// Messages as the definition has them: name, then field and type; `*` is repeated, `=` stands for the message itself.
+    const DEFINITION: &str = "
+        Document swagger=1:string info=2:Info paths=8:Paths definitions=9:Schemas security=12:*Requirement \
+            securityDefinitions=13:SecurityDefinitions
+        Info title=1:string version=2:string
+        Paths {}=2:PathItem
+        PathItem get=2:Operation put=3:Operation post=4:Operation delete=5:Operation patch=8:Operation \
+            parameters=9:*ParametersItem x-=10:Any
+        Operation tags=1:*string operationId=5:string produces=6:*string consumes=7:*string parameters=8:*ParametersItem \
+            responses=9:Responses x-=13:Any
+        ParametersItem ==1:Parameter
+        Parameter ==1:BodyParameter ==2:NonBodyParameter
+        NonBodyParameter ==3:QueryParameter ==4:PathParameter
+        BodyParameter description=1:string name=2:string in=3:string required=4:bool schema=5:Schema
+        QueryParameter required=1:bool in=2:string description=3:string name=4:string type=6:string uniqueItems=20:bool
+        PathParameter required=1:bool in=2:string description=3:string name=4:string type=5:string uniqueItems=19:bool
+        Responses {}=1:ResponseValue
+        ResponseValue ==1:Response
+        Response description=1:string schema=2:SchemaItem
+        SchemaItem ==1:Schema
+        Schemas {}=1:Schema
+        Schema $ref=1:string format=2:string description=4:string default=5:Any required=19:*string enum=20:*Any \
+            additionalProperties=21:Additional type=22:TypeItem items=23:SchemaItem properties=25:Schemas x-=31:Any
+        Additional ==1:Schema ==2:bool
+        TypeItem ==1:string
+        StringArray ==1:*string
+        Requirement {}=1:StringArray
+        SecurityDefinitions {}=1:SecurityDefinition
+        SecurityDefinition ==2:ApiKey
+        ApiKey type=1:string name=2:string in=3:string description=4:string";
+
+    type Fields<'a> = BTreeMap<u64, (&'a str, &'a str)>;
+
+    fn read(messages: &BTreeMap<&str, Fields<'_>>, ty: &str, raw: Raw<'_>) -> Value {
+        let bytes = match ty {
+            "string" => return Value::String(raw.text(ty).unwrap()),
+            "bool" => return Value::Bool(raw.varint(ty).unwrap() == 1),
+            _ => raw.bytes(ty).unwrap(),
+        };
+        let mut reader = Reader::new(bytes);
+        if ty == "Any" {
+            let (number, yaml) = reader.next().unwrap().unwrap();
+            assert_eq!(number, 2);
+            return serde_yaml_ng::from_slice(yaml.bytes(ty).unwrap()).unwrap();
+        }
+        let fields = &messages[ty];
+        let mut object = Map::new();
+        // Of messages that stand for their one field, and of those whose field is a list.
+        let mut whole = (ty == "StringArray").then(|| json!([]));
+        while let Some((number, raw)) = reader.next().unwrap() {
+            let (name, of) = *fields.get(&number).unwrap_or_else(|| panic!("{ty} has no field {number}"));
+            let many = of.strip_prefix('*');
+            let (name, value) = if matches!(name, "{}" | "x-") {
+                let mut pair = Reader::new(raw.bytes(ty).unwrap());
+                let (one, key) = pair.next().unwrap().unwrap();
+                let (two, value) = pair.next().unwrap().unwrap();
+                assert!((one, two) == (1, 2) && pair.is_empty(), "{ty}");
+                let key = key.text(ty).unwrap();
+                assert!(name == "{}" || key.starts_with("x-"), "{key}");
+                (key, read(messages, of, value))
+            } else {
+                (name.to_owned(), read(messages, many.unwrap_or(of), raw))
+            };
+            let into =
+                if name == "=" { whole.get_or_insert(Value::Null) } else { object.entry(name).or_insert(Value::Null) };
+            match (into, many) {
+                (Value::Array(items), Some(_)) => items.push(value),
+                (into, Some(_)) => *into = json!([value]),
+                (into, None) => {
+                    assert!(into.is_null(), "{ty} has a field twice");
+                    *into = value;
+                }
+            }
+        }
+        whole.unwrap_or(Value::Object(object))
+    }
+
+    #[test]
+    fn the_document_says_what_its_json_says() {
+        let messages: BTreeMap<&str, Fields<'_>> = DEFINITION
+            .lines()
+            .filter_map(|line| line.trim().split_once(' '))
+            .map(|(name, fields)| {
+                let fields = fields.split_whitespace().map(|field| {
+                    let (field, of) = field.rsplit_once(':').unwrap();
+                    let (name, number) = field.rsplit_once('=').unwrap();
+                    (number.parse().unwrap(), (name, of))
+                });
+                (name, fields.collect())
+            })
+            .collect();
+        let mut json: Value = serde_json::from_slice(&openapi::v2()).unwrap();
+        let protobuf = openapi::v2_protobuf().unwrap();
+        let mut decoded = read(&messages, "Document", Raw::Bytes(&protobuf));
+        for part in ["paths", "definitions"] {
+            let expected = json[part].take();
+            let got = decoded[part].take();
+            assert!(expected.as_object().is_some_and(|members| members.len() > 50), "{part}");
+            for (name, expected) in expected.as_object().unwrap() {
+                assert_eq!(&got[name], expected, "{name}");
+            }
+            assert_eq!(got.as_object().unwrap().len(), expected.as_object().unwrap().len());
+        }
+        assert_eq!(decoded, json);
+    }
+
+    #[test]
+    fn what_has_no_field_is_an_error() {
+        for (json, expected) in [
+            (r#"{"swagger":"2.0","host":"h"}"#, "no field is known for host"),
+            (r#"{"definitions":{"a":{"oneOf":[]}}}"#, "no field is known for oneOf"),
+            (r#"{"info":"2.0"}"#, "\"2.0\" is no object"),
+            (r#"{"swagger":2}"#, "2 does not fit into field 1"),
+            (r#"{"swagger":"2.0""#, "EOF while parsing an object"),
+        ] {
+            let error = document(json.as_bytes()).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}
