@@ -351,7 +351,7 @@ mod tests {
         let reset = parse(&["reset".into(), named.clone(), "--data-dir=/mnt/kedge".into()]).unwrap();
         assert_eq!(reset.data_dir, PathBuf::from("/mnt/kedge"));
         std::fs::write(&file, "data-dir: /\n").unwrap();
-        assert!(parse(&["reset".into(), named]).unwrap_err().to_string().starts_with("data-dir"));
+        assert!(parse(&["reset".into(), named]).unwrap_err().to_string().starts_with("--data-dir"));
     }
 
     #[test]

@@ -209,7 +209,7 @@ impl Tree {
             // Within the layer's root, like everything else: a link among the directories may point into the host.
             let above = path.parent().filter(|above| !above.as_os_str().is_empty());
             let found = match (above, path.file_name()) {
-                (_, None) => Ok(()),
+                (_, None) => set_time(&*self.root, Path::new("."), *mtime),
                 (None, Some(name)) => set_time(&*self.root, Path::new(name), *mtime),
                 (Some(above), Some(name)) => openat2(&*self.root, above, resolve())
                     .and_then(|directory| set_time(&directory, Path::new(name), *mtime)),
