@@ -21,8 +21,8 @@ use nix::errno::Errno;
 
 use crate::netlink::Request;
 
-/// Index of a pod's `eth0` in its namespace; loopback is 1.
-const INSIDE: u32 = 2;
+/// Index of a pod's first `eth0` in its namespace; loopback is 1. (One that is made again gets another.)
+pub(crate) const INSIDE: u32 = 2;
 const LOOPBACK: u32 = 1;
 
 /// Group of the host's ends, "kedg" in ASCII: the kernel deletes a group at once, and single links in 35 ms each.
@@ -206,16 +206,6 @@ pub(crate) fn pod_host(name: &str, bridge: u32, namespace: i32, primary: IpAddr,
         ]),
     ];
     attributes.extend(mtu.map(LinkAttribute::Mtu));
-    // Where br_netfilter is loaded (Docker does), a rewritten destination on the same bridge is bridged, not routed: a pod
-    // that reaches itself through a service needs its port to send back what came in. Settings of a port are only taken
-    // once it is one, hence the second message.
-    let hairpin = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
-        ]),
-    ];
     vec![
         Request {
             message: RouteNetlinkMessage::NewLink(link(0, true, attributes)),
@@ -223,29 +213,55 @@ pub(crate) fn pod_host(name: &str, bridge: u32, namespace: i32, primary: IpAddr,
             tolerate: None,
             what: "create link",
         },
-        Request {
-            message: RouteNetlinkMessage::NewLink(link(0, false, hairpin)),
-            flags: 0,
-            tolerate: None,
-            what: "set port",
-        },
+        hairpin(name),
     ]
+}
+
+/// Where br_netfilter is loaded (Docker does), a rewritten destination on the same bridge is bridged, not routed: a pod
+/// that reaches itself through a service needs its port to send back what came in. Settings of a port are only taken
+/// once it is one, hence a message of its own.
+fn hairpin(name: &str) -> Request {
+    let hairpin = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+        ]),
+    ];
+    Request {
+        message: RouteNetlinkMessage::NewLink(link(0, false, hairpin)),
+        flags: 0,
+        tolerate: None,
+        what: "set port",
+    }
+}
+
+/// Puts the host's end back on a bridge that was made anew.
+pub(crate) fn join_bridge(name: &str, bridge: u32) -> [Request; 2] {
+    let join = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Controller(bridge)];
+    let join = Request {
+        message: RouteNetlinkMessage::NewLink(link(0, true, join)),
+        flags: 0,
+        tolerate: None,
+        what: "join bridge",
+    };
+    [join, hairpin(name)]
 }
 
 /// The pod's half: loopback and `eth0` up, its addresses, and a default route by each gateway, which lies on the link though no
 /// address range says so.
-pub(crate) fn pod_inside(ips: &[IpAddr], gateways: &[IpAddr]) -> Vec<Request> {
-    let mut all = vec![set_link(LOOPBACK, None, None), set_link(INSIDE, None, None)];
-    all.extend(ips.iter().map(|ip| new_address(INSIDE, IpNet::from(*ip))));
+pub(crate) fn pod_inside(inside: u32, ips: &[IpAddr], gateways: &[IpAddr]) -> Vec<Request> {
+    let mut all = vec![set_link(LOOPBACK, None, None), set_link(inside, None, None)];
+    all.extend(ips.iter().map(|ip| new_address(inside, IpNet::from(*ip))));
     for gateway in gateways {
         let everything = match gateway {
             IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
             IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0)),
         };
-        all.push(new_route(INSIDE, IpNet::from(*gateway), None, None));
-        all.push(new_route(INSIDE, everything, Some(*gateway), None));
+        all.push(new_route(inside, IpNet::from(*gateway), None, None));
+        all.push(new_route(inside, everything, Some(*gateway), None));
     }
-    all.push(settle(Vec::new(), INSIDE));
+    all.push(settle(Vec::new(), inside));
     all
 }
 

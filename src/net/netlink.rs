@@ -73,6 +73,11 @@ impl Socket {
         Self::open(SockProtocol::NetlinkNetFilter, groups)
     }
 
+    /// Opens a routing socket that hears the multicast groups in the bit mask.
+    pub(crate) fn route_events(groups: u32) -> Result<Self, Error> {
+        Self::open(SockProtocol::NetlinkRoute, groups)
+    }
+
     fn open(protocol: SockProtocol, groups: u32) -> Result<Self, Error> {
         let failed = |errno: Errno| Error::Netlink { what: "open netlink socket".into(), source: errno.into() };
         let flags = if groups == 0 { SockFlag::SOCK_CLOEXEC } else { SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK };

@@ -55,6 +55,17 @@ pub(crate) fn make<'a>(
     made.map_err(Failure::Home)
 }
 
+/// Opens a socket in the namespace that is pinned there. The calling thread is back in `home` when this returns.
+pub(crate) fn enter(pin: &Path, home: &OwnedFd) -> Result<Made, Failure> {
+    let namespace = File::open(pin).map(OwnedFd::from).map_err(|e| Failure::Home(Error::io("open", pin)(e)))?;
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
+        .map_err(|e| Failure::Home(Error::Namespace { what: "enter a pod's network", source: e.into() }))?;
+    let socket = Socket::route();
+    setns(home.as_fd(), CloneFlags::CLONE_NEWNET)
+        .map_err(|e| Failure::Astray(Error::Namespace { what: "return to the host's network", source: e.into() }))?;
+    Ok(Made { namespace, socket: socket.map_err(Failure::Home)? })
+}
+
 fn inside<'a>(pin: &Path, sysctls: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Made, Error> {
     mount(Some(HERE), pin, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .map_err(|e| Error::io("mount", pin)(e.into()))?;

@@ -11,7 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    Config, Error, PodNet, PodSpec, ServiceTable, host, sysctl, watch,
+    Config, Error, PodNet, PodSpec, ServiceTable, host, sysctl,
+    watch::{self, Watched},
     worker::{Command, Worker},
 };
 
@@ -24,7 +25,7 @@ const QUEUE: usize = 256;
 pub struct Network {
     queue: mpsc::Sender<Command>,
     config: Arc<Config>,
-    _watch: Arc<Watch>,
+    _watches: Arc<[Watch; 2]>,
 }
 
 /// Ends the task with the last handle.
@@ -65,8 +66,9 @@ impl Network {
         });
         thread.map_err(|source| Error::Namespace { what: "start the network thread", source })?;
         let own = started.await.map_err(|_| Error::Closed)??;
-        let watch = watch::start(queue.downgrade(), own)?;
-        Ok(Self { queue, config, _watch: Arc::new(Watch(watch)) })
+        let watch = |watched| watch::start(queue.downgrade(), watched).map(Watch);
+        let watches = [watch(Watched::Table { own })?, watch(Watched::Links)?];
+        Ok(Self { queue, config, _watches: Arc::new(watches) })
     }
 
     /// The configuration in force: without IPv6 ranges when the host has no IPv6.

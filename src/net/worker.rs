@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    Backends, Config, Error, Frontend, PREFIX, PodNet, PodSpec, Protocol, ServiceTable, config, conntrack,
-    dns::DNS_PORT, host, ipam::Pool, links, netlink::Socket, netns, nft, sysctl,
+    BRIDGE, Backends, Config, Error, Frontend, PREFIX, PodNet, PodSpec, Protocol, ServiceTable, config, conntrack,
+    dns::DNS_PORT, host, ipam::Pool, links, netlink::Socket, netns, nft, sysctl, watch::Outcome,
 };
 
 /// What the handle asks for.
@@ -25,8 +25,10 @@ pub(crate) enum Command {
     Pods(oneshot::Sender<Vec<PodNet>>),
     SetServices(ServiceTable, oneshot::Sender<Result<(), Error>>),
     LeadDns(Vec<SocketAddr>, oneshot::Sender<Result<(), Error>>),
-    /// Somebody else deleted our table.
-    TableLost,
+    /// Somebody else changed our table; words for the log.
+    TableChanged(String, oneshot::Sender<Outcome>),
+    /// A link of ours may have gone; words for the log.
+    LinksChanged(String, oneshot::Sender<Outcome>),
 }
 
 /// A pod as the state folder holds it.
@@ -112,14 +114,29 @@ impl Worker {
                     }
                     drop(reply.send(told));
                 }
-                Command::TableLost => {
-                    warn!("nft table kedge was deleted by somebody else: loading it again");
+                Command::TableChanged(what, reply) => {
+                    warn!(what, "nft table kedge was changed by somebody else: loading it again");
                     self.table.distrust();
                     self.services.get_or_insert_default();
-                    if let Err(error) = self.tell() {
-                        warn!(error = &error as &dyn std::error::Error, "nft table kedge could not be loaded again");
+                    let told = self.tell();
+                    if let Err(error) = &told {
+                        warn!(error = error as &dyn std::error::Error, "nft table kedge could not be loaded again");
                     }
+                    let _ = reply.send(if told.is_ok() { Outcome::Mended } else { Outcome::Failed });
                 }
+                Command::LinksChanged(what, reply) => match self.mend(&what) {
+                    Ok(outcome) => {
+                        let _ = reply.send(outcome);
+                    }
+                    Err(netns::Failure::Home(error)) => {
+                        warn!(what, error = &error as &dyn std::error::Error, "pod links could not be mended");
+                        let _ = reply.send(Outcome::Failed);
+                    }
+                    Err(netns::Failure::Astray(error)) => {
+                        warn!(%error, "the network thread cannot return to its namespace and ends");
+                        return;
+                    }
+                },
             }
         }
     }
@@ -160,6 +177,13 @@ impl Worker {
                 netns::unpin(&pin)?;
             }
         }
+        // The bridge may have been made anew: a port that is on it already is not disturbed.
+        for record in self.pods.values() {
+            let link = &record.net.link;
+            if let Err(error) = self.route.batch(link, &links::join_bridge(link, self.bridge)) {
+                warn!(link, error = &error as &dyn std::error::Error, "a pod's link could not be put on the bridge");
+            }
+        }
         if !self.pods.is_empty() {
             info!(pods = self.pods.len(), "pod networks adopted");
         }
@@ -173,6 +197,19 @@ impl Worker {
         if let Some(record) = self.pods.get_mut(&spec.id) {
             let former = std::mem::replace(&mut record.spec, spec.clone());
             let answer = record.net.clone();
+            // The fact, not the memory: pin or link may have been taken away, and the new sandbox needs both.
+            let linked = match self.links() {
+                Ok(links) => links.contains_key(&answer.link),
+                Err(error) => return Ok(Err(error)),
+            };
+            if !linked || !netns::is_pinned(&answer.netns) {
+                warn!(pod = spec.id, "the pod's network namespace or link is gone: both are made again");
+                return match self.build(&spec.id) {
+                    Ok(net) => Ok(self.tell().map(|()| net)),
+                    Err(netns::Failure::Home(error)) => Ok(Err(error)),
+                    Err(netns::Failure::Astray(error)) => Err(Astray(error)),
+                };
+            }
             if former == spec {
                 return Ok(Ok(answer));
             }
@@ -218,12 +255,50 @@ impl Worker {
             }
             other => other.map_err(home)?,
         }
-        made.socket.batch(id, &links::pod_inside(&net.ips, &net.gateways)).map_err(home)?;
+        made.socket.batch(id, &links::pod_inside(links::INSIDE, &net.ips, &net.gateways)).map_err(home)?;
         self.route.batch(&net.link, &links::settle_host(&net.link, self.bridge)).map_err(home)?;
         if !spec.host_ports.is_empty() {
             self.tell().map_err(home)?;
         }
         Ok(net)
+    }
+
+    /// Looks at bridge and pod links as they are, and makes again what is missing.
+    fn mend(&mut self, what: &str) -> Result<Outcome, netns::Failure> {
+        let home = netns::Failure::Home;
+        let present = self.links().map_err(home)?;
+        let damage = damage(self.bridge, &present, self.pods.values().map(|r| &r.net));
+        if damage == Damage::default() {
+            return Ok(Outcome::Whole);
+        }
+        let Damage { bridge, rejoin, relink } = damage;
+        warn!(
+            what,
+            bridge,
+            ports = rejoin.len(),
+            links = relink.len(),
+            "links were changed by somebody else: made again"
+        );
+        if bridge {
+            self.bridge = host::bring_up(&self.config, &mut self.route).map_err(home)?;
+        }
+        for name in &rejoin {
+            self.route.batch(name, &links::join_bridge(name, self.bridge)).map_err(home)?;
+        }
+        for net in relink {
+            if !netns::is_pinned(&net.netns) {
+                warn!(pod = net.id, "the pod's network namespace has gone too: its next sandbox gets a new one");
+                continue;
+            }
+            let Some(primary) = net.ips.first().copied() else { continue };
+            let mut inner = netns::enter(&net.netns, &self.home)?;
+            let host = links::pod_host(&net.link, self.bridge, inner.namespace.as_raw_fd(), primary, self.config.mtu);
+            self.route.batch(&net.link, &host).map_err(home)?;
+            let inside = host::link_names(&mut inner.socket).map_err(home)?.remove("eth0").unwrap_or(links::INSIDE);
+            inner.socket.batch(&net.id, &links::pod_inside(inside, &net.ips, &net.gateways)).map_err(home)?;
+            self.route.batch(&net.link, &links::settle_host(&net.link, self.bridge)).map_err(home)?;
+        }
+        Ok(Outcome::Mended)
     }
 
     fn allot(&mut self, id: &str) -> Result<PodNet, Error> {
@@ -328,6 +403,29 @@ impl Worker {
     }
 }
 
+/// What is missing of the links that should be there.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Damage {
+    /// The bridge has gone, or is another than the one we made.
+    bridge: bool,
+    /// Host ends that stand without their bridge.
+    rejoin: Vec<String>,
+    /// Pods whose pair of links has gone.
+    relink: Vec<PodNet>,
+}
+
+fn damage<'a>(bridge: u32, present: &BTreeMap<String, u32>, pods: impl Iterator<Item = &'a PodNet>) -> Damage {
+    let mut damage = Damage { bridge: present.get(BRIDGE) != Some(&bridge), ..Damage::default() };
+    for net in pods {
+        if !present.contains_key(&net.link) {
+            damage.relink.push(net.clone());
+        } else if damage.bridge {
+            damage.rejoin.push(net.link.clone());
+        }
+    }
+    damage
+}
+
 /// The thread is in a foreign namespace.
 struct Astray(Error);
 
@@ -378,4 +476,34 @@ fn pods_dir(config: &Config) -> PathBuf {
 
 fn record_file(config: &Config, id: &str) -> PathBuf {
     pods_dir(config).join(format!("{id}.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_what_is_missing() {
+        let pod = |id: &str, link: &str| PodNet {
+            id: id.into(),
+            netns: PathBuf::new(),
+            ips: Vec::new(),
+            gateways: Vec::new(),
+            link: link.into(),
+        };
+        let pods = [pod("a", "kedge-a"), pod("b", "kedge-b")];
+        let see = |links: &[(&str, u32)]| {
+            let present = links.iter().map(|(name, index)| ((*name).to_owned(), *index)).collect();
+            damage(3, &present, pods.iter())
+        };
+        assert_eq!(see(&[(BRIDGE, 3), ("kedge-a", 4), ("kedge-b", 5)]), Damage::default());
+        let lost = see(&[(BRIDGE, 3), ("kedge-a", 4)]);
+        assert_eq!(lost, Damage { relink: vec![pods[1].clone()], ..Damage::default() });
+        // No bridge, and one of the same name that somebody else made.
+        for other in ["eth0", BRIDGE] {
+            let lost = see(&[(other, 9), ("kedge-a", 4)]);
+            let relink = vec![pods[1].clone()];
+            assert_eq!(lost, Damage { bridge: true, rejoin: vec!["kedge-a".into()], relink });
+        }
+    }
 }

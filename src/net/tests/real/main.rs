@@ -5,6 +5,7 @@
 
 mod dns;
 mod host;
+mod mend;
 mod pods;
 mod services;
 mod table;
