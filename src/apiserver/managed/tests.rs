@@ -1,3 +1,5 @@
+//! Managed fields as tables and as laws: sets, their text, and who owns what after each kind of write.
+
 use serde_json::json;
 use types::registry::by_kind;
 use types::status::Status;
