@@ -91,11 +91,15 @@ func typed(c *cluster) {
 		Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
 		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
 			Containers: []corev1.Container{{Name: "c", Image: "kedge.test/none:1"}}}}}}, metav1.CreateOptions{}))
-	scale := got(deployments.GetScale(ctx, "d", metav1.GetOptions{}))
-	check(scale.Spec.Replicas == 0 && scale.Status.Selector == "app=d", "scale: %v", scale)
-	scaled := got(deployments.UpdateScale(ctx, "d", &autoscalingv1.Scale{ObjectMeta: scale.ObjectMeta,
-		Spec: autoscalingv1.ScaleSpec{Replicas: 0}}, metav1.UpdateOptions{}))
-	check(scaled.Name == "d", "scaled: %v", scaled)
+	// Its controller writes at the same time.
+	must(retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		scale := got(deployments.GetScale(ctx, "d", metav1.GetOptions{}))
+		check(scale.Spec.Replicas == 0 && scale.Status.Selector == "app=d", "scale: %v", scale)
+		scaled, err := deployments.UpdateScale(ctx, "d", &autoscalingv1.Scale{ObjectMeta: scale.ObjectMeta,
+			Spec: autoscalingv1.ScaleSpec{Replicas: 0}}, metav1.UpdateOptions{})
+		check(err != nil || scaled.Name == "d", "scaled: %v", scaled)
+		return err
+	}))
 	must(deployments.Delete(ctx, "d", metav1.DeleteOptions{}))
 }
 
