@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use types::registry::{GroupVersionKind, Kind, Scope, WriteClass};
 use types::status::Status;
 
@@ -57,18 +57,7 @@ pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<A
         } else {
             super::patch::patched(ask, &SCALE_KIND, &autoscaling::scale_of(&live.object), body)?
         };
-        let named = object::meta(&scale, "name");
-        if !named.is_empty() && named != ask.name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({named}) does not match the name on the URL ({})",
-                ask.name
-            )));
-        }
-        let hooks = hooks::named("autoscaling", "Scale").unwrap_or(&hooks::Hooks::NEUTRAL);
-        let errors = (hooks.validate)(&scale);
-        if !errors.is_empty() {
-            return Err(Status::invalid(&SCALE_KIND, ask.name, &errors));
-        }
+        check(ask, &scale, true)?;
         let conditional = put && !object::meta(&scale, "resourceVersion").is_empty();
         let mut new = live.object.clone();
         autoscaling::apply(&mut new, &scale);
@@ -80,6 +69,20 @@ pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<A
         }
     }
     Err(Status::conflict(ask.kind, ask.name, types::status::OBJECT_MODIFIED))
+}
+
+/// A Scale that was given is the URL's and valid. `nameless`: the name may be left out.
+fn check(ask: &Ask<'_>, scale: &Value, nameless: bool) -> Result<(), Status> {
+    let named = object::meta(scale, "name");
+    if named != ask.name && !(nameless && named.is_empty()) {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({named}) does not match the name on the URL ({})",
+            ask.name
+        )));
+    }
+    let hooks = hooks::named("autoscaling", "Scale").unwrap_or(&hooks::Hooks::NEUTRAL);
+    let errors = (hooks.validate)(scale);
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&SCALE_KIND, ask.name, &errors)) }
 }
 
 /// The Scale of an answered workload.
@@ -101,18 +104,7 @@ async fn apply(ask: &mut Ask<'_>, body: &Bytes, dry_run: bool) -> Result<Answer,
         let live = Live::open(ask.current()?)?;
         let scale =
             managed::applied(None, &config, &Writer { kind: &SCALE_KIND, ..ask.writer(&manager) }, true)?.object;
-        let named = object::meta(&scale, "name");
-        if named != ask.name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({named}) does not match the name on the URL ({})",
-                ask.name
-            )));
-        }
-        let hooks = hooks::named("autoscaling", "Scale").unwrap_or(&hooks::Hooks::NEUTRAL);
-        let errors = (hooks.validate)(&scale);
-        if !errors.is_empty() {
-            return Err(Status::invalid(&SCALE_KIND, ask.name, &errors));
-        }
+        check(ask, &scale, false)?;
         // What the configuration says of the workload itself.
         let mut parent = json!({"apiVersion": ask.kind.gvk().api_version(), "kind": ask.kind.kind});
         if let Some(replicas) = config["spec"].get("replicas") {
