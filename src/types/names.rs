@@ -10,16 +10,16 @@ pub const SUBDOMAIN_MAX: usize = 253;
 pub const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
 
 const LABEL_FORM: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
-const SUBDOMAIN_FORM: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+pub const SUBDOMAIN_FORM: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
 const DNS1035_FORM: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 const QUALIFIED_FORM: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const LABEL_VALUE_FORM: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
 
-fn too_long(max: usize) -> String {
+pub fn too_long(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
-fn form(what: &str, regex: &str, examples: &[&str]) -> String {
+pub fn form(what: &str, regex: &str, examples: &[&str]) -> String {
     let examples: Vec<String> = examples.iter().map(|e| format!("'{e}'")).collect();
     format!("{what} (e.g. {}, regex used for validation is '{regex}')", examples.join(",  or "))
 }

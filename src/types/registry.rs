@@ -8,7 +8,9 @@
 use std::borrow::Cow;
 
 mod built_in;
+mod groups;
 pub use built_in::BUILT_IN;
+pub use groups::{DEFAULT_GROUP_PRIORITY, DEFAULT_VERSION_PRIORITY, GROUP_VERSIONS, GroupVersion};
 
 type Text = Cow<'static, str>;
 type Texts = Cow<'static, [Text]>;

@@ -4,10 +4,12 @@
 
 use serde_json::Value;
 use types::field::{FieldError, Path};
+use types::names;
 
-use super::json::{get, int, list, text};
+use super::json::{get, int, list, same, text};
 
 pub const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+pub const IMMUTABLE: &str = "field is immutable";
 pub const PORT_RANGE: &str = "must be between 1 and 65535, inclusive";
 
 pub type Errors = Vec<FieldError>;
@@ -109,4 +111,28 @@ pub fn port_name(name: &str) -> Vec<String> {
 pub fn items<'a>(object: &'a Value, field: &str, path: &Path) -> impl Iterator<Item = (Path, &'a Value)> {
     let path = path.child(field);
     list(object, field).iter().enumerate().map(move |(i, item)| (path.index(i), item))
+}
+
+/// The field is what it was.
+pub fn immutable(errors: &mut Errors, new: &Value, old: &Value, field: &str, path: &Path) {
+    if !same(get(new, field), get(old, field)) {
+        errors.push(FieldError::invalid(&path.child(field), get(new, field), IMMUTABLE));
+    }
+}
+
+/// `acme.io/foo`: a domain and a path in it. Source: `IsDomainPrefixedPath`.
+pub fn domain_prefixed_path(value: &str, path: &Path, errors: &mut Errors) {
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    let Some((host, rest)) = value.split_once('/').filter(|(host, rest)| !host.is_empty() && !rest.is_empty()) else {
+        errors.push(FieldError::invalid(path, value, "must be a domain-prefixed path (such as \"acme.io/foo\")"));
+        return;
+    };
+    wrong(errors, path, host, names::dns1123_subdomain(host));
+    if !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        let form = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
+        errors.push(FieldError::invalid(path, rest, format!("Invalid path (regex used for validation is '{form}')")));
+    }
 }

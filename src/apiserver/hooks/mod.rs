@@ -21,26 +21,40 @@ use serde_json::Value;
 use types::field::FieldError;
 use types::registry::Kind;
 
+use crate::auth::identity::Identity;
+
+pub mod addresses;
+pub mod admissionregistration;
+pub mod apiextensions;
+pub mod apiregistration;
 pub mod apps;
 pub mod autoscaling;
+pub mod certificates;
 pub mod check;
+pub mod conditions;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
+pub mod flowcontrol;
 pub mod json;
 pub mod metadata;
+pub mod networking;
+pub mod node;
 pub mod policy;
 pub mod rbac;
+pub mod resource;
 pub mod reviews;
 pub mod scheduling;
 pub mod selectors;
+pub mod storage;
 pub mod strategy;
 
 /// What a hook may know besides the object.
 pub struct Context<'a> {
     /// The subresource that is written, empty for the object itself.
     pub subresource: &'a str,
-    pub user: &'a str,
+    /// Who writes.
+    pub identity: &'a Identity,
     pub now: jiff::Timestamp,
 }
 
@@ -60,6 +74,8 @@ pub struct Hooks {
     pub prepare_update: fn(&mut Value, &Value, &Context),
     /// Whether the object is valid by itself. Metadata is checked by [`metadata`].
     pub validate: fn(&Value) -> Vec<FieldError>,
+    /// What is asked of new objects only. `validate` has run.
+    pub validate_create: fn(&Value, &Context) -> Vec<FieldError>,
     /// Whether the change is allowed (immutable fields …). Arguments: new, old, context. `validate` has run, except for
     /// writes of a subresource.
     pub validate_update: fn(&Value, &Value, &Context) -> Vec<FieldError>,
@@ -75,6 +91,8 @@ pub struct Hooks {
     pub grace_seconds: Option<fn(&Value, Option<i64>) -> i64>,
     /// Texts for `Warning` headers.
     pub warnings: fn(&Value) -> Vec<String>,
+    /// Those that are said of new objects only.
+    pub warnings_create: fn(&Value) -> Vec<String>,
     /// Said to everyone who uses the kind, whatever the verb; empty for kinds in good standing.
     pub deprecated: &'static str,
 }
@@ -86,6 +104,7 @@ impl Hooks {
         prepare_create: |_, _| {},
         prepare_update: |_, _, _| {},
         validate: |_| Vec::new(),
+        validate_create: |_, _| Vec::new(),
         validate_update: |_, _, _| Vec::new(),
         validate_name: types::names::dns1123_subdomain,
         create_on_update: false,
@@ -93,6 +112,7 @@ impl Hooks {
         delete_returns_object: false,
         grace_seconds: None,
         warnings: |_| Vec::new(),
+        warnings_create: |_| Vec::new(),
         deprecated: "",
     };
 }
@@ -134,6 +154,17 @@ pub fn named(group: &str, kind: &str) -> Option<&'static Hooks> {
         ("scheduling.k8s.io", "PriorityClass") => &scheduling::PRIORITY_CLASS,
         ("coordination.k8s.io", "Lease") => &coordination::LEASE,
         ("discovery.k8s.io", "EndpointSlice") => &discovery::ENDPOINT_SLICE,
+        ("admissionregistration.k8s.io", kind) => return admissionregistration::named(kind),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &apiextensions::CUSTOM_RESOURCE_DEFINITION,
+        ("apiregistration.k8s.io", "APIService") => &apiregistration::API_SERVICE,
+        ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::SIGNING_REQUEST,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flowcontrol::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &flowcontrol::PRIORITY_LEVEL,
+        ("networking.k8s.io", kind) => return networking::named(kind),
+        ("node.k8s.io", "RuntimeClass") => &node::RUNTIME_CLASS,
+        ("policy", "PodDisruptionBudget") => &policy::DISRUPTION_BUDGET,
+        ("resource.k8s.io", kind) => return resource::named(kind),
+        ("storage.k8s.io", kind) => return storage::named(kind),
         _ => return None,
     })
 }

@@ -1,5 +1,7 @@
 //! Promises about all kinds at once.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 use types::registry::{BUILT_IN, by_kind};
 
@@ -19,7 +21,8 @@ fn every_registry_entry_has_hooks() {
 }
 
 fn context(subresource: &str) -> Context<'_> {
-    Context { subresource, user: "tester", now: jiff::Timestamp::UNIX_EPOCH }
+    static TESTER: LazyLock<Identity> = LazyLock::new(|| Identity::new("tester", &[]));
+    Context { subresource, identity: &TESTER, now: jiff::Timestamp::UNIX_EPOCH }
 }
 
 /// A valid object of each kind that has something to check, as its writer would send it.
@@ -52,9 +55,14 @@ fn good(group: &str, kind: &str) -> Value {
         ("authorization.k8s.io", _) => {
             json!({"spec": {"user": "ann", "nonResourceAttributes": {"path": "/healthz", "verb": "get"}}})
         }
-        _ => json!({}),
+        _ => others::good(group, kind),
     };
-    object["metadata"] = json!({"name": "web", "namespace": "shop"});
+    let name = match kind {
+        "IPAddress" => "10.96.0.7",
+        "APIService" => "v1.acme.io",
+        _ => "web",
+    };
+    object["metadata"] = json!({"name": name, "namespace": "shop"});
     object
 }
 
@@ -76,6 +84,7 @@ fn good_objects_are_valid_and_defaulting_is_idempotent() {
         assert_eq!(object, created, "{} defaults after creation", kind.kind);
         assert_eq!(metadata::validate(kind, &object), Vec::new(), "{}", kind.kind);
         assert_eq!((hooks.validate)(&object), Vec::new(), "{}", kind.kind);
+        assert_eq!((hooks.validate_create)(&object, &context("")), Vec::new(), "{}", kind.kind);
         // writing the same again changes nothing and is allowed
         let mut again = object.clone();
         (hooks.prepare_update)(&mut again, &object, &context(""));
@@ -89,9 +98,28 @@ fn good_objects_are_valid_and_defaulting_is_idempotent() {
             (hooks.prepare_create)(&mut object, &context(""));
             (hooks.prepare_update)(&mut object, &json!({"spec": []}), &context("status"));
             (hooks.validate)(&object);
+            (hooks.validate_create)(&object, &context(""));
+            (hooks.warnings_create)(&object);
             (hooks.validate_update)(&object, &json!(3), &context(""));
             (hooks.warnings)(&object);
         }
+    }
+}
+
+/// Changes the good object of a kind and expects exactly these errors of the change itself.
+fn check_update(group: &str, kind: &str, subresource: &str, rows: &[(Value, &[&str])]) {
+    let hooks = named(group, kind).unwrap();
+    let mut old = good(group, kind);
+    (hooks.default)(&mut old);
+    (hooks.prepare_create)(&mut old, &context(""));
+    for (change, expected) in rows {
+        let mut new = old.clone();
+        merge(&mut new, change);
+        (hooks.default)(&mut new);
+        (hooks.prepare_update)(&mut new, &old, &context(subresource));
+        let errors: Vec<String> =
+            (hooks.validate_update)(&new, &old, &context(subresource)).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, *expected, "{change}");
     }
 }
 
@@ -102,7 +130,9 @@ fn check(group: &str, kind: &str, rows: &[(Value, &[&str])]) {
         let mut object = good(group, kind);
         merge(&mut object, change);
         (hooks.default)(&mut object);
-        let errors: Vec<String> = (hooks.validate)(&object).iter().map(ToString::to_string).collect();
+        let mut errors = (hooks.validate)(&object);
+        errors.extend((hooks.validate_create)(&object, &context("")));
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(errors, *expected, "{change}");
     }
 }
@@ -209,7 +239,8 @@ fn status_and_spec_are_written_apart() {
         let mut by_object = new.clone();
         (hooks.prepare_update)(&mut by_object, &old, &context(""));
         assert_eq!(json::get(json::get(&by_object, "status"), "marker"), &Value::Null, "{}", kind.kind);
-        if kind.kind != "Namespace" {
+        // what was asked of a signer is never changed
+        if !["Namespace", "CertificateSigningRequest"].contains(&&*kind.kind) {
             assert_eq!(by_object["spec"]["marker"], "new", "{}", kind.kind);
         }
         let generation = |o: &Value| o["metadata"]["generation"].as_i64();
@@ -221,5 +252,7 @@ fn status_and_spec_are_written_apart() {
 }
 
 mod kinds;
+mod networking;
+mod others;
 mod pods;
 mod services;

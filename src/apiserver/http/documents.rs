@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use types::status::Status;
 
 use super::query::Query;
-use super::router::Resource;
 use super::{discovery, health, respond};
 use crate::Body;
 use crate::codec::Accepted;
@@ -91,25 +90,6 @@ pub fn answer(
 fn json_only(headers: &HeaderMap, value: &Value) -> Result<Response<Body>, Status> {
     accepts_json(headers)?;
     Ok(respond::value(200, &Accepted::JSON, value))
-}
-
-/// The list of custom kinds, of which there are none. kubectl asks for it without a look at discovery, which does not name
-/// it, when a manifest's kind is not in a group that is served. After a 404 it would blame that list; told that there are
-/// none it says what its user has to know: `no matches for kind`.
-///
-/// Source: cli-runtime `pkg/resource/query_param_verifier.go`, `crd_finder.go`.
-pub fn custom_kinds(
-    resource: &Resource<'_>,
-    verb: &str,
-    headers: &HeaderMap,
-) -> Option<Result<Response<Body>, Status>> {
-    let Resource { group, version, plural, namespace, .. } = *resource;
-    let asked = (group, version, plural, namespace, verb);
-    (asked == ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "", "list")).then(|| {
-        let kind = "CustomResourceDefinitionList";
-        let list = json!({"apiVersion": format!("{group}/{version}"), "kind": kind, "metadata": {}, "items": []});
-        json_only(headers, &list)
-    })
 }
 
 fn legacy(shared: &Shared, segments: &[&str]) -> Result<Value, Status> {

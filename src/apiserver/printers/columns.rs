@@ -2,6 +2,8 @@
 
 use types::registry::Kind;
 
+mod others;
+
 /// One column. Those with a priority above zero are shown with `-o wide` only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column {
@@ -152,6 +154,6 @@ pub fn named(group: &str, kind: &str) -> &'static [Column] {
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => BINDING,
         ("coordination.k8s.io", "Lease") => LEASE,
         ("scheduling.k8s.io", "PriorityClass") => PRIORITY_CLASS,
-        _ => UNKNOWN,
+        _ => others::named(group, kind),
     }
 }

@@ -78,7 +78,7 @@ impl<'a> Ask<'a> {
 
     pub fn context(&self) -> crate::hooks::Context<'a> {
         // The lifetimes of the identity and of the path are the request's.
-        crate::hooks::Context { subresource: self.subresource, user: &self.identity.user, now: self.now }
+        crate::hooks::Context { subresource: self.subresource, identity: self.identity, now: self.now }
     }
 
     pub fn user(&self) -> admission::User<'a> {

@@ -121,11 +121,13 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
     (hooks.default)(&mut object);
     let mut errors = hooks::metadata::validate(ask.kind, &object);
     errors.extend((hooks.validate)(&object));
+    errors.extend((hooks.validate_create)(&object, &ask.context()));
     if !errors.is_empty() {
         return Err(Status::invalid(ask.kind, &name, &errors).into());
     }
     auth::escalation::check(&ask.shared.authorizer, ask.identity, ask.kind, &object, None, &*view)?;
     ask.warnings.extend((hooks.warnings)(&object));
+    ask.warnings.extend((hooks.warnings_create)(&object));
     let mut validation = ask.admission(Operation::Create, Some(&mut object), None, dry_run, &*view);
     validation.name = &name;
     let warnings = admission::validate(&validation)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use store::{Expect, Op, Store, Write};
 use types::field::Path;
@@ -14,6 +15,7 @@ use types::status::{Reason, Status};
 
 use super::object::{self, fill_new, meta};
 use crate::auth::bootstrap;
+use crate::hooks::{apiregistration, flowcontrol};
 use crate::managed::Managed;
 use crate::server::{ApiServer, Clock, Peer};
 use crate::{Body, Identity, hooks};
@@ -34,7 +36,17 @@ const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
     ),
 ];
 
-fn wanted() -> Vec<Value> {
+/// The range that addresses of Services are taken from, which upstream's controller of the same name writes.
+/// Source: `pkg/controlplane/controller/defaultservicecidr`.
+fn service_cidr(ranges: &[IpNet]) -> Value {
+    let cidrs: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": cidrs},
+        "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "",
+            "message": "Kubernetes default Service CIDR is ready"}]}})
+}
+
+fn wanted(ranges: &[IpNet]) -> Vec<Value> {
     let mut all: Vec<Value> = NAMESPACES
         .iter()
         .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
@@ -44,14 +56,18 @@ fn wanted() -> Vec<Value> {
             "value": value, "description": description})
     }));
     all.extend(bootstrap::objects());
+    all.extend(flowcontrol::bootstrap::objects());
+    all.extend(apiregistration::built_in());
+    all.push(service_cidr(ranges));
     all
 }
 
 /// Writes what is missing in one batch: a fresh store is ready after one flush.
-pub async fn bootstrap(store: &dyn Store, clock: &Clock) -> Result<(), store::Error> {
+pub async fn bootstrap(store: &dyn Store, clock: &Clock, ranges: &[IpNet]) -> Result<(), store::Error> {
     let (view, now) = (store.snapshot(), clock());
+    let identity = Identity::component("system:apiserver");
     let mut batch = Vec::new();
-    for mut wanted in wanted() {
+    for mut wanted in wanted(ranges) {
         let Some(kind) = kind_of(&wanted) else { continue };
         let (namespace, name) = (meta(&wanted, "namespace").to_owned(), meta(&wanted, "name").to_owned());
         let key: Arc<str> = kind.store_key(&namespace, &name).into();
@@ -60,14 +76,25 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock) -> Result<(), store::Er
                 let hooks = hooks::of(kind);
                 fill_new(&mut wanted, &namespace, now);
                 (hooks.default)(&mut wanted);
-                let context = hooks::Context { subresource: "", user: "system:apiserver", now };
+                let context = hooks::Context { subresource: "", identity: &identity, now };
+                let status = wanted.as_object_mut().and_then(|object| object.remove("status"));
                 (hooks.prepare_create)(&mut wanted, &context);
+                if let Some(mut status) = status {
+                    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+                        condition["lastTransitionTime"] = types::time::rfc3339(now).into();
+                    }
+                    wanted["status"] = status;
+                }
                 // Nobody owns what was there before anybody came.
                 (wanted, Managed::default(), Expect::Absent)
             }
             Some(entry) => {
                 let Ok((stored, managed)) = object::open(&entry) else { continue };
-                match bootstrap::reconcile(&stored, &wanted) {
+                let reconcile = match &*kind.group {
+                    "flowcontrol.apiserver.k8s.io" => flowcontrol::bootstrap::reconcile,
+                    _ => bootstrap::reconcile,
+                };
+                match reconcile(&stored, &wanted) {
                     Some(merged) => (merged, managed, Expect::At(entry.modified)),
                     None => continue,
                 }

@@ -1,11 +1,15 @@
-//! The entries. Order is discovery order: core first, then groups by upstream's priority, resources by name.
+//! The entries. They are put into discovery order, by group and version; within those they stay as they are written: by name.
 //!
 //! To add a kind see docs/checklists/new-kind.md.
 
 use std::borrow::Cow::{Borrowed, Owned};
 use std::sync::LazyLock;
 
-use super::{GroupVersionKind, Kind, Scope, Subresource, Text, Verb, WriteClass};
+use super::{GroupVersionKind, Kind, Scope, Subresource, Text, Verb, WriteClass, groups};
+
+mod devices;
+mod network;
+mod server;
 
 const NONE: &[Text] = &[];
 const ALL: &[Text] = &[Borrowed("all")];
@@ -70,7 +74,7 @@ const EVENT_FIELDS: &[Text] = &[
 
 /// Every built-in kind, in discovery order.
 pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
-    vec![
+    let mut all = vec![
         // core/v1
         Kind { verbs: Borrowed(CREATE), stored: false, ..base("", "Binding", "bindings", "binding") },
         Kind {
@@ -236,5 +240,8 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
             storage_version_hash: Borrowed("qgS0xkrxYAI="),
             ..base("discovery.k8s.io", "EndpointSlice", "endpointslices", "endpointslice")
         },
-    ]
+    ];
+    all.extend([network::kinds(), devices::kinds(), server::kinds()].into_iter().flatten());
+    all.sort_by_key(|k| groups::position(&k.group, &k.version));
+    all
 });

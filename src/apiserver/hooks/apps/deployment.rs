@@ -105,11 +105,11 @@ fn rolling_update(rolling: &Value, path: &Path, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn number(v: &Value) -> Option<i64> {
+pub fn number(v: &Value) -> Option<i64> {
     v.as_i64().or_else(|| v.as_str()?.strip_suffix('%')?.parse().ok())
 }
 
-fn int_or_percent(v: &Value, path: &Path, errors: &mut Vec<FieldError>) {
+pub fn int_or_percent(v: &Value, path: &Path, errors: &mut Vec<FieldError>) {
     match v {
         Value::String(s) => {
             let valid = s.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));

@@ -8,9 +8,12 @@ use super::cells::{NONE, capped, containers, created, number, or, selector};
 use crate::hooks::json::{at, boolean, get, int, list, map_len, text};
 
 mod event;
+mod ingress;
 mod network;
 mod node;
+mod others;
 mod pod;
+mod storage;
 
 pub fn row(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Row {
     named(&kind.group, &kind.kind, object, now)
@@ -36,9 +39,16 @@ pub fn named(group: &str, kind: &str, object: &Value, now: jiff::Timestamp) -> R
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => binding(object, now),
         ("coordination.k8s.io", "Lease") => with_age(object, now, [text(get(object, "spec"), "holderIdentity").into()]),
         ("scheduling.k8s.io", "PriorityClass") => priority_class(object, now),
-        _ => vec![name(object), text(get(object, "metadata"), "creationTimestamp").into()],
+        ("networking.k8s.io", _) => ingress::cells(kind, object, now).unwrap_or_else(|| unknown(object)),
+        ("storage.k8s.io", _) => storage::cells(kind, object, now).unwrap_or_else(|| unknown(object)),
+        _ => others::cells(group, kind, object, now).unwrap_or_else(|| unknown(object)),
     };
     Row { cells, conditions: Vec::new() }
+}
+
+/// What is shown of a kind without columns of its own.
+fn unknown(object: &Value) -> Vec<Value> {
+    vec![name(object), text(get(object, "metadata"), "creationTimestamp").into()]
 }
 
 fn name(object: &Value) -> Value {

@@ -356,17 +356,6 @@ async fn openapi_documents_are_tagged_and_found_by_their_hash() {
 }
 
 #[tokio::test]
-async fn there_are_no_custom_kinds() {
-    let server = Server::start().await;
-    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    let list = server.admin().get(path).await.expect(200).json();
-    assert_eq!((&list["kind"], &list["items"]), (&json!("CustomResourceDefinitionList"), &json!([])));
-    for path in [&format!("{path}/a.b.c"), &format!("{path}?watch=1"), "/apis/apiextensions.k8s.io/v1"] {
-        server.admin().get(path).await.expect(404);
-    }
-}
-
-#[tokio::test]
 async fn a_head_has_no_body_and_a_wrong_method_is_named() {
     let server = Server::start().await;
     let admin = server.admin();

@@ -29,7 +29,7 @@ pub fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
     spread(spec, path, errors);
 }
 
-fn toleration(toleration: &Value, path: &Path, errors: &mut Errors) {
+pub fn toleration(toleration: &Value, path: &Path, errors: &mut Errors) {
     let (key, operator) = (text(toleration, "key"), text(toleration, "operator"));
     let (value, effect) = (text(toleration, "value"), text(toleration, "effect"));
     if !key.is_empty() {

@@ -19,6 +19,11 @@ const OLD_NODE_LABELS: &[(&str, &str)] = &[
     ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
 ];
 
+/// What is said of a label that nodes no longer have.
+pub fn old_node_label(key: &str) -> Option<&'static str> {
+    OLD_NODE_LABELS.iter().find(|(label, _)| *label == key).map(|(_, words)| *words)
+}
+
 pub fn pod(pod: &Value) -> Vec<String> {
     let mut warnings = name(pod, "the Pod's hostname");
     spec(get(pod, "spec"), &Path::new("spec"), &mut warnings);
