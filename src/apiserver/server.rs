@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 
-use ::http::header::{ACCEPT, HeaderValue};
+use ::http::header::{ACCEPT, HeaderValue, USER_AGENT};
 use ::http::{HeaderMap, Method, Request, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -21,7 +21,7 @@ use crate::auth::rbac::{self, Rbac};
 use crate::auth::review;
 use crate::auth::token::Tokens;
 use crate::auth::{Attributes, Authorizer, Target};
-use crate::codec::{Accepted, As, Media};
+use crate::codec::{Accepted, As};
 use crate::http::body::Body;
 use crate::http::metrics::Metrics;
 use crate::http::query::{Query, percent_decode};
@@ -115,6 +115,7 @@ pub struct Shared {
     pub(crate) tokens: Tokens,
     pub(crate) allocator: Allocator,
     pub(crate) metrics: Metrics,
+    pub(crate) frames: verbs::frame::Frames,
     in_flight: Semaphore,
     /// Cancelled when the server begins to stop.
     pub(crate) stop: CancellationToken,
@@ -151,6 +152,7 @@ impl ApiServer {
             tokens,
             allocator,
             metrics: Metrics::default(),
+            frames: verbs::frame::Frames::default(),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             stop: CancellationToken::new(),
         });
@@ -177,7 +179,7 @@ impl ApiServer {
     /// answer; a write that was under way may still happen.
     pub async fn call(&self, request: Request<Body>, peer: Peer) -> Response<Body> {
         let started = tokio::time::Instant::now();
-        let accepted = negotiate(request.headers());
+        let accepted = negotiate(request.headers(), &Query::parse(request.uri().query()));
         let mut trace = Trace::default();
         let audit_id = audit_id(request.headers());
         let head = request.method() == Method::HEAD;
@@ -222,7 +224,7 @@ impl ApiServer {
                 let verb = method.as_str().to_ascii_lowercase();
                 let attributes = Attributes { identity: &identity, verb: &verb, target: Target::Path(&path) };
                 shared.authorizer.authorize(&attributes, &*view).map_err(|why| attributes.forbidden(&why))?;
-                let accepted = negotiate(request.headers());
+                let accepted = negotiate(request.headers(), &query);
                 let response = documents::answer(shared, &method, &path, &query, request.headers(), accepted)?;
                 return Ok(gzip::compress(request.headers(), response));
             }
@@ -237,7 +239,7 @@ impl ApiServer {
         let subresource = sub.map_or("", |s| &*s.name);
         // What a proxied server answers is between it and the client.
         let proxied = subresource == "proxy";
-        let accepted = if proxied { Accepted::JSON } else { negotiate(request.headers())? };
+        let accepted = if proxied { Accepted::JSON } else { negotiate(request.headers(), &query)? };
         let connects = proxied || matches!(subresource, "log" | "exec" | "attach" | "portforward");
         let streaming = verb == "watch" || connects;
         let _permit =
@@ -334,8 +336,11 @@ async fn follow_roles(shared: Weak<Shared>) {
     }
 }
 
-fn negotiate(headers: &HeaderMap) -> Result<Accepted, Status> {
-    crate::codec::negotiate(headers.get(ACCEPT).and_then(|v| v.to_str().ok()))
+fn negotiate(headers: &HeaderMap, query: &Query) -> Result<Accepted, Status> {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    let accepted = crate::codec::negotiate(text(ACCEPT))?;
+    let pretty = crate::codec::negotiate::is_pretty(query.get("pretty"), text(USER_AGENT).unwrap_or_default());
+    Ok(Accepted { pretty: accepted.pretty || pretty, ..accepted })
 }
 
 /// The client's audit id, or a new one.
@@ -426,21 +431,16 @@ fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
 
 /// The answer in the shape and format that the client accepts.
 fn finish(ask: &Ask<'_>, answer: Answer) -> Result<Response<Body>, Status> {
-    let accepted = Accepted { pretty: ask.accepted.pretty || ask.query.flag("pretty"), ..ask.accepted };
-    let plain = accepted.as_ == As::Object && accepted.media == Media::Json && !accepted.pretty;
-    let (code, value) = match answer {
+    let accepted = ask.accepted;
+    let (code, text) = match answer {
         Answer::Response(response) => return Ok(response),
-        Answer::Entry { code, entry } if plain => {
-            return Ok(respond::bytes(code, accepted.content_type(), entry.value.clone()));
+        Answer::Entry { code, entry } => (code, entry.value.clone()),
+        // A Status has no other shape; what a subresource exchanges says itself what it is.
+        Answer::Object { code, value } if accepted.as_ == As::Object || value["kind"] == "Status" => {
+            return Ok(respond::value(code, &Accepted { as_: As::Object, ..accepted }, &value));
         }
-        Answer::Entry { code, entry } => (code, object::read(&entry)?),
-        Answer::Object { code, value } => (code, value),
+        Answer::Object { code, value } => (code, serde_json::to_vec(&value).map_err(Status::internal)?.into()),
     };
-    let status = value["kind"] == "Status";
-    if accepted.as_ == As::Object || status {
-        return Ok(respond::value(code, &Accepted { as_: As::Object, ..accepted }, &value));
-    }
-    let shaped = respond::shaped(ask.kind, &accepted, value, verbs::read::include_object(ask)?, ask.now);
-    let body = respond::encode(accepted.media, accepted.pretty, &shaped)?;
-    Ok(respond::bytes(code, &respond::content_type(&accepted), body))
+    let include = verbs::read::include_object(ask)?;
+    respond::shaped(code, &respond::Shape { kind: ask.kind, accepted: &accepted, include, now: ask.now }, &text)
 }

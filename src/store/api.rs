@@ -36,6 +36,13 @@ pub struct Entry {
     pub facts: Facts,
 }
 
+impl Entry {
+    /// The bytes with another revision stamped in.
+    pub fn value_at(&self, revision: Revision) -> Bytes {
+        crate::stamp::restamp(self, revision)
+    }
+}
+
 impl std::fmt::Debug for Entry {
     /// Without the value: it may be a secret, and entries end up in logs and panics.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

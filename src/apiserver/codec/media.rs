@@ -13,6 +13,10 @@ pub enum Media {
 impl Media {
     pub const ALL: &'static [&'static str] = &[Media::Json.as_str(), Media::Yaml.as_str(), Media::Protobuf.as_str()];
 
+    /// What a watch can be had in.
+    pub const STREAMED: &'static [&'static str] =
+        &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Media::Json => "application/json",

@@ -11,9 +11,11 @@ mod gojson;
 mod gojson_scan;
 pub mod media;
 pub mod negotiate;
+pub mod pieces;
 pub mod protobuf;
 mod scalar;
 mod strict;
+pub mod tape;
 mod trail;
 mod yaml;
 
@@ -143,7 +145,7 @@ fn check_kind(api_version: &str, kind: &str, expected: &GroupVersionKind) -> Res
 }
 
 /// The Go package of a group's internal types, which upstream's conversion error names.
-fn internal_package(group: &str) -> &str {
+pub(crate) fn internal_package(group: &str) -> &str {
     match group.split('.').next() {
         None | Some("") => "core",
         Some(first) => first,

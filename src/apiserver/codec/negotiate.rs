@@ -73,6 +73,16 @@ pub fn choose(accept: &str, served: &[&'static str]) -> Option<&'static str> {
     best.map(|(_, media)| media)
 }
 
+/// Whether JSON is indented: the query says so, or else the client is one that people look through.
+///
+/// Source: `negotiate.go` `isPrettyPrint`, Go `strconv.ParseBool`.
+pub fn is_pretty(parameter: Option<&str>, user_agent: &str) -> bool {
+    match parameter.filter(|p| !p.is_empty()) {
+        Some(text) => matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+        None => ["curl", "Wget", "Mozilla/5.0"].iter().any(|human| user_agent.starts_with(human)),
+    }
+}
+
 /// One media range with its quality; `None` when it asks for something that is not served.
 fn parse_range(range: &str) -> Option<(f32, Accepted)> {
     let mut parts = range.split(';').map(str::trim);
@@ -86,7 +96,7 @@ fn parse_range(range: &str) -> Option<(f32, Accepted)> {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         match name.trim() {
             "q" => quality = value.trim().parse().unwrap_or(1.0),
-            "pretty" => pretty = value == "1" || value == "true",
+            "pretty" => pretty = value == "1",
             "as" => kind = value,
             "g" => group = value,
             "v" => version = value,
@@ -123,6 +133,24 @@ mod tests {
             ("text/html, application/json;q=0", None),
         ] {
             assert_eq!(choose(accept, &["application/json", "application/a@v1"]), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn people_get_indented_json() {
+        for (parameter, agent, expected) in [
+            (None, "", false),
+            (None, "kubectl/v1.36.0", false),
+            (None, "curl/8.5.0", true),
+            (None, "Mozilla/5.0 (X11)", true),
+            (Some(""), "Wget/1.21", true),
+            (Some("false"), "curl/8.5.0", false),
+            (Some("0"), "curl/8.5.0", false),
+            (Some("true"), "", true),
+            (Some("1"), "", true),
+            (Some("yes"), "curl/8.5.0", false),
+        ] {
+            assert_eq!(is_pretty(parameter, agent), expected, "{parameter:?} {agent}");
         }
     }
 

@@ -58,6 +58,17 @@ pub struct Context<'a> {
     pub now: jiff::Timestamp,
 }
 
+/// What becomes of the objects that a deleted one owns when its DELETE does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dependents {
+    /// They are collected afterwards.
+    Collected,
+    /// They stay, without their owner.
+    Orphaned,
+    /// The kind owns nothing: what a DELETE says about it is passed over.
+    Unsupported,
+}
+
 /// The behaviour of one kind. Every function has a neutral default ([`Hooks::NEUTRAL`]), so that an entry names only what
 /// differs.
 #[derive(Clone, Copy)]
@@ -87,6 +98,8 @@ pub struct Hooks {
     pub unconditional_update: bool,
     /// DELETE answers with the object itself instead of a Status.
     pub delete_returns_object: bool,
+    /// Source: `DefaultGarbageCollectionPolicy` of the kind's strategy.
+    pub dependents: Dependents,
     /// Kinds that are deleted gracefully: the seconds of grace for an object and a requested grace. `None`: at once.
     pub grace_seconds: Option<fn(&Value, Option<i64>) -> i64>,
     /// Texts for `Warning` headers.
@@ -110,6 +123,7 @@ impl Hooks {
         create_on_update: false,
         unconditional_update: true,
         delete_returns_object: false,
+        dependents: Dependents::Collected,
         grace_seconds: None,
         warnings: |_| Vec::new(),
         warnings_create: |_| Vec::new(),

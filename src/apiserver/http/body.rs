@@ -1,5 +1,6 @@
 //! The one body type of requests and responses, over a socket or within the process.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -48,6 +49,12 @@ impl Body {
     pub fn pieces(stream: impl futures_util::Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Self {
         use futures_util::StreamExt as _;
         Self::stream(http_body_util::StreamBody::new(stream.map(|piece| piece.map(Frame::data))))
+    }
+
+    /// A body whose pieces are all there, sent one after the other.
+    pub fn whole(pieces: Vec<Bytes>) -> Self {
+        let left = pieces.iter().map(|p| p.len() as u64).sum();
+        Self::stream(Whole { pieces: pieces.into(), left })
     }
 
     /// The bytes, when the body is one piece that has not been read yet.
@@ -102,6 +109,30 @@ impl Body {
             1 => Ok(pieces.swap_remove(0)),
             _ => Ok(pieces.concat().into()),
         }
+    }
+}
+
+struct Whole {
+    pieces: VecDeque<Bytes>,
+    left: u64,
+}
+
+impl HttpBody for Whole {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let piece = self.pieces.pop_front();
+        self.left -= piece.as_ref().map_or(0, |p| p.len() as u64);
+        Poll::Ready(piece.map(|p| Ok(Frame::data(p))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
     }
 }
 

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CONNECTION, HOST};
+use http::{HeaderValue, Method, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,6 +22,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Sending};
+use super::body::Body;
+use super::respond;
 use crate::auth::x509;
 use crate::server::{ApiServer, Error, Peer};
 
@@ -172,7 +176,10 @@ async fn connection(stream: TcpStream, address: SocketAddr, tls: &Tls, server: A
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (server, peer, open) = (server.clone(), peer.clone(), activity.begin());
         async move {
-            let response = server.call(request.map(Into::into), peer).await;
+            let response = match host_problem(&request) {
+                Some(why) => malformed(why),
+                None => server.call(request.map(Into::into), peer).await,
+            };
             Ok::<_, std::convert::Infallible>(response.map(|body| Sending::new(body, open)))
         }
     });
@@ -206,6 +213,31 @@ async fn connection(stream: TcpStream, address: SocketAddr, tls: &Tls, server: A
     }
 }
 
+/// What is wrong with the `Host` of an HTTP/1.1 request.
+///
+/// Source: RFC 9112 §3.2, Go `net/http/server.go` `readRequest`.
+fn host_problem<B>(request: &hyper::Request<B>) -> Option<&'static str> {
+    if request.version() != Version::HTTP_11 || request.method() == Method::CONNECT {
+        return None;
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => Some("missing required Host header"),
+        (Some(_), Some(_)) => Some("too many Host headers"),
+        // Which characters may stand in one, not what they mean.
+        (Some(host), None) => {
+            let valid = |b: &u8| b.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~@".contains(b);
+            (!host.as_bytes().iter().all(valid)).then_some("malformed Host header")
+        }
+    }
+}
+
+fn malformed(why: &str) -> Response<Body> {
+    let mut response = respond::text(400, format!("400 Bad Request: {why}"));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// Who the client's certificate names, if its chain is good at this moment.
 fn identify(
     tls: &Tls,
@@ -220,6 +252,33 @@ fn identify(
         Err(error) => {
             tracing::info!(%error, "refused a client certificate");
             Err(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        let missing = Some("missing required Host header");
+        for (version, hosts, expected) in [
+            (Version::HTTP_11, &["127.0.0.1:6443"][..], None),
+            (Version::HTTP_11, &["[::1]:6443"], None),
+            (Version::HTTP_11, &[""], None),
+            (Version::HTTP_11, &[], missing),
+            (Version::HTTP_11, &["a", "a"], Some("too many Host headers")),
+            (Version::HTTP_11, &["a b"], Some("malformed Host header")),
+            (Version::HTTP_10, &[], None),
+            (Version::HTTP_2, &[], None),
+        ] {
+            let mut request = hyper::Request::new(());
+            *request.version_mut() = version;
+            for host in hosts {
+                request.headers_mut().append(HOST, HeaderValue::from_static(host));
+            }
+            assert_eq!(host_problem(&request), expected, "{version:?} {hosts:?}");
         }
     }
 }

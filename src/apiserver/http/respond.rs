@@ -9,6 +9,7 @@ use types::registry::{GroupVersionKind, Kind};
 use types::status::Status;
 
 use super::body::Body;
+use crate::codec::tape::Tape;
 use crate::codec::{Accepted, As, Media, protobuf};
 use crate::printers::{self, IncludeObject, Table};
 
@@ -52,7 +53,6 @@ pub fn encode(media: Media, pretty: bool, value: &Value) -> Result<Vec<u8>, Stat
             let formatter = serde_json::ser::PrettyFormatter::with_indent(b"  ");
             let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
             serde::Serialize::serialize(value, &mut serializer).map_err(Status::internal)?;
-            out.push(b'\n');
             Ok(out)
         }
         Media::Json => serde_json::to_vec(value).map_err(Status::internal),
@@ -93,38 +93,92 @@ pub fn error(accepted: &Accepted, status: &Status) -> Response<Body> {
     response
 }
 
-/// What `as` makes of one object.
-pub fn shaped(kind: &Kind, accepted: &Accepted, object: Value, include: IncludeObject, now: Timestamp) -> Value {
-    match accepted.as_ {
-        As::Object => object,
-        As::TableV1 | As::TableV1beta1 => {
-            let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-            let mut table = Table::new(kind, table_version(accepted.as_), include, now);
-            table.push(&object);
-            table.finish(metadata, true)
-        }
-        As::PartialObjectMetadata | As::PartialObjectMetadataList => partial(&object),
+/// A stored object, of which the text is at hand, in the format that the client accepts.
+///
+/// # Errors
+/// 406 or 500 when the format cannot hold it.
+pub fn object(code: u16, accepted: &Accepted, gvk: &GroupVersionKind, text: &Bytes) -> Result<Response<Body>, Status> {
+    match accepted.media {
+        Media::Protobuf => Ok(bytes(code, accepted.content_type(), protobuf::Transcoder::default().object(gvk, text)?)),
+        Media::Json | Media::Yaml => formatted(code, accepted, vec![text.clone()]),
     }
 }
 
-pub fn partial(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+/// What `as` makes of one object, in the format that the client accepts.
+///
+/// # Errors
+/// 406 for a shape of lists, 400 for an `includeObject` that is none.
+pub fn shaped(code: u16, shape: &Shape<'_>, text: &Bytes) -> Result<Response<Body>, Status> {
+    let Shape { kind, accepted, .. } = shape;
+    check_partial(kind, accepted, false)?;
+    match accepted.as_ {
+        As::Object => object(code, accepted, &kind.gvk(), text),
+        As::TableV1 | As::TableV1beta1 => {
+            let mut tape = Tape::default();
+            let version = tape.read(text).ok().and_then(|o| o.get("metadata")?.get("resourceVersion"));
+            let version = version.map(|v| String::from_utf8_lossy(v.quoted()).into_owned());
+            let mut table = Table::new(kind, table_version(accepted.as_), shape.include, shape.now);
+            table.push(text).map_err(Status::internal)?;
+            formatted(code, accepted, table.finish(&json!({"resourceVersion": version}), true))
+        }
+        As::PartialObjectMetadata | As::PartialObjectMetadataList if accepted.media == Media::Protobuf => {
+            object(code, accepted, &PARTIAL_GVK, text)
+        }
+        As::PartialObjectMetadata | As::PartialObjectMetadataList => {
+            let mut out = Vec::new();
+            printers::partial(&mut out, "v1", Tape::default().read(text).map_err(Status::internal)?);
+            formatted(code, accepted, vec![out.into()])
+        }
+    }
 }
+
+/// In what form one object is wanted.
+pub struct Shape<'a> {
+    pub kind: &'a Kind,
+    pub accepted: &'a Accepted,
+    pub include: IncludeObject,
+    pub now: Timestamp,
+}
+
+/// JSON that is there in pieces, in the format that the client accepts.
+///
+/// # Errors
+/// 406 or 500 when the format cannot hold it.
+pub fn formatted(code: u16, accepted: &Accepted, mut pieces: Vec<Bytes>) -> Result<Response<Body>, Status> {
+    let body = if accepted.media == Media::Json && !accepted.pretty {
+        if pieces.len() == 1 { Body::full(pieces.swap_remove(0)) } else { Body::whole(pieces) }
+    } else {
+        let value = serde_json::from_slice::<Value>(&pieces.concat()).map_err(Status::internal)?;
+        Body::full(encode(accepted.media, accepted.pretty, &value)?)
+    };
+    Ok(response(code, accepted.content_type(), body))
+}
+
+/// The kind of an object of which only the metadata are wanted.
+pub const PARTIAL_GVK: GroupVersionKind = GroupVersionKind::new("meta.k8s.io", "v1", "PartialObjectMetadata");
 
 pub fn table_version(as_: As) -> &'static str {
     if as_ == As::TableV1beta1 { "v1beta1" } else { "v1" }
 }
 
-/// The `Content-Type` of a shaped answer: upstream echoes the parameters, in this order.
-pub fn content_type(accepted: &Accepted) -> String {
-    let media = accepted.content_type();
-    match accepted.as_ {
-        As::Object => media.to_owned(),
-        As::TableV1 => format!("{media};as=Table;g=meta.k8s.io;v=v1"),
-        As::TableV1beta1 => format!("{media};as=Table;g=meta.k8s.io;v=v1beta1"),
-        As::PartialObjectMetadata => format!("{media};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"),
-        As::PartialObjectMetadataList => format!("{media};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
-    }
+/// Whether what is answered, one object or a list, can be had in the shape that was asked for.
+///
+/// # Errors
+/// 406 with the Go type of the answer, as upstream.
+pub fn check_partial(kind: &Kind, accepted: &Accepted, list: bool) -> Result<(), Status> {
+    let package = crate::codec::internal_package(&kind.group);
+    let message = match (accepted.as_, list) {
+        (As::PartialObjectMetadata, true) => format!(
+            "you requested PartialObjectMetadata, but the requested object is a list (*{package}.{}List)",
+            kind.kind
+        ),
+        (As::PartialObjectMetadataList, false) => format!(
+            "you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{})",
+            kind.kind
+        ),
+        _ => return Ok(()),
+    };
+    Err(Status::new(types::status::Reason::NotAcceptable, message))
 }
 
 /// Whether `as` can be had of this kind.

@@ -8,11 +8,12 @@ use types::registry::Kind;
 
 mod cells;
 mod columns;
+mod keep;
 mod rows;
 mod table;
 
 pub use columns::{Column, columns};
-pub use table::{IncludeObject, Table};
+pub use table::{IncludeObject, Table, partial};
 
 /// One line: a cell for each column, and the conditions of the row.
 #[derive(Debug, Clone, PartialEq)]

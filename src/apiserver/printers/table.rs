@@ -1,9 +1,12 @@
 //! The Table object, built row by row.
 
-use serde_json::{Map, Value, json};
+use bytes::Bytes;
+use serde_json::{Value, json};
 use types::registry::Kind;
 
-use super::{Column, columns, row};
+use super::{Column, columns, keep, row};
+use crate::codec::pieces::Pieces;
+use crate::codec::tape::{Item, Malformed, Tape};
 
 /// What stands beside the cells of a row (`?includeObject=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,60 +29,76 @@ impl IncludeObject {
     }
 }
 
-/// A Table under construction.
+/// A Table under construction, as JSON.
 pub struct Table<'a> {
     kind: &'a Kind,
     /// `v1` or `v1beta1` of meta.k8s.io, as the client asked.
     version: &'a str,
     include: IncludeObject,
     now: jiff::Timestamp,
-    rows: Vec<Value>,
+    rows: Pieces,
+    tape: Tape,
 }
 
 impl<'a> Table<'a> {
     pub fn new(kind: &'a Kind, version: &'a str, include: IncludeObject, now: jiff::Timestamp) -> Self {
-        Self { kind, version, include, now, rows: Vec::new() }
+        Self { kind, version, include, now, rows: Pieces::default(), tape: Tape::default() }
     }
 
-    /// Adds the row of an object.
-    pub fn push(&mut self, object: &Value) {
-        let row = row(self.kind, object, self.now);
-        let mut out = Map::new();
-        out.insert("cells".into(), row.cells.into());
+    /// Adds the row of an object, which is its JSON text.
+    ///
+    /// # Errors
+    /// The text cannot be read.
+    pub fn push(&mut self, text: &[u8]) -> Result<(), Malformed> {
+        let object = self.tape.read(text)?;
+        let row = row(self.kind, &keep::value(self.kind, object), self.now);
+        let first = self.rows.is_empty();
+        let out = self.rows.room();
+        out.extend_from_slice(if first { b"{\"cells\":" } else { b",{\"cells\":" });
+        write(out, &row.cells);
         if !row.conditions.is_empty() {
-            out.insert("conditions".into(), row.conditions.into());
+            out.extend_from_slice(b",\"conditions\":");
+            write(out, &row.conditions);
         }
         match self.include {
             IncludeObject::None => {}
             IncludeObject::Object => {
-                out.insert("object".into(), object.clone());
+                out.extend_from_slice(b",\"object\":");
+                out.extend_from_slice(text);
             }
             IncludeObject::Metadata => {
-                let metadata = object.get("metadata").cloned().unwrap_or_else(|| json!({}));
-                let partial = json!({
-                    "kind": "PartialObjectMetadata",
-                    "apiVersion": format!("meta.k8s.io/{}", self.version),
-                    "metadata": metadata,
-                });
-                out.insert("object".into(), partial);
+                out.extend_from_slice(b",\"object\":");
+                partial(out, self.version, object);
             }
         }
-        self.rows.push(Value::Object(out));
+        out.push(b'}');
+        Ok(())
     }
 
     /// The Table. `list_metadata` is the list's (resourceVersion, continue, remainingItemCount) or the object's
     /// resourceVersion; `with_columns` is false for all but the first event of a watch.
-    pub fn finish(self, list_metadata: Value, with_columns: bool) -> Value {
-        let definitions: Vec<Value> =
-            if with_columns { columns(self.kind).iter().map(definition).collect() } else { Vec::new() };
-        json!({
-            "kind": "Table",
-            "apiVersion": format!("meta.k8s.io/{}", self.version),
-            "metadata": list_metadata,
-            "columnDefinitions": if with_columns { Value::Array(definitions) } else { Value::Null },
-            "rows": self.rows,
-        })
+    pub fn finish(self, list_metadata: &Value, with_columns: bool) -> Vec<Bytes> {
+        let definitions = if with_columns { columns(self.kind).iter().map(definition).collect() } else { Value::Null };
+        let head = format!(
+            "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{list_metadata},\
+             \"columnDefinitions\":{definitions},\"rows\":[",
+            self.version
+        );
+        self.rows.between(head.into_bytes(), b"]}".to_vec())
     }
+}
+
+/// Writes the object's `PartialObjectMetadata`; `version` is one of meta.k8s.io.
+pub fn partial(out: &mut Vec<u8>, version: &str, object: Item<'_>) {
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
+    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    out.extend_from_slice(object.get("metadata").filter(|m| !m.is_null()).map_or(b"{}", Item::raw));
+    out.push(b'}');
+}
+
+fn write(out: &mut Vec<u8>, values: &[Value]) {
+    serde_json::to_writer(out, values).expect("JSON values are written to memory");
 }
 
 fn definition(column: &Column) -> Value {

@@ -11,7 +11,6 @@ use super::ask::{Answer, Ask, Owners};
 use super::object::meta;
 use super::update::{CONFLICT_RETRIES, Live, Unchanged, replace};
 use super::{create, options};
-use crate::auth::{Attributes, Target};
 use crate::codec::fields::{self, FieldValidation};
 use crate::managed::{self, Applied};
 
@@ -107,18 +106,6 @@ async fn create_applied(ask: &mut Ask<'_>, applied: Applied, dry_run: bool) -> R
         let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
         return Err(Status::conflict(ask.kind, ask.name, &why));
     }
-    let target = Target::Resource {
-        group: &ask.kind.group,
-        version: &ask.kind.version,
-        resource: &ask.kind.plural,
-        subresource: "",
-        namespace: ask.namespace,
-        name: ask.name,
-        fields: None,
-    };
-    let attributes = Attributes { identity: ask.identity, verb: "create", target };
-    let view = ask.view();
-    ask.shared.authorizer.authorize(&attributes, &*view).map_err(|why| attributes.forbidden(&why))?;
-    drop(view);
+    ask.may_create()?;
     create::create_object(ask, object, Owners::Known(applied.managed), dry_run).await
 }

@@ -14,6 +14,7 @@ use super::object;
 use crate::admission;
 use crate::auth::identity::Identity;
 use crate::auth::rbac;
+use crate::auth::{Attributes, Target};
 use crate::codec::fields::FieldValidation;
 use crate::codec::{Accepted, Media};
 use crate::http::query::Query;
@@ -126,6 +127,24 @@ impl<'a> Ask<'a> {
         let warnings = crate::codec::fields::check(expected, &mut value, raw, mode)?;
         self.warnings.extend(warnings);
         Ok(value)
+    }
+
+    /// Whether the sender may create the object that the request names; asked by the verbs that create what is absent.
+    ///
+    /// # Errors
+    /// 403 when not.
+    pub fn may_create(&self) -> Result<(), Status> {
+        let target = Target::Resource {
+            group: &self.kind.group,
+            version: &self.kind.version,
+            resource: &self.kind.plural,
+            subresource: "",
+            namespace: self.namespace,
+            name: self.name,
+            fields: None,
+        };
+        let attributes = Attributes { identity: self.identity, verb: "create", target };
+        self.shared.authorizer.authorize(&attributes, &*self.view()).map_err(|why| attributes.forbidden(&why))
     }
 
     /// The entry under the key of this request; 404 when there is none.

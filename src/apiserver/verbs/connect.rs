@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use types::status::{Reason, Status};
 
 use super::ask::{Answer, Ask};
-use super::{log_socket, object};
+use super::{log_options, log_socket, object};
 use crate::Body;
 use crate::admission::{self, Operation};
 use crate::http::respond;
@@ -67,6 +67,9 @@ pub async fn connect(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<An
         admission::validate(&ask.admission(Operation::Connect, None, Some(&pod), false, &*view))?;
     }
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    if ask.subresource == "log" {
+        log_options::check(ask.name, ask.query)?;
+    }
     let path = agent_path(ask, &pod)?;
     if node.is_empty() {
         // A pod that is nowhere has said nothing yet; there is nothing to enter.

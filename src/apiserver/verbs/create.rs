@@ -134,7 +134,16 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
     ask.warnings.extend(warnings);
 
     let key = ask.kind.store_key(namespace, &name);
-    let taken = || Refused::Taken(Status::already_exists(ask.kind, &name));
+    let generated = !meta(&object, "generateName").is_empty();
+    let taken = || {
+        let mut status = Status::already_exists(ask.kind, &name);
+        if generated {
+            // Source: apimachinery `pkg/api/errors` `NewGenerateNameConflict`.
+            status.message.push_str(", the server was not able to generate a unique name for the object");
+            status = status.retry_after(1);
+        }
+        Refused::Taken(status)
+    };
     let reservation =
         if super::allocates(ask.kind) { Some(ask.shared.allocator.reserve_create(&mut object)?) } else { None };
     if dry_run {

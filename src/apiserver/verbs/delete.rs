@@ -18,7 +18,7 @@ use super::object::{self, finalizers, meta, meta_mut};
 use super::options::{DeleteOptions, Propagation, Selection, place};
 use super::update::{CONFLICT_RETRIES, Unchanged};
 use crate::admission::{self, Operation};
-use crate::hooks;
+use crate::hooks::{self, Dependents};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
@@ -41,11 +41,12 @@ pub async fn delete_one(ask: &mut Ask<'_>, options: &DeleteOptions) -> Result<An
         admission::validate(&ask.admission(Operation::Delete, None, Some(&old), options.dry_run, &*view))?;
         let step = plan(ask.kind, &old, options, ask.now);
         let returns_object = hooks::of(ask.kind).delete_returns_object;
+        let unfinished = if options.accepts { 202 } else { 200 };
         let result = match step {
-            Step::Nothing => return Ok(Answer::Entry { code: 200, entry }),
+            Step::Nothing => return Ok(Answer::Entry { code: unfinished, entry }),
             Step::Mark(mut marked) if options.dry_run => {
                 managed.put_into(&mut marked);
-                return Ok(Answer::Object { code: 200, value: marked });
+                return Ok(Answer::Object { code: unfinished, value: marked });
             }
             Step::Remove if options.dry_run => {
                 return Ok(if returns_object { Answer::Entry { code: 200, entry } } else { gone(ask, uid(&entry)) });
@@ -54,7 +55,7 @@ pub async fn delete_one(ask: &mut Ask<'_>, options: &DeleteOptions) -> Result<An
                 let value = object::to_store(ask.kind, &marked, &managed);
                 let written = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await;
                 match written {
-                    Ok(entry) => Ok(Answer::Entry { code: 200, entry }),
+                    Ok(entry) => Ok(Answer::Entry { code: unfinished, entry }),
                     Err(store::Error::Precondition { .. }) => Err(Unchanged::Raced),
                     Err(other) => Err(Unchanged::Refused(ask.store_error(&other))),
                 }
@@ -142,7 +143,7 @@ pub fn released(kind: &Kind, object: &Value) -> bool {
 fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
     let hooks = hooks::of(kind);
     let mut new = old.clone();
-    match options.propagation {
+    match propagation(hooks.dependents, old, options) {
         None => {}
         Some(policy) => {
             let mut list = finalizers(old);
@@ -200,6 +201,21 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> St
     Step::Mark(new)
 }
 
+/// What becomes of the dependents: what the request says, else what a finalizer says already (`None`), else the kind's rule.
+///
+/// Source: store.go `shouldOrphanDependents`, `shouldDeleteDependents`.
+fn propagation(rule: Dependents, old: &Value, options: &DeleteOptions) -> Option<Propagation> {
+    match (rule, options.propagation) {
+        (Dependents::Unsupported, _) => None,
+        (_, Some(policy)) => Some(policy),
+        (Dependents::Collected, None) => None,
+        (Dependents::Orphaned, None) => {
+            let said = finalizers(old).iter().any(|f| f == FOREGROUND || f == ORPHAN);
+            (!said).then_some(Propagation::Orphan)
+        }
+    }
+}
+
 fn mark(object: &mut Value, deadline: Timestamp, seconds: i64) {
     let metadata = meta_mut(object);
     metadata.insert("deletionTimestamp".into(), types::time::rfc3339(deadline).into());
@@ -233,6 +249,24 @@ mod tests {
 
     fn now() -> Timestamp {
         "2026-01-01T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn who_says_what_becomes_of_dependents() {
+        let plain = json!({"metadata": {}});
+        let foreground = json!({"metadata": {"finalizers": [FOREGROUND]}});
+        let asked = |propagation| DeleteOptions { propagation, ..DeleteOptions::default() };
+        let (background, orphan) = (Some(Propagation::Background), Some(Propagation::Orphan));
+        for (rule, old, options, expected) in [
+            (Dependents::Collected, &plain, asked(None), None),
+            (Dependents::Collected, &plain, asked(orphan), orphan),
+            (Dependents::Orphaned, &plain, asked(None), orphan),
+            (Dependents::Orphaned, &plain, asked(background), background),
+            (Dependents::Orphaned, &foreground, asked(None), None),
+            (Dependents::Unsupported, &plain, asked(orphan), None),
+        ] {
+            assert_eq!(propagation(rule, old, &options), expected, "{rule:?} {old} {options:?}");
+        }
     }
 
     #[test]

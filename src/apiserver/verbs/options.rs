@@ -192,14 +192,21 @@ impl ListOptions {
 
 /// 422 about an options kind, which is in no registry.
 pub fn invalid(group: &str, kind: &str, errors: &[FieldError]) -> Status {
+    invalid_named(group, kind, "", errors)
+}
+
+/// As [`invalid`], for options that go by the name of the object that they are about.
+pub fn invalid_named(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Status {
+    let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
     let list = match errors {
         [one] => one.to_string(),
         many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
-    let mut status = Status::new(Reason::Invalid, format!("{kind}.{group} \"\" is invalid: {list}"));
+    let mut status = Status::new(Reason::Invalid, format!("{qualified} {name:?} is invalid: {list}"));
     status.details = Some(Box::new(Details {
         group: group.into(),
         kind: kind.into(),
+        name: name.into(),
         causes: errors.iter().map(FieldError::cause).collect(),
         ..Details::default()
     }));
@@ -252,6 +259,8 @@ pub enum Propagation {
 pub struct DeleteOptions {
     pub grace_period_seconds: Option<i64>,
     pub propagation: Option<Propagation>,
+    /// What is deleted later is answered with 202.
+    pub accepts: bool,
     pub uid: Option<String>,
     pub resource_version: Option<String>,
     pub dry_run: bool,
@@ -306,6 +315,8 @@ impl DeleteOptions {
         Ok(Self {
             grace_period_seconds,
             propagation,
+            // Only these two ever were; the other deletions that take time answer 200 for the sake of old clients.
+            accepts: orphan == Some(false) || propagation == Some(Propagation::Foreground),
             uid: condition("uid"),
             resource_version: condition("resourceVersion"),
             dry_run,
@@ -355,7 +366,8 @@ mod tests {
         let parse = |query: &str| DeleteOptions::parse(None, &Bytes::new(), &Query::parse(Some(query)));
         let options = parse("gracePeriodSeconds=0&propagationPolicy=Foreground&dryRun=All").unwrap();
         assert_eq!((options.grace_period_seconds, options.propagation), (Some(0), Some(Propagation::Foreground)));
-        assert!(options.dry_run);
+        assert!(options.dry_run && options.accepts);
+        assert!(parse("orphanDependents=false").unwrap().accepts && !parse("").unwrap().accepts);
         assert_eq!(parse("propagationPolicy=No").unwrap_err().code, 422);
         assert_eq!(parse("dryRun=some").unwrap_err().code, 422);
         assert_eq!(parse("orphanDependents=true&propagationPolicy=Orphan").unwrap_err().code, 422);

@@ -1,14 +1,14 @@
 //! Proxy: any HTTP request to a pod, to a pod behind a service, or to a node's agent, and its answer back as it is.
 //!
-//! The server dials pods itself, so it reaches those whose network it is on. What never lives here: rewriting of links in
-//! what is answered, which upstream does to HTML.
+//! The server dials pods itself, so it reaches those whose network it is on. Links in pages and redirects are made to lead
+//! through the proxy (`proxy_links`).
 //!
 //! Source: `pkg/registry/core/{pod,service,node}/` `ResourceLocation`, apimachinery `pkg/util/proxy/upgradeaware.go`.
 
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use http::header::{CONNECTION, LOCATION};
+use http::header::{HOST, LOCATION};
 use http::{HeaderValue, Method, Request, Response};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -18,6 +18,7 @@ use types::status::Status;
 use super::ask::{Answer, Ask};
 use super::connect::{self, Io};
 use super::object;
+use super::proxy_links::Links;
 use crate::Body;
 use crate::admission::{self, Operation};
 
@@ -86,17 +87,41 @@ pub async fn proxy(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<Answ
     };
     drop(view);
     request.headers_mut().remove("te");
-    let mut response = connect::carry(stream, &authority, &path, request).await.map_err(|e| match e {
+    // The server behind is to know by which name and path it is asked for.
+    let from = request.uri().path().to_owned();
+    let asked = request.headers().get(HOST).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let asked = asked.or_else(|| request.uri().authority().map(ToString::to_string)).unwrap_or_default();
+    if let Ok(uri) = HeaderValue::from_str(&from) {
+        request.headers_mut().insert("x-forwarded-uri", uri);
+    }
+    let host = if asked.is_empty() { &authority } else { &asked };
+    let mut response = connect::carry(stream, host, &path, request).await.map_err(|e| match e {
         connect::Broken::Transport(error) => unreachable(&error),
         connect::Broken::Refused(status) => status,
     })?;
-    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-        for hop in [CONNECTION.as_str(), "keep-alive", "transfer-encoding", "upgrade"] {
-            response.headers_mut().remove(hop);
-        }
+    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Answer::Response(response));
     }
-    Ok(Answer::Response(response))
+    for own in NOT_PASSED_ON {
+        response.headers_mut().remove(*own);
+    }
+    let prefix = from.strip_suffix(path.split('?').next().unwrap_or_default()).unwrap_or(&from).to_owned();
+    Ok(Answer::Response(Links { prefix, server: authority, asked }.rewrite(response)))
 }
+
+/// What is between the server behind and this one, and who may read the answers, which this server decides for its origin.
+///
+/// Source: apimachinery `pkg/util/proxy/upgradeaware.go` `removeCORSHeaders`, RFC 9110 §7.6.1.
+const NOT_PASSED_ON: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "upgrade",
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+];
 
 /// Source: apimachinery `pkg/util/proxy/transport.go`.
 fn unreachable(error: &dyn std::fmt::Display) -> Status {

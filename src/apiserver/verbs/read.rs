@@ -19,13 +19,14 @@ use types::registry::GroupVersionKind;
 use types::status::Status;
 
 use super::ask::{Answer, Ask, FRESHNESS_SECONDS, store_error, too_large};
-use super::object;
 use super::options::{ListOptions, Match, Selection};
 use crate::Body;
+use crate::codec::pieces::Pieces;
+use crate::codec::tape::Tape;
 use crate::codec::{As, Media, protobuf};
 use crate::http::body::BoxError;
 use crate::http::respond;
-use crate::printers::{IncludeObject, Table};
+use crate::printers::{self, IncludeObject, Table};
 
 /// What is copied into one frame of a list: large enough for TLS records and HTTP/2 windows, small enough that a list of
 /// any length takes no memory of its own.
@@ -79,18 +80,29 @@ impl Continue {
     }
 
     fn decode(text: &str) -> Result<Self, Status> {
-        let wrong = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| wrong(&e.to_string()))?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(|e| wrong(&e.to_string()))?;
-        if value["v"] != "meta.k8s.io/v1" {
-            return Err(wrong("server does not recognize this encoded version"));
+        let wrong =
+            |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| wrong(&e.to_string()))?;
+        let value = crate::codec::parse_json(&bytes).map_err(|e| wrong(&e))?;
+        let version = value["v"].as_str().unwrap_or_default();
+        if version != "meta.k8s.io/v1" {
+            let why = format!("server does not recognize this encoded version {version}");
+            return Err(wrong(why.trim_end()));
         }
-        let revision = value["rv"].as_i64().ok_or_else(|| wrong("incorrect encoded start resourceVersion"))?;
-        let start = value["start"].as_str().filter(|s| !s.is_empty()).ok_or_else(|| wrong("no start key"))?;
-        let revision = match revision {
-            -1 => None,
-            n => Some(u64::try_from(n).map_err(|_| wrong("incorrect encoded start resourceVersion"))?),
+        let revision = match value["rv"].as_i64() {
+            Some(-1) => None,
+            Some(n) if n > 0 => Some(n.unsigned_abs()),
+            _ => return Err(wrong("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")),
         };
+        let start = value["start"].as_str().unwrap_or_default();
+        if start.is_empty() {
+            return Err(wrong("encoded start key empty (version meta.k8s.io/v1)"));
+        }
+        // What leads out of the collection was not made here.
+        let below = start.strip_prefix('/').unwrap_or(start);
+        if below.is_empty() || below.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(wrong(start));
+        }
         Ok(Self { revision, start: start.to_owned() })
     }
 }
@@ -180,6 +192,7 @@ pub fn respond_list(
     remaining: Option<i64>,
 ) -> Result<Response<Body>, Status> {
     let accepted = &ask.accepted;
+    respond::check_partial(ask.kind, accepted, true)?;
     let mut metadata = json!({"resourceVersion": revision.to_string()});
     if let Some(next) = &next {
         metadata["continue"] = json!(next);
@@ -187,49 +200,57 @@ pub fn respond_list(
     if let Some(count) = remaining {
         metadata["remainingItemCount"] = json!(count);
     }
-    let content_type = respond::content_type(accepted);
-    if accepted.as_ == As::Object && accepted.media == Media::Json && !accepted.pretty {
-        let head = format!(
-            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-            ask.kind.kind,
-            ask.kind.api_version()
-        );
-        let items = Items::new(head, entries);
-        return Ok(respond::stream(200, &content_type, Body::stream(items)));
-    }
-    let objects = entries.iter().map(|e| object::read(e));
-    if accepted.as_ == As::Object && accepted.media == Media::Protobuf {
-        let objects = objects.collect::<Result<Vec<_>, _>>()?;
-        let version = revision.to_string();
-        let meta = protobuf::ListMeta {
-            resource_version: &version,
-            continue_token: next.as_deref().unwrap_or_default(),
-            remaining_item_count: remaining,
-        };
-        let gvk = GroupVersionKind { kind: format!("{}List", ask.kind.kind).into(), ..ask.kind.gvk() };
-        let body = protobuf::encode_list(&gvk, &meta, objects.iter())?;
-        return Ok(respond::bytes(200, &content_type, body));
-    }
-    let value = match accepted.as_ {
-        As::TableV1 | As::TableV1beta1 => {
+    let texts = entries.iter().map(|entry| &*entry.value);
+    let partial = matches!(accepted.as_, As::PartialObjectMetadata | As::PartialObjectMetadataList);
+    match (accepted.as_, accepted.media) {
+        (As::TableV1 | As::TableV1beta1, _) => {
             let version = respond::table_version(accepted.as_);
             let mut table = Table::new(ask.kind, version, include_object(ask)?, ask.now);
-            for object in objects {
-                table.push(&object?);
+            for text in texts {
+                table.push(text).map_err(Status::internal)?;
             }
-            table.finish(metadata, true)
+            respond::formatted(200, accepted, table.finish(&metadata, true))
         }
-        As::PartialObjectMetadata | As::PartialObjectMetadataList => {
-            let items = objects.map(|o| o.map(|o| respond::partial(&o))).collect::<Result<Vec<_>, _>>()?;
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
+        (_, Media::Protobuf) => {
+            let version = revision.to_string();
+            let meta = protobuf::ListMeta {
+                resource_version: &version,
+                continue_token: next.as_deref().unwrap_or_default(),
+                remaining_item_count: remaining,
+            };
+            let item = if partial { respond::PARTIAL_GVK } else { ask.kind.gvk() };
+            let gvk = GroupVersionKind { kind: format!("{}List", item.kind).into(), ..item };
+            let pieces = protobuf::Transcoder::default().list(&gvk, &meta, texts)?;
+            Ok(respond::stream(200, accepted.content_type(), Body::whole(pieces)))
         }
-        As::Object => {
-            let items = objects.collect::<Result<Vec<_>, _>>()?;
-            json!({"kind": format!("{}List", ask.kind.kind), "apiVersion": ask.kind.api_version(),
-                "metadata": metadata, "items": items})
+        (As::PartialObjectMetadata | As::PartialObjectMetadataList, _) => {
+            let (mut pieces, mut tape) = (Pieces::default(), Tape::default());
+            for text in texts {
+                let first = pieces.is_empty();
+                let out = pieces.room();
+                if !first {
+                    out.push(b',');
+                }
+                printers::partial(out, "v1", tape.read(text).map_err(Status::internal)?);
+            }
+            let gvk = respond::PARTIAL_GVK;
+            let head = list_head(&gvk, &metadata).into_bytes();
+            respond::formatted(200, accepted, pieces.between(head, TAIL.to_vec()))
         }
-    };
-    Ok(respond::bytes(200, &content_type, respond::encode(accepted.media, accepted.pretty, &value)?))
+        (As::Object, _) => {
+            let items = Items::new(list_head(&ask.kind.gvk(), &metadata), entries);
+            if accepted.media == Media::Json && !accepted.pretty {
+                return Ok(respond::stream(200, accepted.content_type(), Body::stream(items)));
+            }
+            respond::formatted(200, accepted, items.collect())
+        }
+    }
+}
+
+/// A list's JSON up to its items, which are of this kind.
+fn list_head(item: &GroupVersionKind, metadata: &Value) -> String {
+    let (kind, version) = (&item.kind, item.api_version());
+    format!("{{\"kind\":\"{kind}List\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":[")
 }
 
 /// `?includeObject=` of a Table.
@@ -264,12 +285,11 @@ impl Items {
     }
 }
 
-impl HttpBody for Items {
-    type Data = Bytes;
-    type Error = BoxError;
+impl Iterator for Items {
+    type Item = Bytes;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
+    fn next(&mut self) -> Option<Bytes> {
+        let this = self;
         let mut frame = BytesMut::with_capacity(FRAME_BYTES.min(usize::try_from(this.left).unwrap_or(FRAME_BYTES)));
         if let Some(head) = this.head.take() {
             frame.put(head);
@@ -288,10 +308,19 @@ impl HttpBody for Items {
             frame.put_slice(TAIL);
         }
         if frame.is_empty() {
-            return Poll::Ready(None);
+            return None;
         }
         this.left -= frame.len() as u64;
-        Poll::Ready(Some(Ok(Frame::data(frame.freeze()))))
+        Some(frame.freeze())
+    }
+}
+
+impl HttpBody for Items {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(self.next().map(|frame| Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -314,10 +343,23 @@ mod tests {
         {
             assert_eq!(Continue::decode(&token.encode()).unwrap(), token);
         }
-        for wrong in ["!", "e30", &URL_SAFE_NO_PAD.encode("{\"v\":\"meta.k8s.io/v1\",\"rv\":-2,\"start\":\"a\"}")] {
+        let token = |rv: i64, start: &str| {
+            URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": rv, "start": start}).to_string())
+        };
+        for (wrong, why) in [
+            ("e30", "server does not recognize this encoded version"),
+            (&URL_SAFE_NO_PAD.encode("{\"v\":\"v2\"}"), "server does not recognize this encoded version v2"),
+            (&URL_SAFE_NO_PAD.encode("{"), "unexpected end of JSON input"),
+            (&token(0, "a"), "incorrect encoded start resourceVersion (version meta.k8s.io/v1)"),
+            (&token(-2, "a"), "incorrect encoded start resourceVersion (version meta.k8s.io/v1)"),
+            (&token(7, ""), "encoded start key empty (version meta.k8s.io/v1)"),
+            (&token(7, "../../secrets/a"), "../../secrets/a"),
+            (&token(7, "a//b"), "a//b"),
+        ] {
             let status = Continue::decode(wrong).unwrap_err();
-            assert_eq!(status.code, 400);
-            assert!(status.message.starts_with("continue key is not valid: "), "{}", status.message);
+            let expected = format!("invalid continue token: continue key is not valid: {why}");
+            assert_eq!((status.code, status.message), (400, expected));
         }
+        assert_eq!(Continue::decode("!").unwrap_err().code, 400);
     }
 }

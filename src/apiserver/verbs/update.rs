@@ -60,6 +60,7 @@ pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
                     format!("Precondition failed: UID in precondition: {}, UID in object meta: ", meta(&object, "uid"));
                 return Err(Status::conflict(ask.kind, ask.name, &why));
             }
+            ask.may_create()?;
             let mut object = object;
             meta_mut(&mut object).remove("resourceVersion");
             return create::create_object(ask, object, Owners::Track(given), dry_run).await;

@@ -6,27 +6,26 @@
 //!
 //! Source: apiserver `pkg/endpoints/handlers/watch.go`, `pkg/storage/cacher`; KEP-3157 (watch list), KEP-956 (bookmarks).
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use bytes::Bytes;
 use store::{Entry, Event, Revision, Watcher};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use types::registry::{GroupVersionKind, Kind};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use types::registry::Kind;
 use types::status::Status;
 
 use super::ask::{Answer, Ask, store_error};
-use super::object;
+use super::frame::{self, Form};
 use super::options::{ListOptions, Selection};
 use super::read::{fresh, include_object, prefix};
 use crate::Body;
-use crate::codec::{Accepted, As, Media, protobuf};
+use crate::codec::Media;
 use crate::http::metrics::OpenWatch;
 use crate::http::respond;
-use crate::printers::{IncludeObject, Table};
+use crate::server::Shared;
 
 /// A watch without `timeoutSeconds` ends at random between these, so that clients spread out. Source: apiserver
 /// `MinRequestTimeout` 1800.
@@ -37,14 +36,12 @@ const BOOKMARK_SECONDS: u64 = 60;
 const BOOKMARK_BEFORE_END_SECONDS: u64 = 2;
 /// Entries of the initial state that are put into one frame.
 const INITIAL_BATCH: usize = 64;
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 struct Watch {
+    shared: Arc<Shared>,
     kind: &'static Kind,
     selection: Selection,
-    accepted: Accepted,
-    include: IncludeObject,
-    clock: crate::Clock,
+    form: Form,
     /// Columns are sent with the first event alone.
     columns_sent: bool,
     feed: Box<dyn Watcher>,
@@ -55,15 +52,21 @@ struct Watch {
     bookmarks: bool,
     bookmark_at: Instant,
     ends_at: Instant,
+    /// Set to whichever of the two comes next, and left alone while events come.
+    timer: Pin<Box<Sleep>>,
     last_sent: Revision,
     reached: Revision,
     over: bool,
     /// The server stops.
-    stop: CancellationToken,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
     _open: OpenWatch,
 }
 
 pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
+    if ask.accepted.media == Media::Yaml {
+        // Its documents could be told apart, but upstream has no framing for them.
+        return Err(Status::not_acceptable(Media::STREAMED));
+    }
     let mut selection = Selection::parse(ask.kind, ask.query)?;
     let options = ListOptions::parse(ask.query, true)?;
     if !ask.name.is_empty() {
@@ -102,12 +105,11 @@ pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
     });
     let now = Instant::now();
     let accepted = ask.accepted;
-    let state = Watch {
+    let mut state = Watch {
+        shared: ask.shared.clone(),
         kind: ask.kind,
         selection,
-        accepted,
-        include: include_object(ask)?,
-        clock: ask.shared.config.clock.clone(),
+        form: Form::new(ask.kind, accepted, include_object(ask)?),
         columns_sent: false,
         feed,
         events: Vec::new(),
@@ -116,25 +118,19 @@ pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
         bookmarks: options.bookmarks,
         bookmark_at: now + Duration::from_secs(BOOKMARK_SECONDS),
         ends_at: now + Duration::from_secs(seconds),
+        timer: Box::pin(tokio::time::sleep_until(now)),
         last_sent: start,
         reached: start,
         over: false,
-        stop: ask.shared.stop.clone(),
+        stop: Box::pin(ask.shared.stop.clone().cancelled_owned()),
         _open: ask.shared.metrics.open_watch(),
     };
+    state.set_timer();
     let pieces = futures_util::stream::unfold(state, |mut state| async move {
         let piece = state.next().await?;
         Some((Ok(piece), state))
     });
-    let content_type = match (accepted.media, accepted.as_) {
-        (Media::Protobuf, _) => accepted.media.watch_content_type().to_owned(),
-        (_, As::Object) => "application/json".to_owned(),
-        _ => {
-            let shaped = Accepted { media: Media::Json, ..accepted };
-            respond::content_type(&shaped).replacen("application/json;", "application/json;stream=watch;", 1)
-        }
-    };
-    let mut response = respond::stream(200, &content_type, Body::pieces(pieces));
+    let mut response = respond::stream(200, accepted.media.watch_content_type(), Body::pieces(pieces));
     // Upstream flushes the header at once; so does an empty first frame here, through hyper.
     response.headers_mut().remove(http::header::CONTENT_LENGTH);
     Ok(Answer::Response(response))
@@ -147,34 +143,28 @@ impl Watch {
             return None;
         }
         if self.initial.len() > 0 {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             for _ in 0..INITIAL_BATCH {
                 let Some(entry) = self.initial.next() else { break };
-                self.push_entry(&mut out, "ADDED", &entry);
+                let event = self.event("ADDED", entry.modified, &entry.value);
+                let frame = self.form.frame(&event);
+                self.sent(entry.modified);
+                out.extend(written(frame).unwrap_or_default());
             }
-            return Some(out.freeze());
+            return Some(out.into());
         }
         if let Some(revision) = self.initial_end.take() {
-            let mut out = BytesMut::new();
-            self.push_bookmark(&mut out, revision, true);
-            return Some(out.freeze());
+            return self.bookmark(revision, true);
         }
         loop {
-            let deadline = self.next_deadline();
             self.events.clear();
             tokio::select! {
                 biased;
                 fed = self.feed.next(&mut self.events) => match fed {
                     Ok(reached) => {
                         self.reached = reached;
-                        let mut out = BytesMut::new();
-                        let events = std::mem::take(&mut self.events);
-                        for event in &events {
-                            self.push_event(&mut out, event);
-                        }
-                        self.events = events;
-                        if !out.is_empty() {
-                            return Some(out.freeze());
+                        if let Some(piece) = self.piece() {
+                            return Some(piece);
                         }
                     }
                     Err(store::Error::Closed) => {
@@ -189,32 +179,33 @@ impl Watch {
                             }
                             other => store_error(self.kind, "", other),
                         };
-                        let mut out = BytesMut::new();
-                        let value = serde_json::to_value(status).unwrap_or(Value::Null);
-                        self.push_value(&mut out, "ERROR", &GroupVersionKind::new("", "v1", "Status"), &value);
-                        return Some(out.freeze());
+                        return written(self.form.error(&status)).map(Bytes::from);
                     }
                 },
-                () = self.stop.cancelled() => {
+                () = self.stop.as_mut() => {
                     self.over = true;
                     return None;
                 }
-                () = tokio::time::sleep_until(deadline) => {
+                () = self.timer.as_mut() => {
                     let now = Instant::now();
                     if now >= self.ends_at {
                         self.over = true;
                         return None;
                     }
                     self.bookmark_at = now + Duration::from_secs(BOOKMARK_SECONDS);
+                    self.set_timer();
                     let reached = self.feed.progress().max(self.reached);
                     if reached > self.last_sent {
-                        let mut out = BytesMut::new();
-                        self.push_bookmark(&mut out, reached, false);
-                        return Some(out.freeze());
+                        return self.bookmark(reached, false);
                     }
                 }
             }
         }
+    }
+
+    fn set_timer(&mut self) {
+        let deadline = self.next_deadline();
+        self.timer.as_mut().reset(deadline);
     }
 
     fn next_deadline(&self) -> Instant {
@@ -227,93 +218,69 @@ impl Watch {
         if Instant::now() >= last { self.ends_at } else { bookmark.min(self.ends_at) }
     }
 
+    /// What has come, in one piece; `None` when nothing of it is for this watcher.
+    fn piece(&mut self) -> Option<Bytes> {
+        let events = std::mem::take(&mut self.events);
+        let mut frames = events.iter().filter_map(|event| self.seen(event));
+        let first = frames.next();
+        let piece = match (first, frames.next()) {
+            // One frame is not copied: all watchers hold the same.
+            (first, None) => first,
+            (Some(first), Some(second)) => {
+                let mut all = Vec::with_capacity(first.len() + second.len());
+                all.extend_from_slice(&first);
+                all.extend_from_slice(&second);
+                frames.for_each(|frame| all.extend_from_slice(&frame));
+                Some(all.into())
+            }
+            (None, Some(_)) => None,
+        };
+        self.events = events;
+        piece
+    }
+
     /// An event as this watcher's selector sees it: what enters is added, what leaves is deleted.
-    fn push_event(&mut self, out: &mut BytesMut, event: &Event) {
-        match event {
+    fn seen(&mut self, event: &Event) -> Option<Bytes> {
+        let (name, text) = match event {
             Event::Put { entry, previous } => {
-                let was = previous.as_ref().is_some_and(|p| self.selection.matches(p));
+                let was = previous.as_ref().filter(|p| self.selection.matches(p));
                 match (was, self.selection.matches(entry)) {
-                    (false, true) => self.push_entry(out, "ADDED", entry),
-                    (true, true) => self.push_entry(out, "MODIFIED", entry),
-                    (true, false) => {
-                        // The last state that matched, at the revision at which it left.
-                        if let Some(left) = previous.as_ref().and_then(|p| restamped(p, entry.modified)) {
-                            self.push_value(out, "DELETED", &self.kind.gvk(), &left);
-                            self.last_sent = entry.modified;
-                        }
-                    }
-                    (false, false) => {}
+                    (None, true) => ("ADDED", entry.value.clone()),
+                    (Some(_), true) => ("MODIFIED", entry.value.clone()),
+                    // The last state that matched, at the revision at which it left.
+                    (Some(previous), false) => ("DELETED", previous.value_at(entry.modified)),
+                    (None, false) => return None,
                 }
             }
             Event::Delete { entry, previous } => {
-                if self.selection.matches(previous) {
-                    self.push_entry(out, "DELETED", entry);
-                }
+                self.selection.matches(previous).then(|| ("DELETED", entry.value.clone()))?
             }
-        }
-    }
-
-    fn push_entry(&mut self, out: &mut BytesMut, event: &str, entry: &Entry) {
-        self.last_sent = self.last_sent.max(entry.modified);
-        if self.accepted.as_ == As::Object && self.accepted.media != Media::Protobuf {
-            out.reserve(entry.value.len() + 40);
-            out.put_slice(b"{\"type\":\"");
-            out.put_slice(event.as_bytes());
-            out.put_slice(b"\",\"object\":");
-            out.put_slice(&entry.value);
-            out.put_slice(b"}\n");
-            return;
-        }
-        if let Ok(value) = object::read(entry) {
-            self.push_value(out, event, &self.kind.gvk(), &value);
-        }
-    }
-
-    fn push_bookmark(&mut self, out: &mut BytesMut, revision: Revision, initial_end: bool) {
-        self.last_sent = revision;
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
-        if initial_end {
-            metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
-        }
-        let kind = self.kind;
-        let value = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
-        self.push_value(out, "BOOKMARK", &kind.gvk(), &value);
-    }
-
-    fn push_value(&mut self, out: &mut BytesMut, event: &str, gvk: &GroupVersionKind, value: &Value) {
-        let now: Timestamp = (self.clock)();
-        let shaped = match self.accepted.as_ {
-            _ if event == "ERROR" => None,
-            As::Object => None,
-            As::TableV1 | As::TableV1beta1 => {
-                let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
-                let include = if event == "BOOKMARK" { IncludeObject::Metadata } else { self.include };
-                let mut table = Table::new(self.kind, respond::table_version(self.accepted.as_), include, now);
-                if event != "BOOKMARK" || !value["metadata"]["annotations"].is_null() {
-                    table.push(value);
-                }
-                Some(table.finish(metadata, !std::mem::replace(&mut self.columns_sent, true)))
-            }
-            As::PartialObjectMetadata | As::PartialObjectMetadataList => Some(respond::partial(value)),
         };
-        let value = shaped.as_ref().unwrap_or(value);
-        if self.accepted.media == Media::Protobuf {
-            let gvk = if shaped.is_some() { &respond::gvk(value) } else { gvk };
-            match protobuf::encode_watch_event(event, gvk, value) {
-                Ok(frame) => out.put_slice(&frame),
-                Err(status) => tracing::warn!(%status, "an object has no protobuf form"),
-            }
-            return;
-        }
-        let frame = json!({"type": event, "object": value});
-        out.put_slice(frame.to_string().as_bytes());
-        out.put_u8(b'\n');
+        let revision = event.revision();
+        let frame = self.form.shared(&self.shared.frames, &self.event(name, revision, &text));
+        self.sent(revision);
+        written(frame)
+    }
+
+    fn bookmark(&mut self, revision: Revision, initial_end: bool) -> Option<Bytes> {
+        let frame = self.form.bookmark(revision, initial_end, !self.columns_sent, (self.shared.config.clock)());
+        self.sent(revision);
+        written(frame).map(Bytes::from)
+    }
+
+    fn event<'a>(&self, name: &'static str, revision: Revision, text: &'a [u8]) -> frame::Event<'a> {
+        frame::Event { name, revision, text, columns: !self.columns_sent, now: (self.shared.config.clock)() }
+    }
+
+    fn sent(&mut self, revision: Revision) {
+        self.last_sent = self.last_sent.max(revision);
+        self.columns_sent = true;
     }
 }
 
-/// An entry's object at another revision.
-fn restamped(entry: &Entry, revision: Revision) -> Option<Value> {
-    let mut value = object::read(entry).ok()?;
-    object::meta_mut(&mut value).insert("resourceVersion".into(), revision.to_string().into());
-    Some(value)
+/// A frame that could not be made is left out.
+fn written<T>(frame: Result<T, Status>) -> Option<T> {
+    frame
+        .inspect_err(|status| tracing::warn!(%status, "an object cannot be shown in the form that a watcher wants"))
+        .ok()
 }

@@ -1,11 +1,11 @@
-//! The untyped value to protobuf.
+//! JSON to protobuf, in one pass over the text's index: nothing is made of it but what is sent.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
 use super::wire::Result;
+use crate::codec::tape::{self, Shape};
 use crate::schema::{Container, Field, Item, TYPES, Type, WireField, type_named};
 
 const JSON_SCHEMA_PROPS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
@@ -78,51 +78,118 @@ pub fn enveloped(
     Ok(())
 }
 
-pub fn message(ty: &'static Type, value: &Value, out: &mut Vec<u8>) -> Result<()> {
-    match value {
-        Value::Object(object) => fields(ty, object, out),
-        Value::Null => fields(ty, &Map::new(), out),
-        other => Err(format!("{} is no {}", crate::codec::gojson::type_of(other), ty.go)),
+/// What stands before and behind a message of `length` bytes in its envelope; `begin` is its beginning.
+pub fn envelope(api_version: &str, kind: &str, length: usize, begin: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut head = super::MAGIC.to_vec();
+    let mut meta = Vec::new();
+    text(1, api_version, &mut meta);
+    text(2, kind, &mut meta);
+    bytes(1, &meta, &mut head);
+    tag(2, 2, &mut head);
+    varint(length as u64, &mut head);
+    head.extend_from_slice(begin);
+    let mut tail = Vec::new();
+    text(3, "", &mut tail);
+    text(4, "", &mut tail);
+    (head, tail)
+}
+
+/// A value in the text that is encoded.
+type Json<'t> = tape::Item<'t>;
+
+/// Where the fields of the messages that are open stand in the text: one stretch for each message, the innermost last.
+#[derive(Debug, Default)]
+pub struct Slots(Vec<u32>);
+
+impl Slots {
+    /// Forgets what an encoding that failed has left.
+    pub fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
-fn fields(ty: &'static Type, object: &Map<String, Value>, out: &mut Vec<u8>) -> Result<()> {
+/// The field is not in the text.
+const ABSENT: u32 = u32::MAX;
+
+pub fn message(ty: &'static Type, value: Json<'_>, slots: &mut Slots, out: &mut Vec<u8>) -> Result<()> {
+    match value.shape() {
+        Shape::Object => fields(ty, Some(value), slots, out),
+        Shape::Null => fields(ty, None, slots, out),
+        other => Err(format!("{} is no {}", other.name(), ty.go)),
+    }
+}
+
+fn fields(ty: &'static Type, object: Option<Json<'_>>, slots: &mut Slots, out: &mut Vec<u8>) -> Result<()> {
+    let base = slots.0.len();
+    slots.0.resize(base + ty.fields.len(), ABSENT);
+    if let Some(object) = object {
+        locate(ty, object, &mut slots.0[base..]);
+    }
     for wire in ty.wire {
         match wire.field {
-            WireField::Inline(id) => nested(wire.number, out, |out| fields(&TYPES[usize::from(id)], object, out))?,
+            WireField::Inline(id) => {
+                nested(wire.number, out, |out| fields(&TYPES[usize::from(id)], object, slots, out))?;
+            }
             WireField::Own(index) => {
-                let field = &ty.fields[usize::from(index)];
-                one(field, wire.number, object.get(field.name).filter(|v| !v.is_null()), out)?;
+                let place = slots.0[base + usize::from(index)];
+                let value = object.and_then(|o| o.place(place)).filter(|v| !v.is_null());
+                one(&ty.fields[usize::from(index)], wire.number, value, slots, out)?;
             }
         }
     }
+    slots.0.truncate(base);
     Ok(())
 }
 
-fn one(field: &'static Field, number: u16, value: Option<&Value>, out: &mut Vec<u8>) -> Result<()> {
-    match (field.container, value) {
-        (Container::Single, Some(value)) => item(field, number, value, out),
-        (Container::Single, None) if !field.pointer => zero(field, number, out),
-        (_, None) => Ok(()),
-        (Container::List, Some(Value::Array(items))) => {
-            items.iter().try_for_each(|value| item(field, number, value, out))
+/// Finds the type's fields in an object. Both are in order of their names, most often: then it is one walk over each.
+fn locate(ty: &'static Type, object: Json<'_>, slots: &mut [u32]) {
+    let mut at = 0;
+    let mut before: &[u8] = b"";
+    for (key, value) in object.entries() {
+        let name = key.quoted();
+        if name < before {
+            at = 0;
         }
-        (Container::Map, Some(Value::Object(entries))) => entries.iter().try_for_each(|(key, value)| {
+        before = name;
+        while ty.fields.get(at).is_some_and(|field| field.name.as_bytes() < name) {
+            at += 1;
+        }
+        if ty.fields.get(at).is_some_and(|field| field.name.as_bytes() == name) {
+            slots[at] = value.index();
+        }
+    }
+}
+
+fn one(
+    field: &'static Field,
+    number: u16,
+    value: Option<Json<'_>>,
+    slots: &mut Slots,
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    match (field.container, value) {
+        (Container::Single, Some(value)) => item(field, number, value, slots, out),
+        (Container::Single, None) if !field.pointer => zero(field, number, slots, out),
+        (_, None) => Ok(()),
+        (Container::List, Some(list)) if list.shape() == Shape::Array => {
+            list.elements().try_for_each(|value| item(field, number, value, slots, out))
+        }
+        (Container::Map, Some(map)) if map.shape() == Shape::Object => map.entries().try_for_each(|(key, value)| {
             nested(number, out, |out| {
-                text(1, key, out);
-                item(field, 2, value, out)
+                bytes(1, &key.bytes().unwrap_or_default(), out);
+                item(field, 2, value, slots, out)
             })
         }),
         (Container::List | Container::Map, Some(other)) => Err(wrong(field, other)),
     }
 }
 
-fn wrong(field: &Field, value: &Value) -> String {
-    format!("{} in field {} of type {}", crate::codec::gojson::type_of(value), field.name, field.go)
+fn wrong(field: &Field, value: Json<'_>) -> String {
+    format!("{} in field {} of type {}", value.shape().name(), field.name, field.go)
 }
 
 /// What Go writes for a field that is not a pointer and has never been set.
-fn zero(field: &'static Field, at: u16, out: &mut Vec<u8>) -> Result<()> {
+fn zero(field: &'static Field, at: u16, slots: &mut Slots, out: &mut Vec<u8>) -> Result<()> {
     match field.item {
         Item::String => text(at, "", out),
         Item::Int32 | Item::Int64 | Item::Bool => number(at, 0, out),
@@ -138,8 +205,8 @@ fn zero(field: &'static Field, at: u16, out: &mut Vec<u8>) -> Result<()> {
             text(1, "0", out);
             Ok(())
         })?,
-        Item::IntOrString => int_or_string(at, &Value::from(0), out)?,
-        Item::Message(id) => nested(at, out, |out| fields(&TYPES[usize::from(id)], &Map::new(), out))?,
+        Item::IntOrString => int_or_string(at, (0, 0, b""), out)?,
+        Item::Message(id) => nested(at, out, |out| fields(&TYPES[usize::from(id)], None, slots, out))?,
     }
     Ok(())
 }
@@ -149,49 +216,55 @@ fn fixed64(number: u16, value: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_bits().to_le_bytes());
 }
 
-fn item(field: &'static Field, at: u16, value: &Value, out: &mut Vec<u8>) -> Result<()> {
+fn item(field: &'static Field, at: u16, value: Json<'_>, slots: &mut Slots, out: &mut Vec<u8>) -> Result<()> {
     let error = || wrong(field, value);
-    match (field.item, value) {
-        (Item::String, Value::String(s)) => text(at, s, out),
-        (Item::Int32 | Item::Int64, Value::Number(n)) => number(at, n.as_i64().ok_or_else(error)?, out),
-        (Item::Bool, Value::Bool(b)) => number(at, i64::from(*b), out),
-        (Item::Double, Value::Number(n)) => fixed64(at, n.as_f64().ok_or_else(error)?, out),
-        (Item::Bytes, Value::String(s)) => bytes(at, &STANDARD.decode(s).map_err(|e| e.to_string())?, out),
-        (Item::Time | Item::MicroTime, Value::Null) => text(at, "", out),
-        (Item::Time | Item::MicroTime, Value::String(s)) => {
-            let moment: Timestamp = s.parse().map_err(|_| error())?;
-            let micros = field.item == Item::MicroTime;
+    match (field.item, value.shape()) {
+        (Item::String, Shape::String) => bytes(at, &value.bytes().ok_or_else(error)?, out),
+        (Item::Int32 | Item::Int64, Shape::Number) => number(at, value.as_i64().ok_or_else(error)?, out),
+        (Item::Bool, Shape::Bool) => number(at, i64::from(value.as_bool().unwrap_or_default()), out),
+        (Item::Double, Shape::Number) => fixed64(at, value.as_f64().ok_or_else(error)?, out),
+        (Item::Bytes, Shape::String) => {
+            let decoded = STANDARD.decode(value.bytes().ok_or_else(error)?).map_err(|e| e.to_string())?;
+            bytes(at, &decoded, out);
+        }
+        (Item::Time | Item::MicroTime, Shape::Null) => text(at, "", out),
+        (Item::Time | Item::MicroTime, Shape::String) => {
+            let (seconds, nanoseconds) = moment(value.quoted()).ok_or_else(error)?;
             nested(at, out, |out| {
-                number(1, moment.as_second(), out);
-                let nanos = if micros { moment.subsec_nanosecond() / 1000 * 1000 } else { 0 };
-                number(2, i64::from(nanos), out);
+                number(1, seconds, out);
+                // Whole seconds, or microseconds, is all that the types keep.
+                let nanoseconds = if field.item == Item::MicroTime { nanoseconds / 1000 * 1000 } else { 0 };
+                number(2, nanoseconds, out);
                 Ok(())
             })?;
         }
-        (Item::Quantity, Value::String(s)) => nested(at, out, |out| {
-            text(1, s, out);
+        (Item::Quantity, Shape::String) => {
+            let text = value.bytes().ok_or_else(error)?;
+            nested(at, out, |out| {
+                bytes(1, &text, out);
+                Ok(())
+            })?;
+        }
+        (Item::IntOrString, Shape::String) => {
+            int_or_string(at, (1, 0, &value.bytes().ok_or_else(error)?), out)?;
+        }
+        (Item::IntOrString, _) => int_or_string(at, (0, value.as_i64().unwrap_or(0), b""), out)?,
+        (Item::Raw | Item::FieldsV1 | Item::Json, _) => nested(at, out, |out| {
+            bytes(1, &compact(value), out);
             Ok(())
         })?,
-        (Item::IntOrString, value) => int_or_string(at, value, out)?,
-        (Item::Raw | Item::FieldsV1 | Item::Json, value) => {
-            let json = serde_json::to_vec(value).map_err(|e| e.to_string())?;
-            nested(at, out, |out| {
-                bytes(1, &json, out);
-                Ok(())
-            })?;
-        }
-        (Item::Strings, Value::Array(items)) => nested(at, out, |out| {
-            items.iter().try_for_each(|i| {
-                text(1, i.as_str().ok_or_else(error)?, out);
+        (Item::Strings, Shape::Array) => nested(at, out, |out| {
+            value.elements().try_for_each(|element| {
+                bytes(1, &element.bytes().ok_or_else(error)?, out);
                 Ok(())
             })
         })?,
-        (Item::Strings, Value::Null) => text(at, "", out),
-        (Item::SchemaOrArray | Item::SchemaOrBool | Item::SchemaOrStrings, value) => {
-            nested(at, out, |out| schema_or(field.item, value, out))?;
+        (Item::Strings, Shape::Null) => text(at, "", out),
+        (Item::SchemaOrArray | Item::SchemaOrBool | Item::SchemaOrStrings, _) => {
+            nested(at, out, |out| schema_or(field.item, value, slots, out))?;
         }
-        (Item::Message(id), Value::Object(object)) => {
-            nested(at, out, |out| fields(&TYPES[usize::from(id)], object, out))?;
+        (Item::Message(id), Shape::Object) => {
+            nested(at, out, |out| fields(&TYPES[usize::from(id)], Some(value), slots, out))?;
         }
         (
             Item::String
@@ -211,41 +284,98 @@ fn item(field: &'static Field, at: u16, value: &Value, out: &mut Vec<u8>) -> Res
     Ok(())
 }
 
-fn int_or_string(at: u16, value: &Value, out: &mut Vec<u8>) -> Result<()> {
-    let (kind, int, string) = match value {
-        Value::String(s) => (1, 0, s.as_str()),
-        other => (0, other.as_i64().unwrap_or(0), ""),
+/// The JSON without spaces between its tokens: what is stored has none.
+fn compact(value: Json<'_>) -> std::borrow::Cow<'_, [u8]> {
+    let raw = value.raw();
+    let spaced = raw.iter().any(|b| b.is_ascii_whitespace());
+    let rewritten = spaced.then(|| serde_json::from_slice::<serde_json::Value>(raw).ok()).flatten();
+    rewritten.map_or(raw.into(), |value| value.to_string().into_bytes().into())
+}
+
+/// Seconds since 1970 and nanoseconds of an RFC 3339 time. Those that the server writes itself, `2006-01-02T15:04:05Z`, are
+/// read by hand.
+fn moment(text: &[u8]) -> Option<(i64, i64)> {
+    let digits = |from: usize, count: usize| {
+        text[from..from + count].iter().try_fold(0i64, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))
     };
+    let plain = text.len() == 20
+        && [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'Z')].iter().all(|(at, b)| text[*at] == *b);
+    if plain {
+        let (year, month, day) = (digits(0, 4)?, digits(5, 2)?, digits(8, 2)?);
+        let (hour, minute, second) = (digits(11, 2)?, digits(14, 2)?, digits(17, 2)?);
+        // A day that is in every month, a second that is in every minute; others are left to those who know.
+        if (1..=12).contains(&month) && (1..=28).contains(&day) && hour < 24 && minute < 60 && second < 60 {
+            return Some((days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second, 0));
+        }
+    }
+    let moment: Timestamp = std::str::from_utf8(text).ok()?.parse().ok()?;
+    Some((moment.as_second(), i64::from(moment.subsec_nanosecond())))
+}
+
+/// Days from 1970-01-01 in the Gregorian calendar, counted in years that begin in March.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let of_years = 365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    of_years + (153 * month + 2) / 5 + day - 1 - 719_468
+}
+
+fn int_or_string(at: u16, (kind, int, string): (i64, i64, &[u8]), out: &mut Vec<u8>) -> Result<()> {
     nested(at, out, |out| {
         number(1, kind, out);
         number(2, int, out);
-        text(3, string, out);
+        bytes(3, string, out);
         Ok(())
     })
 }
 
 /// The unions of CRD schemas, which have a message each.
-fn schema_or(item: Item, value: &Value, out: &mut Vec<u8>) -> Result<()> {
+fn schema_or(item: Item, value: Json<'_>, slots: &mut Slots, out: &mut Vec<u8>) -> Result<()> {
     let ty = type_named(JSON_SCHEMA_PROPS).ok_or("CRD schemas are not in the type table")?;
-    let allows = match value {
-        Value::Bool(b) => *b,
-        _ => true,
-    };
     if item == Item::SchemaOrBool {
-        number(1, i64::from(allows), out);
+        number(1, i64::from(value.as_bool().unwrap_or(true)), out);
     }
-    match value {
-        Value::Object(object) => {
+    match value.shape() {
+        Shape::Object => {
             let at = if item == Item::SchemaOrBool { 2 } else { 1 };
-            nested(at, out, |out| fields(ty, object, out))
+            nested(at, out, |out| fields(ty, Some(value), slots, out))
         }
-        Value::Array(items) => items.iter().try_for_each(|i| match i {
-            Value::String(property) => {
-                text(2, property, out);
+        Shape::Array => value.elements().try_for_each(|element| match element.bytes() {
+            Some(property) => {
+                bytes(2, &property, out);
                 Ok(())
             }
-            schema => nested(2, out, |out| message(ty, schema, out)),
+            None => nested(2, out, |out| message(ty, element, slots, out)),
         }),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments() {
+        for text in [
+            "1970-01-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "2000-02-28T12:34:56Z",
+            "2024-02-29T00:00:00Z",
+            "2024-03-01T00:00:00Z",
+            "2026-11-29T23:59:59Z",
+            "2026-12-31T00:00:00Z",
+            "9999-12-28T23:59:59Z",
+            "2026-01-01T00:00:00.123456Z",
+            "2026-01-01T02:00:00+02:00",
+        ] {
+            let expected: Timestamp = text.parse().unwrap();
+            let found = moment(text.as_bytes());
+            assert_eq!(found, Some((expected.as_second(), i64::from(expected.subsec_nanosecond()))), "{text}");
+        }
+        for wrong in
+            ["", "2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z", "2026-02-30T00:00:00Z", "20x6-01-01T00:00:00Z"]
+        {
+            assert_eq!(moment(wrong.as_bytes()), None, "{wrong}");
+        }
     }
 }

@@ -12,10 +12,13 @@ mod encode;
 pub mod openapi;
 mod wire;
 
+use bytes::Bytes;
 use serde_json::Value;
 use types::registry::GroupVersionKind;
 use types::status::Status;
 
+use super::pieces::Pieces;
+use super::tape::{self, Tape};
 use super::{check_kind, unrecognized};
 use crate::schema;
 
@@ -69,30 +72,54 @@ fn type_of(gvk: &GroupVersionKind) -> Result<&'static schema::Type, Status> {
 ///
 /// Errors: 406 when the kind has no protobuf form (custom kinds, Tables), 500 when the value does not fit the type.
 pub fn encode(gvk: &GroupVersionKind, value: &Value) -> Result<Vec<u8>, Status> {
-    let ty = type_of(gvk)?;
-    let mut out = Vec::with_capacity(ENCODED_BYTES_TYPICAL);
-    encode::enveloped(&gvk.api_version(), &gvk.kind, &mut out, |out| encode::message(ty, value, out))
-        .map_err(Status::internal)?;
-    Ok(out)
+    Transcoder::default().object(gvk, &serde_json::to_vec(value).map_err(Status::internal)?)
 }
 
 /// First allocation for an encoded object; most are smaller than this.
 const ENCODED_BYTES_TYPICAL: usize = 2048;
 
-/// Encodes a list of `list_gvk` (`PodList`) with its envelope from its items, without building the list as a value.
-///
-/// Errors: as [`encode`].
-pub fn encode_list<'a>(
-    list_gvk: &GroupVersionKind,
-    meta: &ListMeta<'_>,
-    items: impl Iterator<Item = &'a Value>,
-) -> Result<Vec<u8>, Status> {
-    let ty = type_of(list_gvk)?;
-    let item = ty.field("items").and_then(schema::Field::message);
-    let item = item.ok_or_else(|| Status::not_acceptable(JSON_AND_YAML))?;
-    let mut out = Vec::with_capacity(ENCODED_BYTES_TYPICAL);
-    let written = encode::enveloped(&list_gvk.api_version(), &list_gvk.kind, &mut out, |out| {
-        encode::nested(LIST_METADATA, out, |out| {
+/// Makes protobuf of JSON texts without a value in between. Keeps its memory from one text to the next.
+#[derive(Debug, Default)]
+pub struct Transcoder {
+    tape: Tape,
+    slots: encode::Slots,
+}
+
+impl Transcoder {
+    /// The object with its envelope; errors as [`encode`].
+    pub fn object(&mut self, gvk: &GroupVersionKind, json: &[u8]) -> Result<Vec<u8>, Status> {
+        let ty = type_of(gvk)?;
+        let mut out = Vec::with_capacity(ENCODED_BYTES_TYPICAL.max(json.len()));
+        let written = self.message(json, |value, slots| {
+            encode::enveloped(&gvk.api_version(), &gvk.kind, &mut out, |out| encode::message(ty, value, slots, out))
+        });
+        written.map_err(Status::internal)?;
+        Ok(out)
+    }
+
+    /// A list of `list_gvk` (`PodList`) with its envelope, in pieces to be sent one after the other. Nothing is copied but
+    /// the items themselves.
+    pub fn list<'a>(
+        &mut self,
+        list_gvk: &GroupVersionKind,
+        meta: &ListMeta<'_>,
+        items: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<Bytes>, Status> {
+        let ty = type_of(list_gvk)?;
+        let item = ty.field("items").and_then(schema::Field::message);
+        let item = item.ok_or_else(|| Status::not_acceptable(JSON_AND_YAML))?;
+        let mut pieces = Pieces::default();
+        for json in items {
+            let out = pieces.room();
+            let written = self
+                .message(json, |value, slots| {
+                    encode::nested(LIST_ITEMS, out, |out| encode::message(item, value, slots, out))
+                })
+                .map_err(Status::internal);
+            written?;
+        }
+        let mut metadata = Vec::new();
+        let written = encode::nested(LIST_METADATA, &mut metadata, |out| {
             encode::text(1, "", out); // selfLink, which nobody sets any more
             encode::text(2, meta.resource_version, out);
             encode::text(3, meta.continue_token, out);
@@ -100,40 +127,51 @@ pub fn encode_list<'a>(
                 encode::number(4, remaining, out);
             }
             Ok(())
-        })?;
-        for value in items {
-            encode::nested(LIST_ITEMS, out, |out| encode::message(item, value, out))?;
-        }
-        Ok(())
-    });
-    written.map_err(Status::internal)?;
-    Ok(out)
+        });
+        written.map_err(Status::internal)?;
+        // The envelope is written around what has a length by now.
+        let (head, tail) =
+            encode::envelope(&list_gvk.api_version(), &list_gvk.kind, metadata.len() + pieces.len(), &metadata);
+        Ok(pieces.between(head, tail))
+    }
+
+    /// One frame of a watch stream, its 4-byte big-endian length included: a `WatchEvent` of `event_type` (`ADDED`, …) around
+    /// the enveloped object. For an ERROR event the object is a Status (`v1`), for a BOOKMARK one of the watched kind.
+    ///
+    /// Errors: as [`encode`].
+    pub fn watch_event(&mut self, event_type: &str, gvk: &GroupVersionKind, json: &[u8]) -> Result<Vec<u8>, Status> {
+        let ty = type_of(gvk)?;
+        let mut out = Vec::with_capacity(ENCODED_BYTES_TYPICAL.max(json.len()));
+        out.extend_from_slice(&[0; 4]);
+        encode::text(1, event_type, &mut out);
+        let written = self.message(json, |value, slots| {
+            encode::nested(2, &mut out, |out| {
+                // RawExtension, whose one field is the object's own body
+                encode::nested(1, out, |out| {
+                    encode::enveloped(&gvk.api_version(), &gvk.kind, out, |out| encode::message(ty, value, slots, out))
+                })
+            })
+        });
+        written.map_err(Status::internal)?;
+        let length = u32::try_from(out.len() - 4).map_err(Status::internal)?;
+        out[..4].copy_from_slice(&length.to_be_bytes());
+        Ok(out)
+    }
+
+    fn message(
+        &mut self,
+        json: &[u8],
+        write: impl FnOnce(tape::Item<'_>, &mut encode::Slots) -> wire::Result<()>,
+    ) -> wire::Result<()> {
+        self.slots.clear();
+        let value = self.tape.read(json).map_err(|e| e.to_string())?;
+        write(value, &mut self.slots)
+    }
 }
 
 /// Field numbers that all list types share; a test asserts it.
 const LIST_METADATA: u16 = 1;
 const LIST_ITEMS: u16 = 2;
-
-/// Encodes one frame of a watch stream, its 4-byte big-endian length included: a `WatchEvent` of `event_type` (`ADDED`, …)
-/// around the enveloped object. For an ERROR event the object is a Status (`v1`), for a BOOKMARK one of the watched kind.
-///
-/// Errors: as [`encode`].
-pub fn encode_watch_event(event_type: &str, gvk: &GroupVersionKind, object: &Value) -> Result<Vec<u8>, Status> {
-    let ty = type_of(gvk)?;
-    let mut out = Vec::with_capacity(ENCODED_BYTES_TYPICAL);
-    out.extend_from_slice(&[0; 4]);
-    encode::text(1, event_type, &mut out);
-    let written = encode::nested(2, &mut out, |out| {
-        // RawExtension, whose one field is the object's own body
-        encode::nested(1, out, |out| {
-            encode::enveloped(&gvk.api_version(), &gvk.kind, out, |out| encode::message(ty, object, out))
-        })
-    });
-    written.map_err(Status::internal)?;
-    let length = u32::try_from(out.len() - 4).map_err(Status::internal)?;
-    out[..4].copy_from_slice(&length.to_be_bytes());
-    Ok(out)
-}
 
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,16 @@
 use serde_json::Value;
 use types::field::{FieldError, Path};
 
-use super::super::Hooks;
 use super::super::json::{get, text};
+use super::super::{Dependents, Hooks};
 
-pub static HOOKS: Hooks = Hooks { validate, create_on_update: true, validate_name: |_| Vec::new(), ..Hooks::NEUTRAL };
+pub static HOOKS: Hooks = Hooks {
+    validate,
+    create_on_update: true,
+    validate_name: |_| Vec::new(),
+    dependents: Dependents::Unsupported,
+    ..Hooks::NEUTRAL
+};
 
 fn validate(object: &Value) -> Vec<FieldError> {
     let namespace = text(get(object, "metadata"), "namespace");

@@ -10,4 +10,6 @@ mod managed;
 mod objects;
 mod proxy;
 mod reading;
+mod replay;
+mod shapes;
 mod wire;

@@ -173,7 +173,7 @@ async fn finalizers_hold_and_release() {
 
     admin.post(MAPS, &config_map("owner", &json!({}))).await.expect(201);
     let path = format!("{MAPS}/owner");
-    let marked = admin.delete(&format!("{path}?propagationPolicy=Foreground")).await.expect(200).json();
+    let marked = admin.delete(&format!("{path}?propagationPolicy=Foreground")).await.expect(202).json();
     assert_eq!(marked["metadata"]["finalizers"], json!(["foregroundDeletion"]));
     admin.delete(&format!("{path}?propagationPolicy=Background")).await.expect(200);
     admin.get(&path).await.expect(404);

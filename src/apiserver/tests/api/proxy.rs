@@ -49,6 +49,7 @@ async fn what_is_asked_and_answered_goes_through_as_it_is() {
         let head = answer.text();
         assert!(head.starts_with(&format!("{method} /a/b%2Fc/d/e/f/g/h/i?x=1&y HTTP/1.1\r\n")), "{head}");
         assert!(head.contains("x-mine: kept\r\n") && head.contains("host: 192.0.2.7:10250\r\n"), "{head}");
+        assert!(head.contains("x-forwarded-uri: /api/v1/nodes/proxy/proxy/a/b%2Fc/d/e/f/g/h/i\r\n"), "{head}");
         assert!(!head.contains("secret"), "{head}");
     }
     let root = admin.get("/api/v1/nodes/proxy/proxy?x=1").await.expect(301);
