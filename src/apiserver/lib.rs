@@ -14,6 +14,7 @@
 
 pub mod admission;
 pub mod auth;
+pub mod cel;
 pub mod codec;
 pub mod hooks;
 pub mod http;

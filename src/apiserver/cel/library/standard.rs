@@ -1,0 +1,557 @@
+//! cel-go's standard functions: operators, conversions, sizes and membership.
+//!
+//! `&&`, `||`, `?:`, `==`, `!=` and optional selection run in [`crate::cel::eval`]; here are their types.
+//!
+//! Source: cel-go `common/stdlib/standard.go`, `common/types`.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use super::number_text::double;
+use super::time;
+use crate::cel::signature::Function;
+use crate::cel::value::{Answer, EvalError, Key, List, Map, Text, Value, fault, no_overload};
+
+/// Run by the evaluator itself.
+pub fn never<'a>(_: &[Value<'a>]) -> Answer<'a> {
+    no_overload()
+}
+
+pub const OPERATORS: &[Function] = &[
+    Function {
+        run: never,
+        overloads: &[
+            ("_?_:_", "conditional", "(bool, A, A) A"),
+            ("_&&_", "logical_and", "(bool, bool) bool"),
+            ("_||_", "logical_or", "(bool, bool) bool"),
+            ("@not_strictly_false", "not_strictly_false", "(bool) bool"),
+            ("_==_", "equals", "(A, A) bool"),
+            ("_!=_", "not_equals", "(A, A) bool"),
+            ("_[_]", "index_list", "(list(A), int) A"),
+            ("_[_]", "index_map", "(map(A, B), A) B"),
+            ("_[_]", "optional_list_index_int", "(optional(list(V)), int) optional(V)"),
+            ("_[_]", "optional_map_index_value", "(optional(map(K, V)), K) optional(V)"),
+            ("_[?_]", "list_optindex_optional_int", "(list(V), int) optional(V)"),
+            ("_[?_]", "optional_list_optindex_optional_int", "(optional(list(V)), int) optional(V)"),
+            ("_[?_]", "map_optindex_optional_value", "(map(K, V), K) optional(V)"),
+            ("_[?_]", "optional_map_optindex_optional_value", "(optional(map(K, V)), K) optional(V)"),
+            ("or", "optional_or_optional", "optional(V).(optional(V)) optional(V)"),
+            ("orValue", "optional_orValue_value", "optional(V).(V) V"),
+        ],
+    },
+    Function { run: not, overloads: &[("!_", "logical_not", "(bool) bool")] },
+    Function {
+        run: negate,
+        overloads: &[("-_", "negate_double", "(double) double"), ("-_", "negate_int64", "(int) int")],
+    },
+    Function {
+        run: add,
+        overloads: &[
+            ("_+_", "add_bytes", "(bytes, bytes) bytes"),
+            ("_+_", "add_double", "(double, double) double"),
+            ("_+_", "add_duration_duration", "(duration, duration) duration"),
+            ("_+_", "add_duration_timestamp", "(duration, timestamp) timestamp"),
+            ("_+_", "add_timestamp_duration", "(timestamp, duration) timestamp"),
+            ("_+_", "add_int64", "(int, int) int"),
+            ("_+_", "add_list", "(list(A), list(A)) list(A)"),
+            ("_+_", "add_string", "(string, string) string"),
+            ("_+_", "add_uint64", "(uint, uint) uint"),
+        ],
+    },
+    Function {
+        run: subtract,
+        overloads: &[
+            ("_-_", "subtract_double", "(double, double) double"),
+            ("_-_", "subtract_duration_duration", "(duration, duration) duration"),
+            ("_-_", "subtract_int64", "(int, int) int"),
+            ("_-_", "subtract_timestamp_duration", "(timestamp, duration) timestamp"),
+            ("_-_", "subtract_timestamp_timestamp", "(timestamp, timestamp) duration"),
+            ("_-_", "subtract_uint64", "(uint, uint) uint"),
+        ],
+    },
+    Function {
+        run: multiply,
+        overloads: &[
+            ("_*_", "multiply_double", "(double, double) double"),
+            ("_*_", "multiply_int64", "(int, int) int"),
+            ("_*_", "multiply_uint64", "(uint, uint) uint"),
+        ],
+    },
+    Function {
+        run: divide,
+        overloads: &[
+            ("_/_", "divide_double", "(double, double) double"),
+            ("_/_", "divide_int64", "(int, int) int"),
+            ("_/_", "divide_uint64", "(uint, uint) uint"),
+        ],
+    },
+    Function {
+        run: modulo,
+        overloads: &[("_%_", "modulo_int64", "(int, int) int"), ("_%_", "modulo_uint64", "(uint, uint) uint")],
+    },
+    Function {
+        run: |args| ordered(args, Ordering::is_lt),
+        overloads: &[
+            ("_<_", "less_bool", "(bool, bool) bool"),
+            ("_<_", "less_int64", "(int, int) bool"),
+            ("_<_", "less_int64_double", "(int, double) bool"),
+            ("_<_", "less_int64_uint64", "(int, uint) bool"),
+            ("_<_", "less_uint64", "(uint, uint) bool"),
+            ("_<_", "less_uint64_double", "(uint, double) bool"),
+            ("_<_", "less_uint64_int64", "(uint, int) bool"),
+            ("_<_", "less_double", "(double, double) bool"),
+            ("_<_", "less_double_int64", "(double, int) bool"),
+            ("_<_", "less_double_uint64", "(double, uint) bool"),
+            ("_<_", "less_string", "(string, string) bool"),
+            ("_<_", "less_bytes", "(bytes, bytes) bool"),
+            ("_<_", "less_timestamp", "(timestamp, timestamp) bool"),
+            ("_<_", "less_duration", "(duration, duration) bool"),
+        ],
+    },
+    Function {
+        run: |args| ordered(args, Ordering::is_le),
+        overloads: &[
+            ("_<=_", "less_equals_bool", "(bool, bool) bool"),
+            ("_<=_", "less_equals_int64", "(int, int) bool"),
+            ("_<=_", "less_equals_int64_double", "(int, double) bool"),
+            ("_<=_", "less_equals_int64_uint64", "(int, uint) bool"),
+            ("_<=_", "less_equals_uint64", "(uint, uint) bool"),
+            ("_<=_", "less_equals_uint64_double", "(uint, double) bool"),
+            ("_<=_", "less_equals_uint64_int64", "(uint, int) bool"),
+            ("_<=_", "less_equals_double", "(double, double) bool"),
+            ("_<=_", "less_equals_double_int64", "(double, int) bool"),
+            ("_<=_", "less_equals_double_uint64", "(double, uint) bool"),
+            ("_<=_", "less_equals_string", "(string, string) bool"),
+            ("_<=_", "less_equals_bytes", "(bytes, bytes) bool"),
+            ("_<=_", "less_equals_timestamp", "(timestamp, timestamp) bool"),
+            ("_<=_", "less_equals_duration", "(duration, duration) bool"),
+        ],
+    },
+    Function {
+        run: |args| ordered(args, Ordering::is_gt),
+        overloads: &[
+            ("_>_", "greater_bool", "(bool, bool) bool"),
+            ("_>_", "greater_int64", "(int, int) bool"),
+            ("_>_", "greater_int64_double", "(int, double) bool"),
+            ("_>_", "greater_int64_uint64", "(int, uint) bool"),
+            ("_>_", "greater_uint64", "(uint, uint) bool"),
+            ("_>_", "greater_uint64_double", "(uint, double) bool"),
+            ("_>_", "greater_uint64_int64", "(uint, int) bool"),
+            ("_>_", "greater_double", "(double, double) bool"),
+            ("_>_", "greater_double_int64", "(double, int) bool"),
+            ("_>_", "greater_double_uint64", "(double, uint) bool"),
+            ("_>_", "greater_string", "(string, string) bool"),
+            ("_>_", "greater_bytes", "(bytes, bytes) bool"),
+            ("_>_", "greater_timestamp", "(timestamp, timestamp) bool"),
+            ("_>_", "greater_duration", "(duration, duration) bool"),
+        ],
+    },
+    Function {
+        run: |args| ordered(args, Ordering::is_ge),
+        overloads: &[
+            ("_>=_", "greater_equals_bool", "(bool, bool) bool"),
+            ("_>=_", "greater_equals_int64", "(int, int) bool"),
+            ("_>=_", "greater_equals_int64_double", "(int, double) bool"),
+            ("_>=_", "greater_equals_int64_uint64", "(int, uint) bool"),
+            ("_>=_", "greater_equals_uint64", "(uint, uint) bool"),
+            ("_>=_", "greater_equals_uint64_double", "(uint, double) bool"),
+            ("_>=_", "greater_equals_uint64_int64", "(uint, int) bool"),
+            ("_>=_", "greater_equals_double", "(double, double) bool"),
+            ("_>=_", "greater_equals_double_int64", "(double, int) bool"),
+            ("_>=_", "greater_equals_double_uint64", "(double, uint) bool"),
+            ("_>=_", "greater_equals_string", "(string, string) bool"),
+            ("_>=_", "greater_equals_bytes", "(bytes, bytes) bool"),
+            ("_>=_", "greater_equals_timestamp", "(timestamp, timestamp) bool"),
+            ("_>=_", "greater_equals_duration", "(duration, duration) bool"),
+        ],
+    },
+];
+
+pub const CONTAINERS: &[Function] = &[
+    Function {
+        run: contained,
+        overloads: &[("@in", "in_list", "(A, list(A)) bool"), ("@in", "in_map", "(A, map(A, B)) bool")],
+    },
+    Function {
+        run: size,
+        overloads: &[
+            ("size", "size_bytes", "(bytes) int"),
+            ("size", "bytes_size", "bytes.() int"),
+            ("size", "size_list", "(list(A)) int"),
+            ("size", "list_size", "list(A).() int"),
+            ("size", "size_map", "(map(A, B)) int"),
+            ("size", "map_size", "map(A, B).() int"),
+            ("size", "size_string", "(string) int"),
+            ("size", "string_size", "string.() int"),
+        ],
+    },
+    Function {
+        run: map_insert,
+        overloads: &[
+            ("cel.@mapInsert", "@mapInsert_map_key_value", "(map(K, V), K, V) map(K, V)"),
+            ("cel.@mapInsert", "@mapInsert_map_map", "(map(K, V), map(K, V)) map(K, V)"),
+        ],
+    },
+];
+
+pub const CONVERSIONS: &[Function] = &[
+    Function { run: |args| Ok(Value::Type(args[0].type_name().into())), overloads: &[("type", "type", "(A) type(A)")] },
+    Function { run: |args| Ok(args[0].clone()), overloads: &[("dyn", "to_dyn", "(A) dyn")] },
+    Function {
+        run: to_bool,
+        overloads: &[("bool", "bool_to_bool", "(bool) bool"), ("bool", "string_to_bool", "(string) bool")],
+    },
+    Function {
+        run: to_bytes,
+        overloads: &[("bytes", "bytes_to_bytes", "(bytes) bytes"), ("bytes", "string_to_bytes", "(string) bytes")],
+    },
+    Function {
+        run: to_double,
+        overloads: &[
+            ("double", "double_to_double", "(double) double"),
+            ("double", "int64_to_double", "(int) double"),
+            ("double", "string_to_double", "(string) double"),
+            ("double", "uint64_to_double", "(uint) double"),
+        ],
+    },
+    Function {
+        run: to_duration,
+        overloads: &[
+            ("duration", "duration_to_duration", "(duration) duration"),
+            ("duration", "int64_to_duration", "(int) duration"),
+            ("duration", "string_to_duration", "(string) duration"),
+        ],
+    },
+    Function {
+        run: to_int,
+        overloads: &[
+            ("int", "int64_to_int64", "(int) int"),
+            ("int", "double_to_int64", "(double) int"),
+            ("int", "duration_to_int64", "(duration) int"),
+            ("int", "string_to_int64", "(string) int"),
+            ("int", "timestamp_to_int64", "(timestamp) int"),
+            ("int", "uint64_to_int64", "(uint) int"),
+        ],
+    },
+    Function {
+        run: |args| to_text(&args[0]),
+        overloads: &[
+            ("string", "string_to_string", "(string) string"),
+            ("string", "bool_to_string", "(bool) string"),
+            ("string", "bytes_to_string", "(bytes) string"),
+            ("string", "double_to_string", "(double) string"),
+            ("string", "duration_to_string", "(duration) string"),
+            ("string", "int64_to_string", "(int) string"),
+            ("string", "timestamp_to_string", "(timestamp) string"),
+            ("string", "uint64_to_string", "(uint) string"),
+            ("string", "ip_to_string", "(ip) string"),
+            ("string", "cidr_to_string", "(cidr) string"),
+        ],
+    },
+    Function {
+        run: to_timestamp,
+        overloads: &[
+            ("timestamp", "timestamp_to_timestamp", "(timestamp) timestamp"),
+            ("timestamp", "int64_to_timestamp", "(int) timestamp"),
+            ("timestamp", "string_to_timestamp", "(string) timestamp"),
+        ],
+    },
+    Function {
+        run: to_uint,
+        overloads: &[
+            ("uint", "uint64_to_uint64", "(uint) uint"),
+            ("uint", "double_to_uint64", "(double) uint"),
+            ("uint", "int64_to_uint64", "(int) uint"),
+            ("uint", "string_to_uint64", "(string) uint"),
+        ],
+    },
+];
+
+fn overflow<T>() -> Result<T, EvalError> {
+    fault("integer overflow")
+}
+fn unsigned_overflow<T>() -> Result<T, EvalError> {
+    fault("unsigned integer overflow")
+}
+fn int<'a>(n: Option<i64>) -> Answer<'a> {
+    n.map_or_else(overflow, |n| Ok(Value::Int(n)))
+}
+fn uint<'a>(n: Option<u64>) -> Answer<'a> {
+    n.map_or_else(unsigned_overflow, |n| Ok(Value::Uint(n)))
+}
+
+fn not<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [Value::Bool(b)] => Ok(Value::Bool(!b)),
+        _ => no_overload(),
+    }
+}
+fn negate<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [Value::Int(i)] => int(i.checked_neg()),
+        [Value::Double(d)] => Ok(Value::Double(-d)),
+        _ => no_overload(),
+    }
+}
+
+pub fn add<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [Value::Int(a), Value::Int(b)] => int(a.checked_add(*b)),
+        [Value::Uint(a), Value::Uint(b)] => uint(a.checked_add(*b)),
+        [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a + b)),
+        [Value::String(a), Value::String(b)] => Ok(Value::text(format!("{}{}", &**a, &**b))),
+        [Value::Bytes(a), Value::Bytes(b)] => Ok(Value::Bytes([&**a, &**b].concat().into())),
+        [Value::List(a), Value::List(b)] => append(a.clone(), b),
+        [Value::Duration(a), Value::Duration(b)] => time::duration(a.checked_add(*b)),
+        [Value::Timestamp(t), Value::Duration(d)] | [Value::Duration(d), Value::Timestamp(t)] => time::moved(*t, *d),
+        _ => no_overload(),
+    }
+}
+
+/// The lists joined; declared sets stay sets, and the items of declared maps replace those with their keys.
+/// Source: apiserver `pkg/cel/common/valuesunstructured.go` `unstructuredSetList.Add`, `unstructuredMapList.Add`.
+pub fn append<'a>(a: List<'a>, b: &List<'a>) -> Answer<'a> {
+    use crate::cel::schema::ListType;
+    let kind = match &a {
+        List::Json { kind, .. } => *kind,
+        List::Made(_) => &ListType::Atomic,
+    };
+    let mut items = a.into_items()?;
+    let same = |x: &Value<'a>, y: &Value<'a>, keys: &[String]| match (x, y) {
+        (Value::Map(x), Value::Map(y)) => keys.iter().all(|key| match (x.field(key), y.field(key)) {
+            (Some(Ok(x)), Some(Ok(y))) => x.equals(&y),
+            (x, y) => x.is_none() && y.is_none(),
+        }),
+        _ => false,
+    };
+    for item in b.iter() {
+        let item = item?;
+        match kind {
+            ListType::Atomic => items.push(item),
+            ListType::Set => {
+                if !items.iter().any(|known| known.equals(&item)) {
+                    items.push(item);
+                }
+            }
+            ListType::Map(keys) => match items.iter_mut().find(|known| same(known, &item, keys)) {
+                Some(known) => *known = item,
+                None => items.push(item),
+            },
+        }
+    }
+    Ok(Value::list(items))
+}
+
+fn subtract<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [Value::Int(a), Value::Int(b)] => int(a.checked_sub(*b)),
+        [Value::Uint(a), Value::Uint(b)] => uint(a.checked_sub(*b)),
+        [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a - b)),
+        [Value::Duration(a), Value::Duration(b)] => time::duration(a.checked_sub(*b)),
+        [Value::Timestamp(t), Value::Duration(d)] => match d.checked_neg() {
+            Some(d) => time::moved(*t, d),
+            None => fault("timestamp overflow"),
+        },
+        [Value::Timestamp(a), Value::Timestamp(b)] => {
+            time::duration(i64::try_from(a.as_nanosecond() - b.as_nanosecond()).ok())
+        }
+        _ => no_overload(),
+    }
+}
+fn multiply<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [Value::Int(a), Value::Int(b)] => int(a.checked_mul(*b)),
+        [Value::Uint(a), Value::Uint(b)] => uint(a.checked_mul(*b)),
+        [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a * b)),
+        _ => no_overload(),
+    }
+}
+fn divide<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => fault("division by zero"),
+        [Value::Int(a), Value::Int(b)] => int(a.checked_div(*b)),
+        [Value::Uint(a), Value::Uint(b)] => uint(a.checked_div(*b)),
+        [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a / b)),
+        _ => no_overload(),
+    }
+}
+fn modulo<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => fault("modulus by zero"),
+        [Value::Int(a), Value::Int(b)] => int(a.checked_rem(*b)),
+        [Value::Uint(a), Value::Uint(b)] => uint(a.checked_rem(*b)),
+        _ => no_overload(),
+    }
+}
+
+fn ordered<'a>(args: &[Value<'a>], wanted: fn(Ordering) -> bool) -> Answer<'a> {
+    let [a, b] = args else { return no_overload() };
+    match a.compare(b) {
+        Some(order) => Ok(Value::Bool(wanted(order))),
+        None if [a, b].iter().any(|v| matches!(v, Value::Double(d) if d.is_nan())) => {
+            fault("NaN values cannot be ordered")
+        }
+        None => no_overload(),
+    }
+}
+
+fn contained<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [item, Value::List(list)] => Ok(Value::Bool(list.contains(item)?)),
+        [key, Value::Map(map)] => Ok(Value::Bool(map.find(key).is_some())),
+        _ => no_overload(),
+    }
+}
+fn size<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [v @ (Value::String(_) | Value::Bytes(_) | Value::List(_) | Value::Map(_))] => {
+            int(i64::try_from(v.size()).ok())
+        }
+        _ => no_overload(),
+    }
+}
+fn map_insert<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [Value::Map(map), rest @ ..] => insert(map.clone(), rest),
+        _ => no_overload(),
+    }
+}
+/// A key and its value, or all entries of another map. Keys must be new.
+pub fn insert<'a>(map: Map<'a>, rest: &[Value<'a>]) -> Answer<'a> {
+    let mut entries = map.into_entries()?;
+    let mut put = |key: &Value<'a>, value: Value<'a>| {
+        let Some(of) = Key::of(key) else { return no_overload() };
+        if entries.insert(of, value).is_some() {
+            return fault(format!("insert failed: key {} already exists", plain(key)));
+        }
+        Ok(())
+    };
+    match rest {
+        [key, value] => put(key, value.clone())?,
+        [Value::Map(more)] => {
+            for (key, value) in more.entries() {
+                put(&key, value?)?;
+            }
+        }
+        _ => return no_overload(),
+    }
+    Ok(Value::map(entries))
+}
+
+fn conversion<T>(from: &Value, to: &str) -> Result<T, EvalError> {
+    fault(format!("type conversion error from '{}' to '{to}'", from.type_name()))
+}
+fn to_bool<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [v @ Value::Bool(_)] => Ok(v.clone()),
+        [v @ Value::String(text)] => match &**text {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Value::Bool(true)),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Value::Bool(false)),
+            _ => conversion(v, "bool"),
+        },
+        _ => no_overload(),
+    }
+}
+fn to_bytes<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [v @ Value::Bytes(_)] => Ok(v.clone()),
+        [Value::String(text)] => Ok(Value::Bytes(text.as_bytes().into())),
+        _ => no_overload(),
+    }
+}
+fn to_double<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [v @ Value::Double(_)] => Ok(v.clone()),
+        [Value::Int(i)] => Ok(Value::Double(*i as f64)),
+        [Value::Uint(u)] => Ok(Value::Double(*u as f64)),
+        [v @ Value::String(text)] => match text.parse() {
+            Ok(d) => Ok(Value::Double(d)),
+            Err(_) => conversion(v, "double"),
+        },
+        _ => no_overload(),
+    }
+}
+fn to_duration<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [v @ Value::Duration(_)] => Ok(v.clone()),
+        [Value::Int(nanos)] => Ok(Value::Duration(*nanos)),
+        [v @ Value::String(text)] => match time::parse_duration(text) {
+            Some(nanos) => Ok(Value::Duration(nanos)),
+            None => conversion(v, "google.protobuf.Duration"),
+        },
+        _ => no_overload(),
+    }
+}
+fn to_int<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    const LIMIT: f64 = 9_223_372_036_854_775_807.0;
+    match args {
+        [v @ Value::Int(_)] => Ok(v.clone()),
+        [Value::Double(d)] if d.is_nan() || *d <= -LIMIT || *d >= LIMIT => overflow(),
+        [Value::Double(d)] => Ok(Value::Int(*d as i64)),
+        [Value::Duration(nanos)] => Ok(Value::Int(*nanos)),
+        [Value::Timestamp(t)] => Ok(Value::Int(t.as_nanosecond().div_euclid(1_000_000_000) as i64)),
+        [Value::Uint(u)] => int(i64::try_from(*u).ok()),
+        [v @ Value::String(text)] => match text.parse() {
+            Ok(i) => Ok(Value::Int(i)),
+            Err(_) => conversion(v, "int"),
+        },
+        _ => no_overload(),
+    }
+}
+fn to_uint<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [v @ Value::Uint(_)] => Ok(v.clone()),
+        [Value::Double(d)] if d.is_nan() || *d < 0.0 || *d >= 18_446_744_073_709_551_615.0 => unsigned_overflow(),
+        [Value::Double(d)] => Ok(Value::Uint(*d as u64)),
+        [Value::Int(i)] => uint(u64::try_from(*i).ok()),
+        [v @ Value::String(text)] => match text.parse() {
+            Ok(u) => Ok(Value::Uint(u)),
+            Err(_) => conversion(v, "uint"),
+        },
+        _ => no_overload(),
+    }
+}
+fn to_timestamp<'a>(args: &[Value<'a>]) -> Answer<'a> {
+    match args {
+        [v @ Value::Timestamp(_)] => Ok(v.clone()),
+        [Value::Int(seconds)] => match jiff::Timestamp::from_second(*seconds) {
+            Ok(t) => time::in_range(t),
+            Err(_) => fault("timestamp overflow"),
+        },
+        [v @ Value::String(text)] => match time::parse_timestamp(text) {
+            Some(t) => time::in_range(t),
+            None => conversion(v, "google.protobuf.Timestamp"),
+        },
+        _ => no_overload(),
+    }
+}
+
+/// The text that `string()` makes of a value.
+pub fn to_text<'a>(value: &Value<'a>) -> Answer<'a> {
+    let text = match value {
+        Value::String(_) => return Ok(value.clone()),
+        Value::Bool(b) => b.to_string(),
+        Value::Int(i) => i.to_string(),
+        Value::Uint(u) => u.to_string(),
+        Value::Double(d) => double(*d),
+        Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => return fault("invalid UTF-8 in bytes, cannot convert to string"),
+        },
+        Value::Timestamp(t) => time::timestamp_text(*t),
+        Value::Duration(nanos) => time::duration_text(*nanos),
+        Value::Type(name) => return Ok(Value::String(Text::Shared(Arc::clone(name)))),
+        Value::Ip(ip) => ip.to_string(),
+        Value::Cidr(ip, bits) => format!("{ip}/{bits}"),
+        other => return conversion(other, "string"),
+    };
+    Ok(Value::text(text))
+}
+
+/// A value as errors quote it.
+pub fn plain(value: &Value) -> String {
+    match to_text(value) {
+        Ok(Value::String(text)) => text.to_string(),
+        _ => value.type_name(),
+    }
+}
