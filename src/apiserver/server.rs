@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use types::registry::WriteClass;
+use types::registry::{KindRef, WriteClass};
 use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
@@ -22,6 +22,7 @@ use crate::auth::review;
 use crate::auth::token::Tokens;
 use crate::auth::{Attributes, Authorizer, Target};
 use crate::codec::{Accepted, As};
+use crate::custom::{self, Kinds};
 use crate::http::body::Body;
 use crate::http::metrics::Metrics;
 use crate::http::query::{Query, percent_decode};
@@ -114,6 +115,7 @@ pub struct Shared {
     pub(crate) authorizer: Authorizer,
     pub(crate) tokens: Tokens,
     pub(crate) allocator: Allocator,
+    pub(crate) kinds: Kinds,
     pub(crate) metrics: Metrics,
     pub(crate) frames: verbs::frame::Frames,
     in_flight: Semaphore,
@@ -144,6 +146,7 @@ impl ApiServer {
         let allocator = Allocator::new(allocation).map_err(Error::Ranges)?;
         verbs::start::bootstrap(&*store, &config.clock, &config.service_cidrs).await.map_err(Error::Bootstrap)?;
         allocator.load(&*store.snapshot());
+        let kinds = Kinds::load(&*store.snapshot());
         let authorizer = Authorizer { rbac: Rbac::new(store.clone()) };
         let shared = Arc::new(Shared {
             config,
@@ -151,12 +154,14 @@ impl ApiServer {
             authorizer,
             tokens,
             allocator,
+            kinds,
             metrics: Metrics::default(),
             frames: verbs::frame::Frames::default(),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             stop: CancellationToken::new(),
         });
         tokio::spawn(follow_roles(Arc::downgrade(&shared)));
+        tokio::spawn(custom::keeper::follow(Arc::downgrade(&shared)));
         let server = Self { shared };
         if let Some(advertise) = server.shared.config.advertise {
             let address = server.shared.allocator.kubernetes_service_ip();
@@ -201,7 +206,7 @@ impl ApiServer {
         headers.insert("audit-id", audit_id);
         respond::add_warnings(headers, &trace.warnings);
         let code = response.status().as_u16();
-        self.shared.metrics.observe(trace.verb, trace.group, trace.resource, code, started.elapsed());
+        self.shared.metrics.observe(trace.verb, trace.kind.as_ref(), code, started.elapsed());
         response
     }
 
@@ -232,10 +237,11 @@ impl ApiServer {
         let verb = resource.verb(&method, &query);
         authorize(shared, &identity, &resource, verb, request.headers(), &query, &*view)?;
         drop(view);
-        let (kind, sub) = resource.resolve(&method, verb)?;
+        let found = shared.kinds.served().find(resource.group, resource.version, resource.plural);
+        let sub = resource.resolve(&method, verb, found.as_deref())?;
+        let Some(kind) = &found else { return Err(Status::no_such_path()) };
         trace.verb = verb;
-        trace.group = &kind.group;
-        trace.resource = &kind.plural;
+        trace.kind = Some(kind.clone());
         let subresource = sub.map_or("", |s| &*s.name);
         // What a proxied server answers is between it and the client.
         let proxied = subresource == "proxy";
@@ -264,7 +270,7 @@ impl ApiServer {
             // Leases and Events of our own parts come by the minute and nobody applies them: they stay untracked, as objects
             // from before there was apply are, and no larger than they must be.
             tracked: !(matches!(peer, Peer::Local(_)) && kind.write_class == WriteClass::Relaxed),
-            warnings: Some(crate::hooks::of(kind).deprecated)
+            warnings: Some(crate::hooks::of(kind).deprecation())
                 .filter(|w| !w.is_empty())
                 .map(str::to_owned)
                 .into_iter()
@@ -301,14 +307,13 @@ impl ApiServer {
 /// What is counted and said of a request besides its answer.
 struct Trace {
     verb: &'static str,
-    group: &'static str,
-    resource: &'static str,
+    kind: Option<KindRef>,
     warnings: Vec<String>,
 }
 
 impl Default for Trace {
     fn default() -> Self {
-        Self { verb: "refused", group: "", resource: "", warnings: Vec::new() }
+        Self { verb: "refused", kind: None, warnings: Vec::new() }
     }
 }
 
@@ -410,8 +415,8 @@ fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     ask.dry_run("CreateOptions")?;
     let mut object = ask.decode(body, &ask.kind.gvk())?;
     let hooks = crate::hooks::of(ask.kind);
-    (hooks.default)(&mut object);
-    let errors = (hooks.validate)(&object);
+    hooks.default(&mut object);
+    let errors = hooks.validate(&object);
     if !errors.is_empty() {
         return Err(Status::invalid(ask.kind, object::meta(&object, "name"), &errors));
     }

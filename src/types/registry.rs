@@ -5,7 +5,11 @@
 //!
 //! Source: the aggregated discovery document of Kubernetes 1.36 (`api/discovery/aggregated_v2.json`).
 
+use std::any::Any;
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 mod built_in;
 mod groups;
@@ -120,6 +124,87 @@ pub struct Kind {
     pub storage_version_hash: Text,
     /// `false` for kinds that are never stored (reviews, bindings).
     pub stored: bool,
+    /// What is known of a custom kind besides this.
+    pub extension: Extension,
+}
+
+/// What belongs to a kind that was defined at run time: its schema and the like, which only the room that serves it reads.
+/// Built-in kinds have none.
+#[derive(Clone, Default)]
+pub struct Extension(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Extension {
+    pub const NONE: Extension = Extension(None);
+
+    pub fn new(of: Arc<dyn Any + Send + Sync>) -> Self {
+        Self(Some(of))
+    }
+
+    /// What it is, when it is a `T`.
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        self.0.as_deref()?.downcast_ref()
+    }
+
+    /// Tells extensions apart while they live; 0 for none.
+    pub fn id(&self) -> usize {
+        self.0.as_ref().map_or(0, |of| Arc::as_ptr(of).addr())
+    }
+
+    /// Whether the kind was defined at run time.
+    pub fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl fmt::Debug for Extension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_some() { "custom" } else { "none" })
+    }
+}
+
+/// Extensions are the same when they are one.
+impl PartialEq for Extension {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+impl Eq for Extension {}
+
+/// A kind that is served: built in, or defined at run time and gone when nobody holds it any more.
+#[derive(Debug, Clone)]
+pub enum KindRef {
+    BuiltIn(&'static Kind),
+    Custom(Arc<Kind>),
+}
+
+impl KindRef {
+    /// The kind for as long as the process lives, which only a built-in one does.
+    pub fn built_in(&self) -> Option<&'static Kind> {
+        match self {
+            KindRef::BuiltIn(kind) => Some(kind),
+            KindRef::Custom(_) => None,
+        }
+    }
+}
+
+impl Deref for KindRef {
+    type Target = Kind;
+    fn deref(&self) -> &Kind {
+        match self {
+            KindRef::BuiltIn(kind) => kind,
+            KindRef::Custom(kind) => kind,
+        }
+    }
+}
+
+impl From<&'static Kind> for KindRef {
+    fn from(kind: &'static Kind) -> Self {
+        KindRef::BuiltIn(kind)
+    }
 }
 
 impl Kind {

@@ -22,6 +22,7 @@ use types::field::FieldError;
 use types::registry::Kind;
 
 use crate::auth::identity::Identity;
+use crate::custom::{self, Custom};
 
 pub mod addresses;
 pub mod admissionregistration;
@@ -132,10 +133,88 @@ impl Hooks {
 }
 
 static NEUTRAL: Hooks = Hooks::NEUTRAL;
+/// Source: apiextensions-apiserver `pkg/registry/customresource/strategy.go`.
+static CUSTOM: Hooks = Hooks { unconditional_update: false, ..Hooks::NEUTRAL };
 
-/// The hooks of a kind; [`Hooks::NEUTRAL`] for one that has none of its own.
-pub fn of(kind: &Kind) -> &'static Hooks {
-    named(&kind.group, &kind.kind).unwrap_or(&NEUTRAL)
+/// How objects of one kind behave: by the hooks of a built-in kind, or by the schema of a custom one. What is asked of it by
+/// a method goes to whichever it is; the switches of [`Hooks`] are read through it.
+#[derive(Clone, Copy)]
+pub struct Behaviour<'a> {
+    hooks: &'static Hooks,
+    custom: Option<&'a Custom>,
+}
+
+impl std::ops::Deref for Behaviour<'_> {
+    type Target = Hooks;
+    fn deref(&self) -> &Hooks {
+        self.hooks
+    }
+}
+
+impl Behaviour<'_> {
+    pub fn default(&self, object: &mut Value) {
+        match self.custom {
+            Some(custom) => custom.default(object),
+            None => (self.hooks.default)(object),
+        }
+    }
+    pub fn prepare_create(&self, object: &mut Value, context: &Context<'_>) {
+        match self.custom {
+            Some(custom) => custom.prepare_create(object),
+            None => (self.hooks.prepare_create)(object, context),
+        }
+    }
+    pub fn prepare_update(&self, new: &mut Value, old: &Value, context: &Context<'_>) {
+        match self.custom {
+            Some(custom) => custom.prepare_update(new, old, context.subresource),
+            None => (self.hooks.prepare_update)(new, old, context),
+        }
+    }
+    pub fn validate(&self, object: &Value) -> Vec<FieldError> {
+        match self.custom {
+            Some(custom) => custom.validate(object),
+            None => (self.hooks.validate)(object),
+        }
+    }
+    pub fn validate_create(&self, object: &Value, context: &Context<'_>) -> Vec<FieldError> {
+        match self.custom {
+            Some(_) => Vec::new(),
+            None => (self.hooks.validate_create)(object, context),
+        }
+    }
+    pub fn warnings_create(&self, object: &Value) -> Vec<String> {
+        match self.custom {
+            Some(_) => Vec::new(),
+            None => (self.hooks.warnings_create)(object),
+        }
+    }
+    pub fn validate_update(&self, new: &Value, old: &Value, context: &Context<'_>) -> Vec<FieldError> {
+        match self.custom {
+            Some(custom) => custom.validate_update(new, old, context.subresource),
+            None => (self.hooks.validate_update)(new, old, context),
+        }
+    }
+    pub fn warnings(&self, object: &Value) -> Vec<String> {
+        match self.custom {
+            Some(_) => Vec::new(),
+            None => (self.hooks.warnings)(object),
+        }
+    }
+    /// Said to everyone who uses the kind; empty for one in good standing.
+    pub fn deprecation(&self) -> &str {
+        match self.custom {
+            Some(custom) => custom.deprecation(),
+            None => self.hooks.deprecated,
+        }
+    }
+}
+
+/// The behaviour of a kind; [`Hooks::NEUTRAL`] for a built-in one that has none of its own.
+pub fn of(kind: &Kind) -> Behaviour<'_> {
+    match custom::of(kind) {
+        Some(custom) => Behaviour { hooks: &CUSTOM, custom: Some(custom) },
+        None => Behaviour { hooks: named(&kind.group, &kind.kind).unwrap_or(&NEUTRAL), custom: None },
+    }
 }
 
 /// The hooks by group and kind; also for kinds that only subresources exchange (`Scale`, `Eviction`, `TokenRequest`).
@@ -157,6 +236,7 @@ pub fn named(group: &str, kind: &str) -> Option<&'static Hooks> {
         ("authorization.k8s.io", "LocalSubjectAccessReview" | "SubjectAccessReview") => &reviews::SUBJECT_ACCESS_REVIEW,
         ("authorization.k8s.io", "SelfSubjectAccessReview") => &reviews::SELF_SUBJECT_ACCESS_REVIEW,
         ("authorization.k8s.io", "SelfSubjectRulesReview") => &reviews::SELF_SUBJECT_RULES_REVIEW,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &apiextensions::DEFINITION,
         ("apps", "Deployment") => &apps::deployment::HOOKS,
         ("apps", "ReplicaSet") => &apps::replica_set::HOOKS,
         ("autoscaling", "Scale") => &autoscaling::SCALE,
@@ -169,7 +249,6 @@ pub fn named(group: &str, kind: &str) -> Option<&'static Hooks> {
         ("coordination.k8s.io", "Lease") => &coordination::LEASE,
         ("discovery.k8s.io", "EndpointSlice") => &discovery::ENDPOINT_SLICE,
         ("admissionregistration.k8s.io", kind) => return admissionregistration::named(kind),
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => &apiextensions::CUSTOM_RESOURCE_DEFINITION,
         ("apiregistration.k8s.io", "APIService") => &apiregistration::API_SERVICE,
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::SIGNING_REQUEST,
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flowcontrol::FLOW_SCHEMA,

@@ -1,40 +1,83 @@
 //! What is served, told to clients: the aggregated documents and the older one-by-one documents.
 //!
-//! Made once from the registry, kept as bytes with their tags. Source: apiserver `pkg/endpoints/discovery`, KEP-3352.
+//! Made from the kinds that are served when somebody asks, kept as bytes with their tags until those change.
+//!
+//! Source: apiserver `pkg/endpoints/discovery`; KEP-3352; kube-aggregator `pkg/apis/apiregistration/v1/helpers.go` for the
+//! order of groups and versions.
 
-use std::sync::LazyLock;
+use std::cmp::Reverse;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 use types::registry::{BUILT_IN, Kind, Scope, Subresource, Verb};
 
+use crate::custom::{self, Served};
+
 /// One group with its versions in order of preference.
 struct Group {
-    name: &'static str,
-    versions: Vec<&'static str>,
+    name: String,
+    versions: Vec<String>,
 }
 
-fn groups() -> Vec<Group> {
+fn groups(served: &Served) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for kind in BUILT_IN.iter() {
-        let name: &'static str = &kind.group;
-        let version: &'static str = &kind.version;
-        match groups.iter_mut().find(|g| g.name == name) {
-            Some(group) if group.versions.contains(&version) => {}
-            Some(group) => group.versions.push(version),
-            None => groups.push(Group { name, versions: vec![version] }),
-        }
+        add(&mut groups, kind);
+    }
+    let built_in: Vec<usize> = groups.iter().map(|g| g.versions.len()).collect();
+    for kind in served.custom() {
+        add(&mut groups, kind);
+    }
+    // Groups and versions of custom kinds come after those that are built in.
+    for (i, group) in groups.iter_mut().enumerate() {
+        let from = built_in.get(i).copied().unwrap_or(0);
+        group.versions[from..].sort_by_cached_key(|v| Reverse(precedence(v)));
     }
     groups
 }
 
-fn kinds(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
-    let (group, version) = (group.to_owned(), version.to_owned());
-    let mut found: Vec<&'static Kind> =
-        BUILT_IN.iter().filter(move |k| k.group == group && k.version == version).collect();
+fn add(groups: &mut Vec<Group>, kind: &Kind) {
+    match groups.iter_mut().find(|g| g.name == kind.group) {
+        Some(group) if group.versions.iter().any(|v| *v == kind.version) => {}
+        Some(group) => group.versions.push(kind.version.to_string()),
+        None => groups.push(Group { name: kind.group.to_string(), versions: vec![kind.version.to_string()] }),
+    }
+}
+
+/// Where a version stands among others, greater is earlier: `v2` before `v1` before `v1beta2` before `v1alpha1`, then what is
+/// no such version, in alphabetical order.
+///
+/// Source: apimachinery `pkg/version/helpers.go` `CompareKubeAwareVersionStrings`.
+pub fn precedence(version: &str) -> (u8, u64, u64, Reverse<String>) {
+    let numbered = || {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let major = rest[..digits].parse::<u64>().ok().filter(|n| *n > 0)?;
+        match &rest[digits..] {
+            "" => Some((3, major, 0)),
+            more => {
+                let (stage, minor) = match (more.strip_prefix("beta"), more.strip_prefix("alpha")) {
+                    (Some(minor), _) => (2, minor),
+                    (_, Some(minor)) => (1, minor),
+                    _ => return None,
+                };
+                let all_digits = minor.bytes().all(|b| b.is_ascii_digit());
+                minor.parse::<u64>().ok().filter(|n| all_digits && *n > 0).map(|minor| (stage, major, minor))
+            }
+        }
+    };
+    match numbered() {
+        Some((stage, major, minor)) => (stage, major, minor, Reverse(String::new())),
+        None => (0, 0, 0, Reverse(version.to_owned())),
+    }
+}
+
+fn kinds<'a>(served: &'a Served, group: &str, version: &str) -> Vec<&'a Kind> {
+    let mut found: Vec<&Kind> = served.iter().filter(|k| k.group == group && k.version == version).collect();
     found.sort_by(|a, b| a.plural.cmp(&b.plural));
-    found.into_iter()
+    found
 }
 
 fn verbs(verbs: &[Verb]) -> Value {
@@ -59,7 +102,7 @@ impl Document {
     }
 }
 
-fn aggregated(groups: &[Group], core: bool) -> Value {
+fn aggregated(served: &Served, groups: &[Group], core: bool) -> Value {
     let items: Vec<Value> = groups
         .iter()
         .filter(|g| g.name.is_empty() == core)
@@ -68,7 +111,8 @@ fn aggregated(groups: &[Group], core: bool) -> Value {
                 .versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<Value> = kinds(group.name, version).map(aggregated_resource).collect();
+                    let resources: Vec<Value> =
+                        kinds(served, &group.name, version).into_iter().map(aggregated_resource).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
@@ -83,12 +127,12 @@ fn aggregated(groups: &[Group], core: bool) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 
-fn aggregated_resource(kind: &'static Kind) -> Value {
+fn aggregated_resource(kind: &Kind) -> Value {
     let gvk = |group: &str, version: &str, name: &str| json!({"group": group, "version": version, "kind": name});
     let scope = if kind.scope == Scope::Namespaced { "Namespaced" } else { "Cluster" };
     let mut resource = json!({
         "resource": kind.plural, "responseKind": gvk("", "", &kind.kind), "scope": scope,
-        "singularResource": kind.singular, "verbs": verbs(&kind.verbs),
+        "singularResource": kind.singular, "verbs": verbs(custom::shown_verbs(kind)),
     });
     if !kind.short_names.is_empty() {
         resource["shortNames"] = json!(kind.short_names);
@@ -119,11 +163,11 @@ fn group_value(group: &Group) -> Value {
     json!({"name": group.name, "preferredVersion": versions[0], "versions": versions})
 }
 
-fn resource_list(group: &str, version: &str) -> Value {
+fn resource_list(served: &Served, group: &str, version: &str) -> Value {
     let mut resources = Vec::new();
-    for kind in kinds(group, version) {
+    for kind in kinds(served, group, version) {
         let mut one = json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced(),
-            "kind": kind.kind, "verbs": verbs(&kind.verbs)});
+            "kind": kind.kind, "verbs": verbs(custom::shown_verbs(kind))});
         if !kind.short_names.is_empty() {
             one["shortNames"] = json!(kind.short_names);
         }
@@ -154,17 +198,25 @@ fn legacy_subresource(kind: &Kind, sub: &Subresource) -> Value {
     one
 }
 
-struct Documents {
+/// What discovery says of one moment.
+pub struct Documents {
     groups: Vec<Group>,
-    core: Document,
-    others: Document,
+    core: OnceLock<Document>,
+    others: OnceLock<Document>,
 }
 
-static DOCUMENTS: LazyLock<Documents> = LazyLock::new(|| {
-    let groups = groups();
-    let (core, others) = (Document::new(&aggregated(&groups, true)), Document::new(&aggregated(&groups, false)));
-    Documents { groups, core, others }
-});
+/// The core group does not change, so a snapshot's own copy of it would only be made again.
+impl Clone for Documents {
+    fn clone(&self) -> Self {
+        Self { groups: Vec::new(), core: OnceLock::new(), others: OnceLock::new() }
+    }
+}
+
+impl Documents {
+    pub fn new(served: &Served) -> Self {
+        Self { groups: groups(served), core: OnceLock::new(), others: OnceLock::new() }
+    }
+}
 
 /// Whether the client asks for the aggregated form; the version that it names is echoed.
 pub fn wants_aggregated(accept: &str) -> Option<&'static str> {
@@ -179,8 +231,10 @@ pub fn wants_aggregated(accept: &str) -> Option<&'static str> {
 }
 
 /// The aggregated document of `/api` or `/apis`, for the version that was asked for.
-pub fn aggregated_document(core: bool, version: &str) -> (Bytes, String) {
-    let document = if core { &DOCUMENTS.core } else { &DOCUMENTS.others };
+pub fn aggregated_document(served: &Served, core: bool, version: &str) -> (Bytes, String) {
+    let documents = served.documents();
+    let slot = if core { &documents.core } else { &documents.others };
+    let document = slot.get_or_init(|| Document::new(&aggregated(served, &documents.groups, core)));
     if version == "v2" {
         return (document.body.clone(), document.tag.clone());
     }
@@ -193,8 +247,8 @@ pub fn aggregated_document(core: bool, version: &str) -> (Bytes, String) {
 }
 
 /// The one-by-one document at a path; `None` when nothing is there. `address` is where clients reach the server.
-pub fn legacy(segments: &[&str], address: &str) -> Option<Value> {
-    let groups = &DOCUMENTS.groups;
+pub fn legacy(served: &Served, segments: &[&str], address: &str) -> Option<Value> {
+    let groups = &served.documents().groups;
     match segments {
         ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]})),
@@ -202,7 +256,7 @@ pub fn legacy(segments: &[&str], address: &str) -> Option<Value> {
             let list: Vec<Value> = groups.iter().filter(|g| !g.name.is_empty()).map(group_value).collect();
             Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}))
         }
-        ["api", "v1"] => Some(resource_list("", "v1")),
+        ["api", "v1"] => Some(resource_list(served, "", "v1")),
         ["apis", group] => {
             let group = groups.iter().find(|g| !g.name.is_empty() && g.name == *group)?;
             let mut value = group_value(group);
@@ -212,7 +266,7 @@ pub fn legacy(segments: &[&str], address: &str) -> Option<Value> {
         }
         ["apis", group, version] => {
             let found = groups.iter().find(|g| !g.name.is_empty() && g.name == *group)?;
-            found.versions.contains(version).then(|| resource_list(group, version))
+            found.versions.iter().any(|v| v == version).then(|| resource_list(served, group, version))
         }
         _ => None,
     }
@@ -224,7 +278,7 @@ mod tests {
 
     #[test]
     fn documents_say_what_the_registry_says() {
-        let (body, tag) = aggregated_document(false, "v2");
+        let (body, tag) = aggregated_document(&Served::default(), false, "v2");
         let value: Value = serde_json::from_slice(&body).unwrap();
         assert!(tag.starts_with('"') && tag.ends_with('"'));
         let apps = value["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "apps").unwrap();
@@ -239,12 +293,22 @@ mod tests {
             deployments["subresources"][0]["responseKind"],
             json!({"group": "autoscaling", "version": "v1", "kind": "Scale"})
         );
-        let list = legacy(&["apis", "apps", "v1"], "").unwrap();
+        let list = legacy(&Served::default(), &["apis", "apps", "v1"], "").unwrap();
         assert_eq!(list["groupVersion"], "apps/v1");
         let scale = list["resources"].as_array().unwrap().iter().find(|r| r["name"] == "deployments/scale").unwrap();
         assert_eq!((&scale["group"], &scale["kind"]), (&json!("autoscaling"), &json!("Scale")));
-        assert!(legacy(&["apis", "nothing"], "").is_none());
-        assert!(legacy(&["api", "v2"], "").is_none());
+        assert!(legacy(&Served::default(), &["apis", "nothing"], "").is_none());
+        assert!(legacy(&Served::default(), &["api", "v2"], "").is_none());
+    }
+
+    #[test]
+    fn versions_in_order_of_preference() {
+        let mut versions =
+            ["foo10", "v1alpha1", "v1", "v11beta2", "v10", "v3beta1", "foo1", "v2", "v12alpha1", "v1beta01x"];
+        versions.sort_by_cached_key(|v| Reverse(precedence(v)));
+        let expected =
+            ["v10", "v2", "v1", "v11beta2", "v3beta1", "v12alpha1", "v1alpha1", "foo1", "foo10", "v1beta01x"];
+        assert_eq!(versions, expected);
     }
 
     #[test]

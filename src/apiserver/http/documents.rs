@@ -67,7 +67,7 @@ pub fn answer(
         ["openapi", "v3", rest @ ..] => return openapi_v3(&rest.join("/"), query, headers),
         [root @ ("api" | "apis")] => {
             if let Some(version) = discovery::wants_aggregated(accept(headers)) {
-                let (body, tag) = discovery::aggregated_document(*root == "api", version);
+                let (body, tag) = discovery::aggregated_document(&shared.kinds.served(), *root == "api", version);
                 let content_type =
                     format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
                 return Ok(tagged(headers, &content_type, body, &tag));
@@ -75,7 +75,7 @@ pub fn answer(
             legacy(shared, &segments)?
         }
         ["api" | "apis", ..] => legacy(shared, &segments)?,
-        [""] => return json_only(headers, &json!({"paths": paths()})),
+        [""] => return json_only(headers, &json!({"paths": paths(shared)})),
         _ => return Err(Status::no_such_path()),
     };
     let accepted = accepted?;
@@ -93,7 +93,7 @@ fn json_only(headers: &HeaderMap, value: &Value) -> Result<Response<Body>, Statu
 }
 
 fn legacy(shared: &Shared, segments: &[&str]) -> Result<Value, Status> {
-    discovery::legacy(segments, &shared.config.advertised()).ok_or_else(Status::no_such_path)
+    discovery::legacy(&shared.kinds.served(), segments, &shared.config.advertised()).ok_or_else(Status::no_such_path)
 }
 
 fn version(shared: &Shared) -> Value {
@@ -112,7 +112,7 @@ fn version(shared: &Shared) -> Value {
     })
 }
 
-fn paths() -> Vec<String> {
+fn paths(shared: &Shared) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -139,7 +139,7 @@ fn paths() -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    for kind in types::registry::BUILT_IN.iter().filter(|k| !k.group.is_empty()) {
+    for kind in shared.kinds.served().iter().filter(|k| !k.group.is_empty()) {
         paths.push(format!("/apis/{}", kind.group));
         paths.push(format!("/apis/{}/{}", kind.group, kind.version));
     }

@@ -110,16 +110,17 @@ impl Resource<'_> {
         if self.group.is_empty() && self.plural == "namespaces" { self.name } else { self.namespace }
     }
 
-    /// The kind and subresource that the path leads to, when the method is served there.
+    /// The subresource of the path's kind that the path leads to, when the method is served there.
     ///
     /// # Errors
     /// 404 for a path that leads nowhere, 405 for a method that is not served, 400 for a name that none can be.
-    pub fn resolve(
+    pub fn resolve<'k>(
         &self,
         method: &Method,
         verb: &str,
-    ) -> Result<(&'static Kind, Option<&'static Subresource>), Status> {
-        let kind = kind(self.group, self.version, self.plural).ok_or_else(Status::no_such_path)?;
+        kind: Option<&'k Kind>,
+    ) -> Result<Option<&'k Subresource>, Status> {
+        let kind = kind.ok_or_else(Status::no_such_path)?;
         // A namespaced kind is reached within a namespace, but for listing and creating reviews; a cluster kind never.
         let placed = kind.namespaced() != self.namespace.is_empty() || (kind.namespaced() && self.name.is_empty());
         if self.too_deep || !placed {
@@ -139,11 +140,11 @@ impl Resource<'_> {
                 return Err(Status::method_not_allowed());
             }
             check_name(self.name)?;
-            return Ok((kind, None));
+            return Ok(None);
         }
         let sub = kind.subresource(self.subresource).ok_or_else(Status::no_such_path)?;
         if *method == Method::OPTIONS && sub.name == "proxy" {
-            return Ok((kind, Some(sub)));
+            return Ok(Some(sub));
         }
         let wanted = match *method {
             Method::GET | Method::HEAD => Verb::Get,
@@ -157,7 +158,7 @@ impl Resource<'_> {
             return Err(Status::method_not_allowed());
         }
         check_name(self.name)?;
-        Ok((kind, Some(sub)))
+        Ok(Some(sub))
     }
 }
 
@@ -254,7 +255,8 @@ mod tests {
         ] {
             let Path::Resource(resource) = parse(path) else { panic!("{path}") };
             let verb = resource.verb(&method, &Query::default());
-            let found = resource.resolve(&method, verb).err().map_or(0, |s| s.code);
+            let kind = kind(resource.group, resource.version, resource.plural);
+            let found = resource.resolve(&method, verb, kind).err().map_or(0, |s| s.code);
             assert_eq!(found, code, "{method} {path}");
         }
     }

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde_json::Value;
 use store::{Entry, Expect, Op, Snapshot, Write};
-use types::registry::Kind;
+use types::registry::{Kind, KindRef};
 use types::status::{Cause, Status};
 
 use super::facts;
@@ -17,6 +17,7 @@ use crate::auth::rbac;
 use crate::auth::{Attributes, Target};
 use crate::codec::fields::FieldValidation;
 use crate::codec::{Accepted, Media};
+use crate::custom;
 use crate::http::query::Query;
 use crate::managed::{self, Given, Managed, Writer};
 use crate::server::Shared;
@@ -28,7 +29,7 @@ pub const FRESHNESS_SECONDS: u64 = 3;
 /// What is asked, by whom, and how the answer is wanted.
 pub struct Ask<'a> {
     pub shared: &'a Arc<Shared>,
-    pub kind: &'static Kind,
+    pub kind: &'a KindRef,
     /// Empty for the object itself.
     pub subresource: &'a str,
     pub namespace: &'a str,
@@ -152,12 +153,15 @@ impl<'a> Ask<'a> {
         self.view().get(&self.key()).ok_or_else(|| Status::not_found(self.kind, self.name))
     }
 
-    /// Writes one entry. Roles that are written are in force when this returns.
+    /// Writes one entry. Roles and definitions that are written are in force when this returns.
     pub async fn write(&self, key: Arc<str>, expect: Expect, op: Op) -> Result<Arc<Entry>, store::Error> {
         let write = Write { key, expect, class: object::class(self.kind), op };
         let mut written = self.shared.store.write(vec![write]).await?;
         if self.kind.group == rbac::GROUP {
             self.shared.authorizer.rbac.changed();
+        }
+        if let (custom::GROUP, Some(entry)) = (&*self.kind.group, written.last()) {
+            self.shared.kinds.refresh(&*self.shared.store, &entry.key);
         }
         written.pop().ok_or(store::Error::Closed)
     }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 use store::{Expect, Op};
-use types::registry::GroupVersionKind;
+use types::registry::{GroupVersionKind, KindRef};
 use types::status::Status;
 
 use super::ask::{Answer, Ask};
@@ -36,7 +36,8 @@ pub async fn bind(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let view = ask.view();
     admission::mutate(&mut ask.admission(Operation::Create, Some(&mut binding), None, dry_run, &*view))?;
     admission::validate(&ask.admission(Operation::Create, Some(&mut binding), None, dry_run, &*view))?;
-    let mut pod_ask = Ask { kind: pods, name: &name, subresource: "binding", warnings: Vec::new(), ..*ask };
+    let pods = KindRef::from(pods);
+    let mut pod_ask = Ask { kind: &pods, name: &name, subresource: "binding", warnings: Vec::new(), ..*ask };
     assign(&mut pod_ask, &binding, dry_run).await?;
     let mut status = Status::success();
     status.code = 201;

@@ -14,7 +14,7 @@ use super::ask::{Answer, Ask, Owners};
 use super::object::{self, meta, meta_mut};
 use crate::admission::{self, Operation};
 use crate::managed::{self, Given, Managed};
-use crate::{auth, hooks};
+use crate::{auth, custom, hooks};
 
 /// How often a generated name that is taken is generated anew. Source: apiserver `pkg/registry/generic/registry/store.go`
 /// `maxNameGenerationCreateAttempts`.
@@ -103,36 +103,38 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
         view = ask.view();
     }
     object::fill_new(&mut object, namespace, ask.now);
-    (hooks.default)(&mut object);
+    hooks.default(&mut object);
     let managed = match owners {
         Owners::Track(_) if !ask.tracked => Managed::default(),
         Owners::Track(given) => managed::created(&object, given, &ask.writer(&ask.manager())),
         Owners::Known(managed) => managed,
     };
-    (hooks.prepare_create)(&mut object, &ask.context());
+    hooks.prepare_create(&mut object, &ask.context());
     let name = meta(&object, "name").to_owned();
     let request = |ask: &Ask<'_>, object: &mut Value| -> Result<Vec<String>, Status> {
         let mut request = ask.admission(Operation::Create, Some(object), None, dry_run, &*view);
         request.name = &name;
         admission::mutate(&mut request)
     };
+    custom::check_create(ask.kind, &name)?;
     let warnings = request(ask, &mut object)?;
     ask.warnings.extend(warnings);
-    (hooks.default)(&mut object);
+    hooks.default(&mut object);
     let mut errors = hooks::metadata::validate(ask.kind, &object);
-    errors.extend((hooks.validate)(&object));
-    errors.extend((hooks.validate_create)(&object, &ask.context()));
+    errors.extend(hooks.validate(&object));
+    errors.extend(hooks.validate_create(&object, &ask.context()));
     if !errors.is_empty() {
         return Err(Status::invalid(ask.kind, &name, &errors).into());
     }
     auth::escalation::check(&ask.shared.authorizer, ask.identity, ask.kind, &object, None, &*view)?;
-    ask.warnings.extend((hooks.warnings)(&object));
-    ask.warnings.extend((hooks.warnings_create)(&object));
+    ask.warnings.extend(hooks.warnings(&object));
+    ask.warnings.extend(hooks.warnings_create(&object));
     let mut validation = ask.admission(Operation::Create, Some(&mut object), None, dry_run, &*view);
     validation.name = &name;
     let warnings = admission::validate(&validation)?;
     ask.warnings.extend(warnings);
 
+    custom::complete(ask, &mut object);
     let key = ask.kind.store_key(namespace, &name);
     let generated = !meta(&object, "generateName").is_empty();
     let taken = || {

@@ -18,6 +18,7 @@ use super::object::{self, finalizers, meta, meta_mut};
 use super::options::{DeleteOptions, Propagation, Selection, place};
 use super::update::{CONFLICT_RETRIES, Unchanged};
 use crate::admission::{self, Operation};
+use crate::custom;
 use crate::hooks::{self, Dependents};
 
 const FOREGROUND: &str = "foregroundDeletion";
@@ -188,6 +189,9 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> St
         hooks.grace_seconds.map_or(0, |grace| grace(old, options.grace_period_seconds)).min(GRACE_SECONDS_MAX);
     let deadline = now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(now);
     mark(&mut new, deadline, seconds);
+    if kind.group == custom::GROUP && kind.kind == "CustomResourceDefinition" {
+        hooks::apiextensions::begin_deletion(&mut new, now);
+    }
     if released(kind, &new) {
         return Step::Remove;
     }

@@ -33,7 +33,9 @@ impl ObjectFacts {
         self.fields.iter().find(|(n, _)| *n == name).map_or("", |(_, v)| &**v)
     }
 
-    pub fn of(kind: &'static Kind, object: &Value) -> Self {
+    /// Fields of custom kinds are not among them: which ones a selector may name changes with the definition, and they are
+    /// read from the object when it does (`options::Selection`).
+    pub fn of(kind: Option<&'static Kind>, object: &Value) -> Self {
         let metadata = &object["metadata"];
         let text = |v: &Value| -> Box<str> { v.as_str().unwrap_or_default().into() };
         let labels = metadata["labels"]
@@ -41,8 +43,8 @@ impl ObjectFacts {
             .map(|m| m.iter().map(|(k, v)| (k.as_str().into(), text(v))).collect())
             .unwrap_or_default();
         let fields = kind
-            .selectable_fields
-            .iter()
+            .into_iter()
+            .flat_map(|kind| kind.selectable_fields.iter())
             .filter_map(|field| {
                 let value = field_text(object, field);
                 (!value.is_empty()).then(|| (&**field, value.into()))
@@ -58,7 +60,7 @@ impl ObjectFacts {
 }
 
 /// A field as field selectors see it: the JSON path, with the few names that are not plain paths.
-fn field_text(object: &Value, field: &str) -> String {
+pub fn field_text(object: &Value, field: &str) -> String {
     match field {
         "status.podIPs" => {
             let ips = object["status"]["podIPs"].as_array().into_iter().flatten();
@@ -93,12 +95,12 @@ fn default_text(field: &str) -> &'static str {
 
 /// Makes the facts of a stored value; the store calls it for each value at load. A value that cannot be read has none.
 pub fn facts_of(key: &str, value: &Bytes) -> Facts {
-    let facts = kind_of_key(key)
-        .and_then(|kind| serde_json::from_slice(value).ok().map(|object: Value| ObjectFacts::of(kind, &object)));
+    let kind = kind_of_key(key);
+    let facts = serde_json::from_slice(value).ok().map(|object: Value| ObjectFacts::of(kind, &object));
     Arc::new(facts.unwrap_or_default())
 }
 
-/// The kind whose objects are kept under that key.
+/// The built-in kind whose objects are kept under that key.
 pub fn kind_of_key(key: &str) -> Option<&'static Kind> {
     let mut parts = key.split('/');
     let (group, plural) = (parts.next()?, parts.next()?);

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::json;
 use store::Revision;
-use types::registry::{GroupVersionKind, Kind};
+use types::registry::{GroupVersionKind, KindRef};
 use types::status::Status;
 
 use crate::codec::tape::Tape;
@@ -62,18 +62,18 @@ impl Frames {
 
 /// In what form a watcher wants events.
 pub struct Form {
-    kind: &'static Kind,
+    kind: KindRef,
     accepted: Accepted,
     include: IncludeObject,
     hash: u64,
 }
 
 impl Form {
-    pub fn new(kind: &'static Kind, accepted: Accepted, include: IncludeObject) -> Self {
+    pub fn new(kind: &KindRef, accepted: Accepted, include: IncludeObject) -> Self {
         let mut hasher = DefaultHasher::new();
-        (&kind.group, &kind.version, &kind.kind).hash(&mut hasher);
+        (&kind.group, &kind.version, &kind.kind, kind.extension.id()).hash(&mut hasher);
         (accepted.media as u8, accepted.as_ as u8, include as u8).hash(&mut hasher);
-        Self { kind, accepted, include, hash: hasher.finish() }
+        Self { kind: kind.clone(), accepted, include, hash: hasher.finish() }
     }
 
     fn is_table(&self) -> bool {
@@ -154,8 +154,8 @@ impl Form {
         }
     }
 
-    fn table(&self, include: IncludeObject, now: Timestamp) -> Table<'static> {
-        Table::new(self.kind, respond::table_version(self.accepted.as_), include, now)
+    fn table(&self, include: IncludeObject, now: Timestamp) -> Table<'_> {
+        Table::new(&self.kind, respond::table_version(self.accepted.as_), include, now)
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
 
     fn form(as_: As) -> Form {
         let accepted = Accepted { as_, ..Accepted::JSON };
-        Form::new(by_kind("", "v1", "ConfigMap").unwrap(), accepted, IncludeObject::Metadata)
+        Form::new(&by_kind("", "v1", "ConfigMap").unwrap().into(), accepted, IncludeObject::Metadata)
     }
 
     fn at(second: i64) -> Timestamp {

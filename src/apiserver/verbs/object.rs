@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use types::registry::{Kind, WriteClass};
+use types::registry::{Kind, KindRef, WriteClass};
 
 use super::facts::ObjectFacts;
 use crate::managed::Managed;
@@ -135,9 +135,9 @@ fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
 }
 
 /// The value for the store.
-pub fn to_store(kind: &'static Kind, object: &Value, managed: &Managed) -> store::Value {
+pub fn to_store(kind: &KindRef, object: &Value, managed: &Managed) -> store::Value {
     let (bytes, stamp_at) = serialize(object, managed);
-    store::Value { bytes: Bytes::from(bytes), stamp_at, facts: Arc::new(ObjectFacts::of(kind, object)) }
+    store::Value { bytes: Bytes::from(bytes), stamp_at, facts: Arc::new(ObjectFacts::of(kind.built_in(), object)) }
 }
 
 pub fn class(kind: &Kind) -> store::Class {

@@ -2,6 +2,8 @@
 //!
 //! Source: apimachinery `pkg/apis/meta/internalversion/validation/validation.go`, `pkg/apis/meta/v1/validation`.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde_json::Value;
 use types::field::{FieldError, Path};
@@ -10,6 +12,7 @@ use types::selector::{FieldSelector, LabelSelector};
 use types::status::{Details, Reason, Status};
 
 use super::facts::{self, ObjectFacts};
+use super::object;
 use crate::http::query::Query;
 
 /// What a list, watch or deletecollection is narrowed to.
@@ -17,6 +20,8 @@ use crate::http::query::Query;
 pub struct Selection {
     pub labels: LabelSelector,
     pub fields: FieldSelector,
+    /// Fields of a custom kind are read from the object itself.
+    custom: bool,
 }
 
 impl Selection {
@@ -47,7 +52,8 @@ impl Selection {
                 }));
             }
         }
-        Ok(Self { labels, fields })
+        let custom = kind.extension.is_some();
+        Ok(Self { labels, fields, custom })
     }
 
     pub fn is_everything(&self) -> bool {
@@ -63,11 +69,16 @@ impl Selection {
             return false;
         }
         let (namespace, name) = place(&entry.key);
+        let mut object = None;
         self.fields.terms.iter().all(|term| {
             let value = match term.field.as_str() {
-                "metadata.name" => name,
-                "metadata.namespace" => namespace,
-                field => facts.field(field),
+                "metadata.name" => Cow::Borrowed(name),
+                "metadata.namespace" => Cow::Borrowed(namespace),
+                field if self.custom => {
+                    let object = object.get_or_insert_with(|| object::read(entry).unwrap_or_default());
+                    Cow::Owned(facts::field_text(object, field))
+                }
+                field => Cow::Borrowed(facts.field(field)),
             };
             (value == term.value) == term.equal
         })

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
-use types::registry::{GroupVersionKind, Kind, Scope, WriteClass};
+use types::registry::{Extension, GroupVersionKind, Kind, Scope, WriteClass};
 use types::status::Status;
 
 use super::ask::{Answer, Ask, Owners};
@@ -35,6 +35,7 @@ static SCALE_KIND: Kind = Kind {
     selectable_fields: Cow::Borrowed(&[]),
     storage_version_hash: Cow::Borrowed(""),
     stored: false,
+    extension: Extension::NONE,
 };
 
 pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<Answer, Status> {

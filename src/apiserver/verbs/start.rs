@@ -75,10 +75,10 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock, ranges: &[IpNet]) -> Re
             None => {
                 let hooks = hooks::of(kind);
                 fill_new(&mut wanted, &namespace, now);
-                (hooks.default)(&mut wanted);
+                hooks.default(&mut wanted);
                 let context = hooks::Context { subresource: "", identity: &identity, now };
                 let status = wanted.as_object_mut().and_then(|object| object.remove("status"));
-                (hooks.prepare_create)(&mut wanted, &context);
+                hooks.prepare_create(&mut wanted, &context);
                 if let Some(mut status) = status {
                     for condition in status["conditions"].as_array_mut().into_iter().flatten() {
                         condition["lastTransitionTime"] = types::time::rfc3339(now).into();
@@ -100,7 +100,7 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock, ranges: &[IpNet]) -> Re
                 }
             }
         };
-        let op = Op::Put(object::to_store(kind, &object, &managed));
+        let op = Op::Put(object::to_store(&kind.into(), &object, &managed));
         batch.push(Write { key, expect, class: store::Class::Durable, op });
     }
     if !batch.is_empty() {

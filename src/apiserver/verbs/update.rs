@@ -15,7 +15,7 @@ use super::object::{self, meta, meta_mut};
 use super::{create, delete};
 use crate::admission::{self, Operation};
 use crate::managed::{self, Given, Managed};
-use crate::{auth, hooks};
+use crate::{auth, custom, hooks};
 
 /// A change that named no version is tried again when another one came first. Source: apiserver
 /// `pkg/endpoints/handlers/patch.go` `MaxRetryWhenPatchConflicts`, etcd3 store `GuaranteedUpdate`.
@@ -112,27 +112,27 @@ pub async fn replace(
     let hooks = hooks::of(ask.kind);
     let view = ask.view();
     keep_system_fields(ask, &old, &mut new)?;
-    (hooks.default)(&mut new);
+    hooks.default(&mut new);
     let managed = match owners {
         Owners::Track(given) => managed::updated(&old, &owned, &new, given, &ask.writer(&ask.manager())),
         Owners::Known(managed) => managed,
     };
-    (hooks.prepare_update)(&mut new, &old, &ask.context());
+    hooks.prepare_update(&mut new, &old, &ask.context());
     let warnings =
         admission::mutate(&mut ask.admission(Operation::Update, Some(&mut new), Some(&old), dry_run, &*view))?;
     ask.warnings.extend(warnings);
-    (hooks.default)(&mut new);
+    hooks.default(&mut new);
     let mut errors = hooks::metadata::validate_update(&new, &old);
     if ask.subresource.is_empty() {
-        errors.extend((hooks.validate)(&new));
+        errors.extend(hooks.validate(&new));
     }
-    errors.extend((hooks.validate_update)(&new, &old, &ask.context()));
+    errors.extend(hooks.validate_update(&new, &old, &ask.context()));
     if !errors.is_empty() {
         return Err(Status::invalid(ask.kind, ask.name, &errors).into());
     }
     auth::escalation::check(&ask.shared.authorizer, ask.identity, ask.kind, &new, Some(&old), &*view)?;
     if ask.subresource.is_empty() {
-        ask.warnings.extend((hooks.warnings)(&new));
+        ask.warnings.extend(hooks.warnings(&new));
     }
     let warnings = admission::validate(&ask.admission(Operation::Update, Some(&mut new), Some(&old), dry_run, &*view))?;
     ask.warnings.extend(warnings);
@@ -142,6 +142,9 @@ pub async fn replace(
     } else {
         None
     };
+    if ask.subresource.is_empty() {
+        custom::complete(ask, &mut new);
+    }
     if new == old && managed.same_but_times(&owned) {
         // Nothing changes: no revision is spent and no watcher woken, as upstream.
         return Ok(Answer::Entry { code: 200, entry });

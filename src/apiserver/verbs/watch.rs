@@ -14,7 +14,7 @@ use bytes::Bytes;
 use store::{Entry, Event, Revision, Watcher};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use types::registry::Kind;
+use types::registry::KindRef;
 use types::status::Status;
 
 use super::ask::{Answer, Ask, store_error};
@@ -39,7 +39,7 @@ const INITIAL_BATCH: usize = 64;
 
 struct Watch {
     shared: Arc<Shared>,
-    kind: &'static Kind,
+    kind: KindRef,
     selection: Selection,
     form: Form,
     /// Columns are sent with the first event alone.
@@ -107,7 +107,7 @@ pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
     let accepted = ask.accepted;
     let mut state = Watch {
         shared: ask.shared.clone(),
-        kind: ask.kind,
+        kind: ask.kind.clone(),
         selection,
         form: Form::new(ask.kind, accepted, include_object(ask)?),
         columns_sent: false,
@@ -177,7 +177,7 @@ impl Watch {
                             store::Error::Compacted { requested, oldest } => {
                                 Status::expired(format!("too old resource version: {requested} ({oldest})"))
                             }
-                            other => store_error(self.kind, "", other),
+                            other => store_error(&self.kind, "", other),
                         };
                         return written(self.form.error(&status)).map(Bytes::from);
                     }

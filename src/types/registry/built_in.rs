@@ -5,7 +5,7 @@
 use std::borrow::Cow::{Borrowed, Owned};
 use std::sync::LazyLock;
 
-use super::{GroupVersionKind, Kind, Scope, Subresource, Text, Verb, WriteClass, groups};
+use super::{Extension, GroupVersionKind, Kind, Scope, Subresource, Text, Verb, WriteClass, groups};
 
 mod devices;
 mod network;
@@ -39,6 +39,7 @@ fn base(group: &'static str, kind: &'static str, plural: &'static str, singular:
         selectable_fields: Borrowed(NONE),
         storage_version_hash: Borrowed(""),
         stored: true,
+        extension: Extension::NONE,
     }
 }
 
