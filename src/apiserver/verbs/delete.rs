@@ -99,7 +99,7 @@ fn gone(ask: &Ask<'_>, uid: &str) -> Answer {
     Answer::Object { code: 200, value: serde_json::to_value(status).unwrap_or(Value::Null) }
 }
 
-fn check_preconditions(ask: &Ask<'_>, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
+pub fn check_preconditions(ask: &Ask<'_>, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
     if let Some(wanted) = options.uid.as_deref().filter(|u| *u != meta(old, "uid")) {
         let why = format!(
             "the UID in the precondition ({wanted}) does not match the UID in record ({}). The object might have been \

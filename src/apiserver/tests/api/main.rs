@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod custom;
+mod evictions;
 mod harness;
 mod kubectl;
 mod managed;
