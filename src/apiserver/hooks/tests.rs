@@ -251,8 +251,10 @@ fn status_and_spec_are_written_apart() {
     }
 }
 
+mod extension;
 mod kinds;
 mod networking;
 mod others;
 mod pods;
 mod services;
+mod storage;
