@@ -5,8 +5,10 @@
 pub mod field;
 pub mod names;
 pub mod quantity;
+pub mod quota;
 pub mod random;
 pub mod registry;
+pub mod resources;
 pub mod selector;
 pub mod status;
 pub mod time;
