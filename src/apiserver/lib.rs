@@ -24,7 +24,9 @@ pub mod patch;
 pub mod printers;
 pub mod schema;
 mod server;
+pub mod tls;
 pub mod verbs;
+pub mod webhook;
 
 pub use auth::identity::Identity;
 pub use http::body::Body;

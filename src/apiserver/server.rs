@@ -15,6 +15,7 @@ use types::registry::{KindRef, WriteClass};
 use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
+use crate::admission::{self, Plugins};
 use crate::auth::authenticate::{authenticate, impersonate};
 use crate::auth::identity::Identity;
 use crate::auth::rbac::{self, Rbac};
@@ -116,6 +117,7 @@ pub struct Shared {
     pub(crate) tokens: Tokens,
     pub(crate) allocator: Allocator,
     pub(crate) kinds: Kinds,
+    pub(crate) admission: Plugins,
     pub(crate) metrics: Metrics,
     pub(crate) frames: verbs::frame::Frames,
     in_flight: Semaphore,
@@ -148,6 +150,7 @@ impl ApiServer {
         allocator.load(&*store.snapshot());
         let kinds = Kinds::load(&*store.snapshot());
         let authorizer = Authorizer { rbac: Rbac::new(store.clone()) };
+        let admission = Plugins::new(store.clone());
         let shared = Arc::new(Shared {
             config,
             store,
@@ -155,12 +158,16 @@ impl ApiServer {
             tokens,
             allocator,
             kinds,
+            admission,
             metrics: Metrics::default(),
             frames: verbs::frame::Frames::default(),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             stop: CancellationToken::new(),
         });
-        tokio::spawn(follow_roles(Arc::downgrade(&shared)));
+        tokio::spawn(follow(Arc::downgrade(&shared), rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed()));
+        tokio::spawn(follow(Arc::downgrade(&shared), admission::webhook::STORE_PREFIX, |shared| {
+            shared.admission.changed(admission::webhook::GROUP);
+        }));
         tokio::spawn(custom::keeper::follow(Arc::downgrade(&shared)));
         let server = Self { shared };
         if let Some(advertise) = server.shared.config.advertise {
@@ -317,11 +324,11 @@ impl Default for Trace {
     }
 }
 
-/// Keeps the compiled roles in step with what other writers of the store do to them. Ends with the store.
-async fn follow_roles(shared: Weak<Shared>) {
+/// Keeps what was read of some objects in step with what other writers of the store do to them. Ends with the store.
+async fn follow(shared: Weak<Shared>, prefix: &str, changed: fn(&Shared)) {
     loop {
         let Some(store) = shared.upgrade().map(|s| s.store.clone()) else { return };
-        let Ok(mut feed) = store.watch(rbac::STORE_PREFIX, store.snapshot().revision()) else { return };
+        let Ok(mut feed) = store.watch(prefix, store.snapshot().revision()) else { return };
         drop(store);
         let mut events = Vec::new();
         loop {
@@ -330,9 +337,9 @@ async fn follow_roles(shared: Weak<Shared>) {
             let Some(shared) = shared.upgrade() else { return };
             match next {
                 Ok(_) if events.is_empty() => {}
-                Ok(_) => shared.authorizer.rbac.changed(),
+                Ok(_) => changed(&shared),
                 Err(store::Error::Compacted { .. }) => {
-                    shared.authorizer.rbac.changed();
+                    changed(&shared);
                     break;
                 }
                 Err(_) => return,

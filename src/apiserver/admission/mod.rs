@@ -1,21 +1,39 @@
-//! Built-in admission: what a write may be only in the light of other objects and of who asks.
+//! Admission: what a write may be only in the light of other objects and of who asks.
 //!
 //! Two passes, as upstream: [`mutate`] completes the object (ServiceAccount, Priority, tolerations, taints), [`validate`]
-//! refuses (NamespaceLifecycle, NodeRestriction). Both read one store view and change nothing but the object. Cluster IPs
-//! and node ports are handed out by [`allocate`], around the write itself.
+//! refuses (NamespaceLifecycle, NodeRestriction). The plugins are pure functions over the request, which reads one store view;
+//! the two passes are async for [`Plugins`], which have to ask somebody else, and wait for nothing when there is nobody to ask.
+//! Cluster IPs and node ports are handed out by [`allocate`], around the write itself.
 //!
-//! What never lives here: a write, a clock, webhooks.
+//! What never lives here: a write of the object, a clock.
 
+use std::sync::Arc;
+
+use jiff::Timestamp;
 use serde_json::Value;
-use types::registry::Kind;
+use types::registry::{GroupVersionKind, Kind, by_kind};
 use types::status::Status;
 
+use crate::auth::Authorizer;
+use crate::auth::identity::Identity;
+use crate::hooks::json::{get, text};
+use crate::http::query::Query;
+use crate::verbs::options::DeleteOptions;
+
 pub mod allocate;
+mod certificates;
+mod ingress_class;
+mod limit_ranger;
+pub mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
+mod runtime_class;
 pub mod service_account;
+mod storage;
 mod tolerations;
+pub mod webhook;
 
 /// What is done, by admission's own names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +44,14 @@ pub enum Operation {
     Connect,
 }
 
-/// Who asks.
-#[derive(Debug, Clone, Copy)]
-pub struct User<'a> {
-    pub name: &'a str,
-    pub groups: &'a [String],
+/// The options of the request, from which its `CreateOptions`, `UpdateOptions` … are made for whom they concern.
+#[derive(Clone, Copy)]
+pub enum Options<'a> {
+    /// The query of a write. A patch, too, is in the end a creation or an update.
+    Query(&'a Query),
+    Delete(&'a DeleteOptions),
+    /// A connection has none of its own.
+    None,
 }
 
 /// One request on its way to the store.
@@ -48,42 +69,200 @@ pub struct Request<'a> {
     pub object: Option<&'a mut Value>,
     /// The object as it is; `None` for creations.
     pub old: Option<&'a Value>,
-    pub user: User<'a>,
+    pub user: &'a Identity,
     pub dry_run: bool,
+    pub options: Options<'a>,
+    pub now: Timestamp,
     pub view: &'a dyn store::View,
+    /// What else the user may do; `None` where nobody can tell, which allows nothing.
+    pub authorizer: Option<&'a Authorizer>,
+    /// Texts for `Warning` headers; they are said whatever comes of the request.
+    pub warnings: Vec<String>,
 }
 
-/// Completes the object. Returns texts for `Warning` headers.
+/// The plugins with a state of their own.
+pub struct Plugins {
+    pub webhooks: webhook::Webhooks,
+}
+
+impl Plugins {
+    pub fn new(store: Arc<dyn store::Store>) -> Self {
+        Self { webhooks: webhook::Webhooks::new(store) }
+    }
+
+    /// Something of the group was written: what was read of it is stale.
+    pub fn changed(&self, group: &str) {
+        if group == webhook::GROUP {
+            self.webhooks.changed();
+        }
+    }
+}
+
+impl Request<'_> {
+    /// The kind of the object that is admitted: of a subresource, what is exchanged there.
+    pub fn object_kind(&self) -> GroupVersionKind {
+        let connects = match self.subresource {
+            "exec" => Some("PodExecOptions"),
+            "attach" => Some("PodAttachOptions"),
+            "portforward" => Some("PodPortForwardOptions"),
+            "proxy" => match &*self.kind.kind {
+                "Pod" => Some("PodProxyOptions"),
+                "Node" => Some("NodeProxyOptions"),
+                _ => Some("ServiceProxyOptions"),
+            },
+            _ => None,
+        };
+        if let Some(kind) = connects {
+            return GroupVersionKind::new("", "v1", kind);
+        }
+        match self.kind.subresource(self.subresource).and_then(|s| s.response.clone()) {
+            // Of a Scale nobody sees but the object that it changes.
+            Some(response) if response.kind != "Scale" => response,
+            _ => self.kind.gvk(),
+        }
+    }
+
+    /// The options of the operation as an object; null for a connection.
+    pub fn options_value(&self) -> Value {
+        let mut options = serde_json::Map::new();
+        let kind = match (self.options, self.operation) {
+            (Options::None, _) => return Value::Null,
+            (Options::Delete(given), _) => {
+                if let Some(seconds) = given.grace_period_seconds {
+                    options.insert("gracePeriodSeconds".into(), seconds.into());
+                }
+                if let Some(policy) = given.propagation {
+                    options.insert("propagationPolicy".into(), format!("{policy:?}").into());
+                }
+                let mut preconditions = serde_json::Map::new();
+                for (field, value) in [("uid", &given.uid), ("resourceVersion", &given.resource_version)] {
+                    if let Some(value) = value {
+                        preconditions.insert(field.into(), value.as_str().into());
+                    }
+                }
+                if !preconditions.is_empty() {
+                    options.insert("preconditions".into(), preconditions.into());
+                }
+                "DeleteOptions"
+            }
+            (Options::Query(query), operation) => {
+                for field in ["fieldManager", "fieldValidation"] {
+                    if let Some(value) = query.text(field) {
+                        options.insert(field.into(), value.into());
+                    }
+                }
+                if operation == Operation::Update { "UpdateOptions" } else { "CreateOptions" }
+            }
+        };
+        if self.dry_run {
+            options.insert("dryRun".into(), serde_json::json!(["All"]));
+        }
+        options.insert("kind".into(), kind.into());
+        options.insert("apiVersion".into(), "meta.k8s.io/v1".into());
+        Value::Object(options)
+    }
+}
+
+/// Completes the object.
 ///
 /// # Errors
 /// The `Status` to answer with; the object may have been changed in part and must be dropped.
-pub fn mutate(request: &mut Request) -> Result<Vec<String>, Status> {
+pub async fn mutate(plugins: &Plugins, request: &mut Request<'_>) -> Result<(), Status> {
+    built_in_mutate(request)?;
+    if matching::is_exempt(request.kind) {
+        return Ok(());
+    }
+    if let Some(mut webhooks) = plugins.webhooks.mutating()
+        && webhooks.round(request).await?
+    {
+        // What a webhook adds is completed as what a client sends is, and those who asked for it look at it again.
+        built_in_mutate(request)?;
+        webhooks.round(request).await?;
+    }
+    Ok(())
+}
+
+/// The plugins that wait for nobody.
+fn built_in_mutate(request: &mut Request) -> Result<(), Status> {
     // upstream's order; the lifecycle check runs first, so that nothing is asked about a namespace that is not there
     namespace_lifecycle::admit(request)?;
     match (&*request.kind.group, &*request.kind.kind) {
-        ("", "Pod") if request.subresource.is_empty() => {
-            service_account::mutate(request)?;
-            priority::pod(request)?;
-            tolerations::default_seconds(request);
+        ("", "Pod") if matches!(request.subresource, "" | "resize") => {
+            limit_ranger::mutate(request);
+            if request.subresource.is_empty() {
+                service_account::mutate(request)?;
+                priority::pod(request)?;
+                tolerations::default_seconds(request);
+                runtime_class::mutate(request)?;
+            }
         }
         ("", "Node") if request.subresource.is_empty() => tolerations::taint_new_node(request),
+        ("", "PersistentVolumeClaim") if request.subresource.is_empty() => {
+            storage::default_class(request);
+            storage::protect(request);
+        }
+        ("", "PersistentVolume") | ("storage.k8s.io", "VolumeAttributesClass") if request.subresource.is_empty() => {
+            storage::protect(request);
+        }
+        ("networking.k8s.io", "Ingress") if request.subresource.is_empty() => ingress_class::mutate(request),
         _ => {}
     }
-    Ok(Vec::new())
+    Ok(())
 }
 
 /// Refuses what must not be. Sees the object as it will be stored.
 ///
 /// # Errors
 /// The `Status` to answer with.
-pub fn validate(request: &Request) -> Result<Vec<String>, Status> {
+pub async fn validate(plugins: &Plugins, request: &mut Request<'_>) -> Result<(), Status> {
+    built_in_validate(request)?;
+    if matching::is_exempt(request.kind) {
+        return Ok(());
+    }
+    plugins.webhooks.validate(request).await
+}
+
+/// The plugins that wait for nobody.
+fn built_in_validate(request: &mut Request) -> Result<(), Status> {
     match (&*request.kind.group, &*request.kind.kind) {
-        ("", "Pod") if request.subresource.is_empty() => service_account::validate(request)?,
+        ("", "Pod") if matches!(request.subresource, "" | "resize") => {
+            limit_ranger::validate(request)?;
+            if request.subresource.is_empty() {
+                service_account::validate(request)?;
+                runtime_class::validate(request)?;
+            }
+        }
+        ("", "PersistentVolumeClaim") if request.subresource.is_empty() => {
+            limit_ranger::validate(request)?;
+            storage::resize(request)?;
+        }
         ("scheduling.k8s.io", "PriorityClass") => priority::class(request)?,
+        ("certificates.k8s.io", "CertificateSigningRequest") => certificates::validate(request)?,
         _ => {}
     }
     node_restriction::validate(request)?;
-    Ok(Vec::new())
+    pod_security::validate(request)
+}
+
+/// Every object of a kind in a namespace; none of a kind that is not served.
+fn all_in(view: &dyn store::View, group: &str, kind: &str, namespace: &str) -> Vec<Value> {
+    let Some(kind) = by_kind(group, "v1", kind) else { return Vec::new() };
+    let entries = view.range(&kind.store_key(namespace, ""), None);
+    entries.filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()
+}
+
+/// The name of the class that one of the annotations marks as the default; the newest, if there are several.
+fn default_of(view: &dyn store::View, group: &str, kind: &str, annotations: &[&str]) -> Option<String> {
+    let classes = all_in(view, group, kind, "");
+    let meta = |class: &Value, field| text(get(class, "metadata"), field).to_owned();
+    let marked = classes.iter().filter(|class| {
+        let given = get(get(class, "metadata"), "annotations");
+        annotations.iter().any(|annotation| text(given, annotation) == "true")
+    });
+    let newest = marked.min_by_key(|class| {
+        (std::cmp::Reverse(meta(class, "creationTimestamp").parse::<Timestamp>().ok()), meta(class, "name"))
+    });
+    newest.map(|class| meta(class, "name"))
 }
 
 /// The stored object under that key as a typed view of what admission asks of it.

@@ -11,7 +11,7 @@ const GROUP: &str = "system:nodes";
 const USER_PREFIX: &str = "system:node:";
 
 pub fn validate(request: &Request) -> Result<(), Status> {
-    let Some(node) = request.user.name.strip_prefix(USER_PREFIX) else { return Ok(()) };
+    let Some(node) = request.user.user.strip_prefix(USER_PREFIX) else { return Ok(()) };
     if !request.user.groups.iter().any(|g| g == GROUP) {
         return Ok(());
     }

@@ -82,7 +82,7 @@ fn run(
     object: Option<&mut Value>,
     old: Option<&Value>,
 ) -> Result<(), Status> {
-    let groups = ["system:nodes".to_owned()];
+    let user = Identity::new(user, &["system:nodes"]);
     let mut request = Request {
         operation,
         kind: by_kind(group, "v1", kind).unwrap(),
@@ -91,13 +91,16 @@ fn run(
         name,
         object,
         old,
-        user: User { name: user, groups: &groups },
+        user: &user,
         dry_run: false,
+        options: Options::None,
+        now: Timestamp::UNIX_EPOCH,
         view,
+        authorizer: None,
+        warnings: Vec::new(),
     };
-    mutate(&mut request)?;
-    validate(&request)?;
-    Ok(())
+    built_in_mutate(&mut request)?;
+    built_in_validate(&mut request)
 }
 
 fn create(view: &Fixed, group: &str, kind: &str, namespace: &str, object: &mut Value) -> Result<(), Status> {

@@ -7,9 +7,9 @@
 //! The order of a write, as `verbs` runs it:
 //!
 //! ```text
-//! create  decode → default → managed → prepare_create → admission::mutate → default → metadata::validate → validate
+//! create  decode → default → managed → admission::mutate → default → prepare_create → metadata::validate → validate
 //!         → admission::validate → allocate → store
-//! update  decode or patch → default → managed → prepare_update → admission::mutate → default → metadata::validate_update
+//! update  decode or patch → default → managed → admission::mutate → default → prepare_update → metadata::validate_update
 //!         → validate (not for a subresource) → validate_update → admission::validate → allocate → store
 //! delete  admission::validate (Operation::Delete, through mutate as well) → store → allocate::release
 //! ```

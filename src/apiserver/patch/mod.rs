@@ -54,6 +54,13 @@ pub fn apply(kind: &Kind, content_type: &str, current: &Value, body: &Bytes) -> 
     }
 }
 
+/// Applies a JSON patch that is somebody's answer, not a client's request.
+///
+/// Errors: as [`apply`]; what is wrong is in the first cause.
+pub fn json_patched(current: &Value, operations: &[u8]) -> Result<Value, Status> {
+    json_patch::apply(current, operations)
+}
+
 /// [`apply`], then [`fields::check`] on the result, whose findings upstream words differently after a patch. Returns the
 /// new object in canonical form and the warnings of mode Warn.
 ///

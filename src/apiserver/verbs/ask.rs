@@ -83,10 +83,6 @@ impl<'a> Ask<'a> {
         crate::hooks::Context { subresource: self.subresource, identity: self.identity, now: self.now }
     }
 
-    pub fn user(&self) -> admission::User<'a> {
-        admission::User { name: &self.identity.user, groups: &self.identity.groups }
-    }
-
     /// `?fieldValidation=`; 400 for a value that is none.
     pub fn field_validation(&self) -> Result<FieldValidation, Status> {
         FieldValidation::parse(self.query.get("fieldValidation")).ok_or_else(|| {
@@ -153,7 +149,7 @@ impl<'a> Ask<'a> {
         self.view().get(&self.key()).ok_or_else(|| Status::not_found(self.kind, self.name))
     }
 
-    /// Writes one entry. Roles and definitions that are written are in force when this returns.
+    /// Writes one entry. Roles, definitions and webhooks that are written are in force when this returns.
     pub async fn write(&self, key: Arc<str>, expect: Expect, op: Op) -> Result<Arc<Entry>, store::Error> {
         let write = Write { key, expect, class: object::class(self.kind), op };
         let mut written = self.shared.store.write(vec![write]).await?;
@@ -163,6 +159,7 @@ impl<'a> Ask<'a> {
         if let (custom::GROUP, Some(entry)) = (&*self.kind.group, written.last()) {
             self.shared.kinds.refresh(&*self.shared.store, &entry.key);
         }
+        self.shared.admission.changed(&self.kind.group);
         written.pop().ok_or(store::Error::Closed)
     }
 
@@ -172,27 +169,80 @@ impl<'a> Ask<'a> {
         store_error(self.kind, self.name, error)
     }
 
-    pub fn admission<'r>(
+    /// Admission's first pass: completes the object.
+    pub async fn mutate(
+        &mut self,
+        change: Change<'_>,
+        object: Option<&mut Value>,
+        view: &dyn store::View,
+    ) -> Result<(), Status> {
+        let mut request = self.admission(change, object, view);
+        let outcome = admission::mutate(&self.shared.admission, &mut request).await;
+        let warnings = request.warnings;
+        self.warnings.extend(warnings);
+        outcome
+    }
+
+    /// Admission's second pass: refuses.
+    pub async fn validate(
+        &mut self,
+        change: Change<'_>,
+        object: Option<&mut Value>,
+        view: &dyn store::View,
+    ) -> Result<(), Status> {
+        let mut request = self.admission(change, object, view);
+        let outcome = admission::validate(&self.shared.admission, &mut request).await;
+        let warnings = request.warnings;
+        self.warnings.extend(warnings);
+        outcome
+    }
+
+    /// Both passes over what is not stored: a connection, a deletion, an object that only subresources exchange.
+    pub async fn admit(
+        &mut self,
+        change: Change<'_>,
+        mut object: Option<&mut Value>,
+        view: &dyn store::View,
+    ) -> Result<(), Status> {
+        self.mutate(change, object.as_deref_mut(), view).await?;
+        self.validate(change, object, view).await
+    }
+
+    fn admission<'r>(
         &'r self,
-        operation: admission::Operation,
+        change: Change<'r>,
         object: Option<&'r mut Value>,
-        old: Option<&'r Value>,
-        dry_run: bool,
         view: &'r dyn store::View,
     ) -> admission::Request<'r> {
         admission::Request {
-            operation,
+            operation: change.operation,
             kind: self.kind,
             subresource: self.subresource,
-            namespace: self.namespace,
-            name: self.name,
+            namespace: if self.kind.namespaced() { self.namespace } else { "" },
+            name: change.name,
             object,
-            old,
-            user: self.user(),
-            dry_run,
+            old: change.old,
+            user: self.identity,
+            dry_run: change.dry_run,
+            options: change.options,
+            now: self.now,
             view,
+            authorizer: Some(&self.shared.authorizer),
+            warnings: Vec::new(),
         }
     }
+}
+
+/// What admission is asked about, besides the object.
+#[derive(Clone, Copy)]
+pub struct Change<'a> {
+    pub operation: admission::Operation,
+    /// Empty when the server will choose it.
+    pub name: &'a str,
+    /// The object as it is; `None` for creations.
+    pub old: Option<&'a Value>,
+    pub dry_run: bool,
+    pub options: admission::Options<'a>,
 }
 
 /// The one place where the store's errors become what clients see.

@@ -8,7 +8,7 @@ use store::{Expect, Op};
 use types::registry::{GroupVersionKind, KindRef};
 use types::status::Status;
 
-use super::ask::{Answer, Ask};
+use super::ask::{Answer, Ask, Change};
 use super::object::{self, meta};
 use super::update::CONFLICT_RETRIES;
 use crate::admission::{self, Operation};
@@ -34,8 +34,9 @@ pub async fn bind(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
         }
     }
     let view = ask.view();
-    admission::mutate(&mut ask.admission(Operation::Create, Some(&mut binding), None, dry_run, &*view))?;
-    admission::validate(&ask.admission(Operation::Create, Some(&mut binding), None, dry_run, &*view))?;
+    let options = admission::Options::Query(ask.query);
+    let change = Change { operation: Operation::Create, name: &name, old: None, dry_run, options };
+    ask.admit(change, Some(&mut binding), &*view).await?;
     let pods = KindRef::from(pods);
     let mut pod_ask = Ask { kind: &pods, name: &name, subresource: "binding", warnings: Vec::new(), ..*ask };
     assign(&mut pod_ask, &binding, dry_run).await?;

@@ -12,11 +12,11 @@ use http::header::{CONNECTION, HOST, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use types::status::{Reason, Status};
 
-use super::ask::{Answer, Ask};
+use super::ask::{Answer, Ask, Change};
 use super::{log_options, log_socket, object};
 use crate::Body;
 use crate::admission::{self, Operation};
@@ -63,8 +63,10 @@ pub async fn connect(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<An
     let entry = ask.current()?;
     let pod = object::read(&entry)?;
     if ask.subresource != "log" {
-        admission::mutate(&mut ask.admission(Operation::Connect, None, Some(&pod), false, &*view))?;
-        admission::validate(&ask.admission(Operation::Connect, None, Some(&pod), false, &*view))?;
+        let options = admission::Options::None;
+        let change = Change { operation: Operation::Connect, name: ask.name, old: None, dry_run: false, options };
+        let mut wish = connect_options(ask);
+        ask.admit(change, Some(&mut wish), &*view).await?;
     }
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if ask.subresource == "log" {
@@ -224,6 +226,33 @@ const LOG_PARAMETERS: &[&str] =
 /// Query parameters of exec and attach by the agent's names.
 const STREAM_PARAMETERS: &[(&str, &str)] =
     &[("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+
+/// What is asked for, as the object that admission sees. Source: `PodExecOptions` and its siblings in core/v1.
+fn connect_options(ask: &Ask<'_>) -> Value {
+    let kind = match ask.subresource {
+        "exec" => "PodExecOptions",
+        "attach" => "PodAttachOptions",
+        _ => "PodPortForwardOptions",
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    if ask.subresource == "portforward" {
+        let ports: Vec<u16> =
+            ask.query.all("ports").flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+        options["ports"] = json!(ports);
+        return options;
+    }
+    for (name, _) in STREAM_PARAMETERS.iter().filter(|(name, _)| ask.query.flag(name)) {
+        options[*name] = true.into();
+    }
+    if let Some(container) = ask.query.text("container") {
+        options["container"] = container.into();
+    }
+    let command: Vec<&str> = ask.query.all("command").collect();
+    if ask.subresource == "exec" && !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    options
+}
 
 /// The path and query at the agent.
 fn agent_path(ask: &Ask<'_>, pod: &Value) -> Result<String, Status> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use store::{Expect, Op};
 use types::status::Status;
 
-use super::ask::{Answer, Ask, Owners};
+use super::ask::{Answer, Ask, Change, Owners};
 use super::object::{self, meta, meta_mut};
 use crate::admission::{self, Operation};
 use crate::managed::{self, Given, Managed};
@@ -109,17 +109,25 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
         Owners::Track(given) => managed::created(&object, given, &ask.writer(&ask.manager())),
         Owners::Known(managed) => managed,
     };
-    hooks.prepare_create(&mut object, &ask.context());
     let name = meta(&object, "name").to_owned();
-    let request = |ask: &Ask<'_>, object: &mut Value| -> Result<Vec<String>, Status> {
-        let mut request = ask.admission(Operation::Create, Some(object), None, dry_run, &*view);
-        request.name = &name;
-        admission::mutate(&mut request)
-    };
+    let options = admission::Options::Query(ask.query);
+    let change = Change { operation: Operation::Create, name: &name, old: None, dry_run, options };
+    let identity = ["uid", "creationTimestamp", "namespace"].map(|field| (field, object["metadata"][field].clone()));
+    ask.mutate(change, Some(&mut object), &*view).await?;
+    // A webhook may choose the name, and nothing else of what the server alone decides.
+    check_namespace(ask, &object)?;
+    let name = meta(&object, "name").to_owned();
+    let change = Change { name: &name, ..change };
+    for (field, value) in identity {
+        if value.is_null() {
+            meta_mut(&mut object).remove(field);
+        } else {
+            meta_mut(&mut object).insert(field.into(), value);
+        }
+    }
     custom::check_create(ask.kind, &name)?;
-    let warnings = request(ask, &mut object)?;
-    ask.warnings.extend(warnings);
     hooks.default(&mut object);
+    hooks.prepare_create(&mut object, &ask.context());
     let mut errors = hooks::metadata::validate(ask.kind, &object);
     errors.extend(hooks.validate(&object));
     errors.extend(hooks.validate_create(&object, &ask.context()));
@@ -129,10 +137,7 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
     auth::escalation::check(&ask.shared.authorizer, ask.identity, ask.kind, &object, None, &*view)?;
     ask.warnings.extend(hooks.warnings(&object));
     ask.warnings.extend(hooks.warnings_create(&object));
-    let mut validation = ask.admission(Operation::Create, Some(&mut object), None, dry_run, &*view);
-    validation.name = &name;
-    let warnings = admission::validate(&validation)?;
-    ask.warnings.extend(warnings);
+    ask.validate(change, Some(&mut object), &*view).await?;
 
     custom::complete(ask, &mut object);
     let key = ask.kind.store_key(namespace, &name);

@@ -13,7 +13,7 @@ use types::registry::Kind;
 use types::status::Status;
 
 use super::allocates;
-use super::ask::{Answer, Ask, uid};
+use super::ask::{Answer, Ask, Change, uid};
 use super::object::{self, finalizers, meta, meta_mut};
 use super::options::{DeleteOptions, Propagation, Selection, place};
 use super::update::{CONFLICT_RETRIES, Unchanged};
@@ -33,13 +33,30 @@ pub async fn delete(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
 
 /// Deletes the object that the ask names, or begins to.
 pub async fn delete_one(ask: &mut Ask<'_>, options: &DeleteOptions) -> Result<Answer, Status> {
+    attempts(ask, options, true).await
+}
+
+/// The same without admission, which the caller has asked about the request as it came.
+pub async fn delete_admitted(ask: &mut Ask<'_>, options: &DeleteOptions) -> Result<Answer, Status> {
+    attempts(ask, options, false).await
+}
+
+async fn attempts(ask: &mut Ask<'_>, options: &DeleteOptions, admit: bool) -> Result<Answer, Status> {
     for _ in 0..=CONFLICT_RETRIES {
         let entry = ask.current()?;
         let view = ask.view();
         let (old, managed) = object::open(&entry)?;
         check_preconditions(ask, options, &old)?;
-        admission::mutate(&mut ask.admission(Operation::Delete, None, Some(&old), options.dry_run, &*view))?;
-        admission::validate(&ask.admission(Operation::Delete, None, Some(&old), options.dry_run, &*view))?;
+        let change = Change {
+            operation: Operation::Delete,
+            name: ask.name,
+            old: Some(&old),
+            dry_run: options.dry_run,
+            options: admission::Options::Delete(options),
+        };
+        if admit {
+            ask.admit(change, None, &*view).await?;
+        }
         let step = plan(ask.kind, &old, options, ask.now);
         let returns_object = hooks::of(ask.kind).delete_returns_object;
         let unfinished = if options.accepts { 202 } else { 200 };

@@ -16,9 +16,10 @@ use types::selector::LabelSelector;
 use types::status::{Cause, Reason, Status};
 use types::time::rfc3339;
 
-use super::ask::{Answer, Ask};
+use super::ask::{Answer, Ask, Change};
 use super::object::{self, is_deleting, meta};
 use super::options::DeleteOptions;
+use crate::admission::{self, Operation};
 use crate::http::query::Query;
 use crate::managed::{self, Given, Managed};
 
@@ -35,7 +36,7 @@ const MANAGER: &str = "kube-apiserver";
 
 pub async fn evict(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let dry_run = ask.dry_run("CreateOptions")?;
-    let eviction = ask.decode(body, &EVICTION)?;
+    let mut eviction = ask.decode(body, &EVICTION)?;
     let named = meta(&eviction, "name");
     if !named.is_empty() && named != ask.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
@@ -51,6 +52,18 @@ pub async fn evict(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
         }
     };
     let options = DeleteOptions { dry_run: options.dry_run || dry_run, ..options };
+    ask.current()?;
+    let change = Change {
+        operation: Operation::Create,
+        name: ask.name,
+        old: None,
+        dry_run: options.dry_run,
+        options: admission::Options::Query(ask.query),
+    };
+    let view = ask.view();
+    ask.admit(change, Some(&mut eviction), &*view).await?;
+    drop(view);
+    // The eviction has been admitted as what it is: it is no deletion that somebody asked for.
     let mut ask = Ask { subresource: "", warnings: Vec::new(), ..*ask };
     let mut tries = 0;
     let pod = loop {
@@ -255,7 +268,7 @@ async fn delete(ask: &mut Ask<'_>, options: &DeleteOptions, pinned: Option<&str>
             options.resource_version = Some(version);
         }
     }
-    super::delete::delete_one(ask, &options).await.map(|_| ())
+    super::delete::delete_admitted(ask, &options).await.map(|_| ())
 }
 
 /// Writes the condition that the pod is being disrupted. Returns the version of the pod with it.

@@ -6,16 +6,14 @@
 //! Source: `pkg/registry/core/{pod,service,node}/` `ResourceLocation`, apimachinery `pkg/util/proxy/upgradeaware.go`.
 
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
 
 use http::header::{HOST, LOCATION};
 use http::{HeaderValue, Method, Request, Response};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use serde_json::Value;
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
 use types::status::Status;
 
-use super::ask::{Answer, Ask};
+use super::ask::{Answer, Ask, Change};
 use super::connect::{self, Io};
 use super::object;
 use super::proxy_links::Links;
@@ -58,9 +56,12 @@ pub async fn proxy(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<Answ
     let read = |key: String| view.get(&key).and_then(|entry| object::read(&entry).ok());
     let found = read(ask.kind.store_key(ask.namespace, wanted.name));
     let found = found.ok_or_else(|| Status::not_found(ask.kind, wanted.name))?;
-    admission::mutate(&mut ask.admission(Operation::Connect, None, Some(&found), false, &*view))?;
-    admission::validate(&ask.admission(Operation::Connect, None, Some(&found), false, &*view))?;
+    let options = admission::Options::None;
+    let change = Change { operation: Operation::Connect, name: ask.name, old: None, dry_run: false, options };
     let rest = rest(request.uri().path());
+    let wish = format!("{}ProxyOptions", ask.kind.kind);
+    let mut wish = json!({"kind": wish, "apiVersion": "v1", "path": rest});
+    ask.admit(change, Some(&mut wish), &*view).await?;
     let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
     if rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
         return moved(&format!("{}/{query}", request.uri().path()));
@@ -214,62 +215,14 @@ async fn dial(ip: IpAddr, port: u16, tls: bool) -> std::io::Result<Box<dyn Io>> 
     if !tls {
         return Ok(Box::new(tcp));
     }
-    let config = UNVERIFIED.clone().ok_or_else(|| std::io::Error::other("no TLS versions in common"))?;
+    // Their certificates are their own affair, as upstream has it.
+    let config = crate::tls::unverified().map_err(std::io::Error::other)?;
     let stream = tokio_rustls::TlsConnector::from(config).connect(ServerName::IpAddress(ip.into()), tcp).await?;
     Ok(Box::new(stream))
 }
 
-/// TLS towards pods: their certificates are their own affair, as upstream has it.
-static UNVERIFIED: LazyLock<Option<Arc<rustls::ClientConfig>>> = LazyLock::new(|| {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config =
-        rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().ok()?;
-    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)));
-    Some(Arc::new(config.with_no_client_auth()))
-});
-
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

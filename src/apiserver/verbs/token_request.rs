@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use types::registry::{GroupVersionKind, by_kind};
 use types::status::{Details, Reason, Status};
 
-use super::ask::{Answer, Ask, uid};
+use super::ask::{Answer, Ask, Change, uid};
 use super::facts::facts;
 use super::object::{self, meta};
+use crate::admission::{self, Operation};
 use crate::auth::token::{Reference, Wanted};
 use crate::hooks;
 
@@ -92,6 +93,15 @@ pub async fn create(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
             _ => node = reference,
         }
     }
+    let change = Change {
+        operation: Operation::Create,
+        name: ask.name,
+        old: None,
+        dry_run,
+        options: admission::Options::Query(ask.query),
+    };
+    ask.admit(change, Some(&mut request), &*view).await?;
+    let spec = &request["spec"];
     let wanted = Wanted {
         namespace: ask.namespace.to_owned(),
         account: Reference { name: ask.name.to_owned(), uid: uid(&account).to_owned() },

@@ -10,7 +10,7 @@ use store::{Entry, Expect, Op};
 use types::field::{FieldError, Path};
 use types::status::Status;
 
-use super::ask::{Answer, Ask, Owners};
+use super::ask::{Answer, Ask, Change, Owners};
 use super::object::{self, meta, meta_mut};
 use super::{create, delete};
 use crate::admission::{self, Operation};
@@ -117,11 +117,11 @@ pub async fn replace(
         Owners::Track(given) => managed::updated(&old, &owned, &new, given, &ask.writer(&ask.manager())),
         Owners::Known(managed) => managed,
     };
-    hooks.prepare_update(&mut new, &old, &ask.context());
-    let warnings =
-        admission::mutate(&mut ask.admission(Operation::Update, Some(&mut new), Some(&old), dry_run, &*view))?;
-    ask.warnings.extend(warnings);
+    let options = admission::Options::Query(ask.query);
+    let change = Change { operation: Operation::Update, name: ask.name, old: Some(&old), dry_run, options };
+    ask.mutate(change, Some(&mut new), &*view).await?;
     hooks.default(&mut new);
+    hooks.prepare_update(&mut new, &old, &ask.context());
     let mut errors = hooks::metadata::validate_update(&new, &old);
     if ask.subresource.is_empty() {
         errors.extend(hooks.validate(&new));
@@ -134,8 +134,7 @@ pub async fn replace(
     if ask.subresource.is_empty() {
         ask.warnings.extend(hooks.warnings(&new));
     }
-    let warnings = admission::validate(&ask.admission(Operation::Update, Some(&mut new), Some(&old), dry_run, &*view))?;
-    ask.warnings.extend(warnings);
+    ask.validate(change, Some(&mut new), &*view).await?;
 
     let reservation = if super::allocates(ask.kind) && ask.subresource.is_empty() {
         Some(ask.shared.allocator.reserve_update(&mut new, &old)?)

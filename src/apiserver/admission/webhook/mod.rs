@@ -1,0 +1,310 @@
+//! Webhooks: other servers that complete objects or refuse requests.
+//!
+//! The configurations are kept parsed: a write of one makes what is kept stale, and the next request reads again what has
+//! changed, as with roles. A cluster without webhooks pays for two loads.
+//!
+//! Source: apiserver `pkg/admission/plugin/webhook/{generic,mutating,validating}`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value;
+use store::{Revision, Store};
+use types::status::Status;
+
+use super::{Operation, Request};
+use crate::codec::fields;
+use crate::hooks;
+use crate::hooks::json::{list, same};
+
+mod config;
+mod review;
+
+use config::Hook;
+use review::Response;
+
+/// The group whose objects these are.
+pub const GROUP: &str = "admissionregistration.k8s.io";
+/// Where configurations lie in the store.
+pub const STORE_PREFIX: &str = "admissionregistration.k8s.io/";
+const MUTATING: &str = "mutatingwebhookconfigurations";
+const VALIDATING: &str = "validatingwebhookconfigurations";
+
+/// The webhooks of all configurations, in the order in which they are asked: by the names of the configurations.
+#[derive(Default)]
+struct Hooks {
+    generation: u64,
+    mutating: Vec<Arc<Hook>>,
+    validating: Vec<Arc<Hook>>,
+}
+
+type ParsedByKey = HashMap<Arc<str>, (Revision, Vec<Arc<Hook>>)>;
+
+/// The webhooks that are in force.
+pub struct Webhooks {
+    store: Arc<dyn Store>,
+    hooks: ArcSwap<Hooks>,
+    /// Grows with every change of a configuration; what was read at a lower generation is stale.
+    wanted: AtomicU64,
+    /// Parsed configurations by store key, so that a change costs the reading of what changed and other configurations keep
+    /// their connections. Also the lock of reading.
+    parsed: Mutex<ParsedByKey>,
+}
+
+impl Webhooks {
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, hooks: ArcSwap::default(), wanted: AtomicU64::new(1), parsed: Mutex::default() }
+    }
+
+    /// A configuration was written: the next request reads it.
+    pub fn changed(&self) {
+        self.wanted.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn current(&self) -> arc_swap::Guard<Arc<Hooks>> {
+        let wanted = self.wanted.load(Ordering::Acquire);
+        let hooks = self.hooks.load();
+        if hooks.generation >= wanted {
+            return hooks;
+        }
+        drop(hooks);
+        self.read(wanted);
+        self.hooks.load()
+    }
+
+    fn read(&self, wanted: u64) {
+        let mut parsed = self.parsed.lock();
+        if self.hooks.load().generation >= wanted {
+            return;
+        }
+        // Taken after `wanted` was read, so that it holds the change that raised it.
+        let view = self.store.snapshot();
+        let mut fresh = HashMap::with_capacity(parsed.len());
+        let mut gather = |plural: &str| -> Vec<Arc<Hook>> {
+            let mut all = Vec::new();
+            for entry in view.range(&format!("{STORE_PREFIX}{plural}/"), None) {
+                let hooks = match parsed.get(&entry.key) {
+                    Some((revision, hooks)) if *revision == entry.modified => hooks.clone(),
+                    _ => {
+                        let object: Value = serde_json::from_slice(&entry.value).unwrap_or_default();
+                        list(&object, "webhooks").iter().map(|w| Arc::new(Hook::read(w))).collect()
+                    }
+                };
+                all.extend(hooks.iter().cloned());
+                fresh.insert(entry.key.clone(), (entry.modified, hooks));
+            }
+            all
+        };
+        let (mutating, validating) = (gather(MUTATING), gather(VALIDATING));
+        *parsed = fresh;
+        self.hooks.store(Arc::new(Hooks { generation: wanted, mutating, validating }));
+    }
+
+    /// The mutating webhooks; `None` when there are none.
+    pub fn mutating(&self) -> Option<Mutating> {
+        let hooks = self.current();
+        (!hooks.mutating.is_empty()).then(|| Mutating {
+            store: self.store.clone(),
+            states: vec![State::default(); hooks.mutating.len()],
+            hooks: arc_swap::Guard::into_inner(hooks),
+            again: false,
+            output: None,
+        })
+    }
+
+    /// Asks all validating webhooks that want to be asked, at once.
+    ///
+    /// # Errors
+    /// What the first of them in order says against it.
+    pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let hooks = {
+            let hooks = self.current();
+            if hooks.validating.is_empty() {
+                return Ok(());
+            }
+            arc_swap::Guard::into_inner(hooks)
+        };
+        let mut wanting = Vec::new();
+        for hook in &hooks.validating {
+            if hook.wants(request)? {
+                wanting.push(hook);
+            }
+        }
+        let calls = wanting.iter().map(|hook| ask(hook, request, &*self.store, false));
+        let answers = futures_util::future::join_all(calls).await;
+        let mut first = Ok(());
+        for (hook, answer) in wanting.iter().zip(answers) {
+            let verdict = answer.and_then(|answer| take(hook, answer, request).map(|_| ())).or_else(|e| e.settle(hook));
+            if first.is_ok() {
+                first = verdict;
+            }
+        }
+        first
+    }
+}
+
+/// Why a webhook's opinion is not known, or what it is.
+enum Trouble {
+    /// The webhook could not be asked, or answered nonsense: what follows is its failure policy's.
+    Calling(String),
+    /// The request is answered so.
+    Refused(Status),
+}
+
+impl Trouble {
+    fn settle(self, hook: &Hook) -> Result<(), Status> {
+        match self {
+            Trouble::Refused(status) => Err(status),
+            Trouble::Calling(why) => {
+                let why = format!("failed calling webhook {:?}: {why}", hook.name);
+                if hook.failure_ignored {
+                    tracing::warn!(why, "a webhook that may fail was passed over");
+                    Ok(())
+                } else {
+                    Err(Status::internal(why))
+                }
+            }
+        }
+    }
+}
+
+/// One call. Does not change the request, so that several can go on at once.
+async fn ask(hook: &Hook, request: &Request<'_>, store: &dyn Store, mutating: bool) -> Result<Response, Trouble> {
+    if request.dry_run && !hook.dry_run_safe {
+        let why = format!("admission webhook {:?} does not support dry run", hook.name);
+        return Err(Trouble::Refused(Status::bad_request(why)));
+    }
+    let Some(version) = hook.version else {
+        let why =
+            "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)";
+        return Err(Trouble::Calling(why.into()));
+    };
+    let endpoint = hook.endpoint.as_ref();
+    let endpoint = endpoint.map_err(|why| Trouble::Calling(format!("could not get REST client: {why}")))?;
+    let uid = types::random::uuid();
+    let body = Bytes::from(review::request(request, version, &uid));
+    let answer = endpoint.post(store, body, hook.timeout).await;
+    let answer = answer.map_err(|e| Trouble::Calling(format!("failed to call webhook: {e}")))?;
+    Response::read(&answer, version, &uid, mutating)
+        .map_err(|why| Trouble::Calling(format!("received invalid webhook response: {why}")))
+}
+
+/// Passes on what the webhook says to the client. Hands back the patch of one that allows.
+fn take(hook: &Hook, mut answer: Response, request: &mut Request<'_>) -> Result<Response, Trouble> {
+    request.warnings.append(&mut answer.warnings);
+    if answer.allowed { Ok(answer) } else { Err(Trouble::Refused(answer.rejection(&hook.name))) }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    /// Has been called and wants to be called again when the object changes after that.
+    reinvocable: bool,
+    /// The object has changed since.
+    due: bool,
+}
+
+/// The mutating webhooks for one request, which goes past them once or twice.
+pub struct Mutating {
+    store: Arc<dyn Store>,
+    hooks: Arc<Hooks>,
+    states: Vec<State>,
+    again: bool,
+    /// The object as the first round left it.
+    output: Option<Value>,
+}
+
+impl Mutating {
+    /// One round over all webhooks, one after the other. Returns whether the object has changed, after which the built-in
+    /// plugins are due again, and then a second round for those who ask for it.
+    ///
+    /// # Errors
+    /// The `Status` to answer with.
+    pub async fn round(&mut self, request: &mut Request<'_>) -> Result<bool, Status> {
+        let mut changed = false;
+        if self.again && self.output.as_ref() != request.object.as_deref() {
+            self.invalidate();
+        }
+        let hooks = self.hooks.clone();
+        for (at, hook) in hooks.mutating.iter().enumerate() {
+            if !hook.wants(request)? || (self.again && !self.states[at].due) {
+                continue;
+            }
+            let outcome = match ask(hook, request, &*self.store, true).await {
+                Ok(answer) => take(hook, answer, request).and_then(|answer| patch(hook, &answer, request)),
+                Err(trouble) => Err(trouble),
+            };
+            if matches!(outcome, Ok(true)) {
+                changed = true;
+                self.invalidate();
+            }
+            if hook.reinvoked {
+                self.states[at].reinvocable = true;
+            }
+            outcome.map(|_| ()).or_else(|trouble| trouble.settle(hook))?;
+        }
+        if !self.again && changed {
+            self.output = request.object.as_deref().cloned();
+        }
+        self.again = true;
+        Ok(changed)
+    }
+
+    /// The object has changed: who was called before and wants to see it again is due.
+    fn invalidate(&mut self) {
+        for state in &mut self.states {
+            state.due |= std::mem::take(&mut state.reinvocable);
+        }
+    }
+}
+
+/// Applies the patch of an answer. Returns whether the object has changed.
+fn patch(hook: &Hook, answer: &Response, request: &mut Request<'_>) -> Result<bool, Trouble> {
+    if answer.patch.is_empty() {
+        return Ok(false);
+    }
+    let operations: Value = serde_json::from_slice(&answer.patch)
+        .map_err(|e| Trouble::Calling(format!("received undecodable patch in webhook response: {e}")))?;
+    if operations.as_array().is_some_and(Vec::is_empty) {
+        return Ok(false);
+    }
+    let kind = request.object_kind();
+    let Some(object) = request.object.as_deref_mut() else {
+        let why = format!(
+            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+            hook.name
+        );
+        return Err(Trouble::Refused(Status::internal(why)));
+    };
+    if answer.patch_type != "JSONPatch" {
+        return Err(Trouble::Calling(format!("unsupported patch type {:?}", answer.patch_type)));
+    }
+    let internal = |why: &dyn std::fmt::Display| Trouble::Refused(Status::internal(why));
+    let mut patched = crate::patch::json_patched(object, &answer.patch).map_err(|status| {
+        let cause = status.details.as_ref().and_then(|d| d.causes.first()).map(|c| c.message.clone());
+        internal(&cause.unwrap_or(status.message))
+    })?;
+    fields::canonicalize(&kind, &mut patched, false).map_err(|why| internal(&why))?;
+    if kind == request.kind.gvk() {
+        hooks::of(request.kind).default(&mut patched);
+    } else if let Some(hooks) = hooks::named(&kind.group, &kind.kind) {
+        (hooks.default)(&mut patched);
+    }
+    let changed = !same(object, &patched);
+    *object = patched;
+    Ok(changed)
+}
+
+impl Operation {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}

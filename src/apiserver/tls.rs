@@ -1,0 +1,181 @@
+//! TLS towards servers that this one calls: webhooks and aggregated servers are verified, pods behind a proxy are not.
+//!
+//! What never lives here: the listener's side, and a connection.
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+/// Why no configuration could be made.
+#[derive(Debug, thiserror::Error)]
+#[error("unable to load root certificates: {0}")]
+pub struct ConfigError(String);
+
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    PROVIDER.clone()
+}
+
+fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, ConfigError> {
+    ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| ConfigError(e.to_string()))
+}
+
+/// Verifies the server against the certificates in `ca_pem`, against those of the host when it is empty, and speaks HTTP/1.1.
+///
+/// As with upstream's TLS library, a certificate that is itself one of `ca_pem` is good: many webhooks sign their own.
+pub fn verified(ca_pem: &[u8]) -> Result<Arc<ClientConfig>, ConfigError> {
+    let mut config = if ca_pem.is_empty() {
+        builder()?.with_root_certificates(host_roots()).with_no_client_auth()
+    } else {
+        let roots: Vec<_> = CertificateDer::pem_slice_iter(ca_pem).filter_map(Result::ok).collect();
+        let verifier = Pinned::new(roots)?;
+        builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The certificates that the host trusts, read once, when the first webhook needs them.
+fn host_roots() -> Arc<RootCertStore> {
+    static ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
+    });
+    ROOTS.clone()
+}
+
+/// Believes whatever certificate the server shows, but not that another than its owner shows it.
+pub fn unverified() -> Result<Arc<ClientConfig>, ConfigError> {
+    let verifier = Arc::new(AnyCertificate(provider()));
+    Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
+/// A bundle of certificates, each of which may sign the server's or be it.
+#[derive(Debug)]
+struct Pinned {
+    roots: Vec<CertificateDer<'static>>,
+    /// `None` when no certificate in the bundle can sign another.
+    chains: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Pinned {
+    fn new(roots: Vec<CertificateDer<'static>>) -> Result<Self, ConfigError> {
+        if roots.is_empty() {
+            return Err(ConfigError("no certificate in the bundle".into()));
+        }
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(roots.iter().cloned());
+        let provider = provider();
+        let chains = (!store.is_empty())
+            .then(|| WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone()).build())
+            .transpose()
+            .map_err(|e| ConfigError(e.to_string()))?;
+        Ok(Self { roots, chains, provider })
+    }
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.roots.iter().any(|root| root.as_ref() == end_entity.as_ref()) {
+            in_time(end_entity, now)?;
+            rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        match &self.chains {
+            Some(chains) => chains.verify_server_cert(end_entity, intermediates, name, ocsp, now),
+            None => Err(rustls::CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The certificate is valid at that time.
+fn in_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|_| rustls::Error::from(rustls::CertificateError::BadEncoding))?;
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if seconds < parsed.validity().not_before.timestamp() {
+        return Err(rustls::CertificateError::NotValidYet.into());
+    }
+    if seconds > parsed.validity().not_after.timestamp() {
+        return Err(rustls::CertificateError::Expired.into());
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
