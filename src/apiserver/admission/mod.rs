@@ -29,6 +29,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
 mod priority;
+pub mod resource_quota;
 mod runtime_class;
 pub mod service_account;
 mod storage;
@@ -83,11 +84,12 @@ pub struct Request<'a> {
 /// The plugins with a state of their own.
 pub struct Plugins {
     pub webhooks: webhook::Webhooks,
+    pub charges: resource_quota::Charges,
 }
 
 impl Plugins {
     pub fn new(store: Arc<dyn store::Store>) -> Self {
-        Self { webhooks: webhook::Webhooks::new(store) }
+        Self { webhooks: webhook::Webhooks::new(store.clone()), charges: resource_quota::Charges::new(store) }
     }
 
     /// Something of the group was written: what was read of it is stale.
@@ -216,10 +218,11 @@ fn built_in_mutate(request: &mut Request) -> Result<(), Status> {
 /// The `Status` to answer with.
 pub async fn validate(plugins: &Plugins, request: &mut Request<'_>) -> Result<(), Status> {
     built_in_validate(request)?;
-    if matching::is_exempt(request.kind) {
-        return Ok(());
+    if !matching::is_exempt(request.kind) {
+        plugins.webhooks.validate(request).await?;
     }
-    plugins.webhooks.validate(request).await
+    // Last, because it is the only one that changes something.
+    plugins.charges.charge(request).await
 }
 
 /// The plugins that wait for nobody.

@@ -9,12 +9,14 @@ use types::registry::by_kind;
 
 use super::*;
 
+mod pod_security;
+
 /// A store that holds what the test says.
 #[derive(Default)]
-struct Fixed(BTreeMap<String, Arc<Entry>>);
+pub struct Fixed(BTreeMap<String, Arc<Entry>>);
 
 impl Fixed {
-    fn with(mut self, group: &str, kind: &str, object: Value) -> Self {
+    pub fn with(mut self, group: &str, kind: &str, object: Value) -> Self {
         let kind = by_kind(group, "v1", kind).unwrap();
         let meta = &object["metadata"];
         let key = kind.store_key(meta["namespace"].as_str().unwrap_or(""), meta["name"].as_str().unwrap());
@@ -45,6 +47,26 @@ impl View for Fixed {
     }
     fn count(&self, prefix: &str) -> usize {
         self.range(prefix, None).count()
+    }
+}
+
+/// A creation of nothing yet.
+pub fn request<'a>(view: &'a Fixed, user: &'a Identity, kind: &'a Kind) -> Request<'a> {
+    Request {
+        operation: Operation::Create,
+        kind,
+        subresource: "",
+        namespace: if kind.namespaced() { "shop" } else { "" },
+        name: "x",
+        object: None,
+        old: None,
+        user,
+        dry_run: false,
+        options: Options::None,
+        now: Timestamp::UNIX_EPOCH,
+        view,
+        authorizer: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -83,22 +105,10 @@ fn run(
     old: Option<&Value>,
 ) -> Result<(), Status> {
     let user = Identity::new(user, &["system:nodes"]);
-    let mut request = Request {
-        operation,
-        kind: by_kind(group, "v1", kind).unwrap(),
-        subresource,
-        namespace,
-        name,
-        object,
-        old,
-        user: &user,
-        dry_run: false,
-        options: Options::None,
-        now: Timestamp::UNIX_EPOCH,
-        view,
-        authorizer: None,
-        warnings: Vec::new(),
-    };
+    let mut request = request(view, &user, by_kind(group, "v1", kind).unwrap());
+    request.operation = operation;
+    (request.subresource, request.namespace, request.name) = (subresource, namespace, name);
+    (request.object, request.old) = (object, old);
     built_in_mutate(&mut request)?;
     built_in_validate(&mut request)
 }

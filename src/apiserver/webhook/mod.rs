@@ -233,7 +233,8 @@ fn tls_text(error: &std::io::Error) -> String {
     use rustls::CertificateError as Bad;
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let why = match tls {
-        Some(rustls::Error::InvalidCertificate(Bad::UnknownIssuer)) => {
+        // A bad signature: an authority of the same name, but another one.
+        Some(rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => {
             "x509: certificate signed by unknown authority".to_owned()
         }
         Some(rustls::Error::InvalidCertificate(

@@ -14,4 +14,5 @@ mod proxy;
 mod reading;
 mod replay;
 mod shapes;
+mod webhooks;
 mod wire;
