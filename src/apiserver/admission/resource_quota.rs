@@ -105,7 +105,7 @@ fn write(kind: &'static Kind, entry: &Entry, used: &List) -> Result<Write, Statu
     if let Some(status) = ensure_object(&mut quota, "status") {
         set(status, "used", used);
     }
-    let op = Op::Put(object::to_store(kind, &quota, &managed));
+    let op = Op::Put(object::to_store(&types::registry::KindRef::BuiltIn(kind), &quota, &managed));
     Ok(Write { key: entry.key.clone(), expect: Expect::At(entry.modified), class: Class::Relaxed, op })
 }
 

@@ -9,6 +9,7 @@ use types::registry::by_kind;
 
 use super::*;
 
+mod nodes;
 mod pod_security;
 
 /// A store that holds what the test says.
