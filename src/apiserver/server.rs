@@ -28,7 +28,7 @@ use crate::http::body::Body;
 use crate::http::metrics::Metrics;
 use crate::http::query::{Query, percent_decode};
 use crate::http::router::{self, Path, Resource};
-use crate::http::{documents, gzip, respond};
+use crate::http::{deadline, documents, gzip, respond};
 use crate::verbs::ask::{Answer, Ask};
 use crate::verbs::{self, connect::Dial, object};
 
@@ -295,11 +295,14 @@ impl ApiServer {
                 verbs::connect::connect(&mut ask, request).await
             }
         } else {
+            // A watch has a `timeoutSeconds` of its own.
+            let limit = if streaming { deadline::LIMIT } else { deadline::of(&query)? };
             let body = match method {
                 Method::GET | Method::HEAD => Bytes::new(),
                 _ => body.read(&parts.headers).await?,
             };
-            dispatch(&mut ask, verb, &method, &body).await
+            let late = |_| Err(Status::timeout("Timeout: request did not complete within the allotted timeout"));
+            tokio::time::timeout(limit, dispatch(&mut ask, verb, &method, &body)).await.unwrap_or_else(late)
         };
         trace.warnings = std::mem::take(&mut ask.warnings);
         let response = finish(&ask, answer?)?;

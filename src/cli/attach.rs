@@ -11,7 +11,7 @@ use client::api::Query;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::exec::{self, Ask};
+use crate::exec::{self, Ask, Ends};
 use crate::failure::{Exit, usage};
 use crate::manifest::{Manifest, text};
 use crate::session::Session;
@@ -75,7 +75,7 @@ async fn join(session: &Session, pod: &Found, container: &str, stdin: bool, tty:
     }
     let mut query = Query::default();
     query.push("container", container);
-    let status = exec::stream(session, &format!("{}/attach", pod.path()), query, ask).await?;
+    let status = exec::stream(session, &format!("{}/attach", pod.path()), query, ask, Ends::default()).await?;
     let restarts = text(&pod.object, "/spec/restartPolicy") == "Always";
     if stdin && ask.is_interactive() && restarts && !quiet {
         let (name, space) = (&pod.name, &pod.namespace);

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use clap::Args;
 use client::api::Query;
 use client::https::Endpoint;
+use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::header::{AUTHORIZATION, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use rustls::pki_types::ServerName;
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -82,9 +85,31 @@ pub async fn run(session: &Session, exec: &Exec) -> Result<()> {
         query.push("command", word);
     }
     query.push("container", &container);
-    let status =
-        stream(session, &format!("{}/exec", pod.path()), query, Ask::of(session, exec.stdin, exec.tty)).await?;
+    let ask = Ask::of(session, exec.stdin, exec.tty);
+    let status = stream(session, &format!("{}/exec", pod.path()), query, ask, Ends::default()).await?;
     finish(session, &status)
+}
+
+/// Runs a command in a container between two queues: what it reads, and where what it writes goes.
+pub async fn piped(session: &Session, pod: &str, container: &str, command: &[&str], ends: Ends) -> Result<Vec<u8>> {
+    let mut query = Query::default();
+    for word in command {
+        query.push("command", word);
+    }
+    if !container.is_empty() {
+        query.push("container", container);
+    }
+    let ask = Ask { stdin: ends.input.is_some(), tty: false };
+    stream(session, &format!("{pod}/exec"), query, ask, ends).await
+}
+
+/// What stands for the standard streams; without, they are this process's own.
+#[derive(Debug, Default)]
+pub struct Ends {
+    pub input: Option<mpsc::Receiver<Bytes>>,
+    pub output: Option<mpsc::Sender<Bytes>>,
+    /// Says nothing of what the command writes to its standard error.
+    pub quiet: bool,
 }
 
 /// Which streams are asked for.
@@ -110,16 +135,16 @@ impl Ask {
 }
 
 /// Streams of `exec` and `attach`, until the far end closes; returns the status that it ends with.
-pub async fn stream(session: &Session, path: &str, mut query: Query, ask: Ask) -> Result<Vec<u8>> {
+pub async fn stream(session: &Session, path: &str, mut query: Query, ask: Ask, ends: Ends) -> Result<Vec<u8>> {
     for (flag, name) in [(ask.stdin, "stdin"), (true, "stdout"), (!ask.tty, "stderr"), (ask.tty, "tty")] {
         if flag {
             query.push(name, "true");
         }
     }
     let endpoint = session.endpoint.as_ref().context("no connection that can be upgraded")?;
-    let mut socket = dial(endpoint, &session.impersonation, &query.on(path)).await?;
+    let mut socket = dial(endpoint, &session.impersonation, &query.on(path), PROTOCOL).await?;
     let raw = if ask.tty { Some(terminal::Raw::enter().context("set the terminal up")?) } else { None };
-    let result = talk(session, ask.stdin, ask.tty, &mut socket).await;
+    let result = talk(session, ask, ends, &mut socket).await;
     drop(raw);
     let _ = socket.close(None).await;
     result
@@ -148,12 +173,18 @@ pub fn finish(session: &Session, status: &[u8]) -> Result<()> {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
-type Socket = WebSocketStream<Box<dyn Stream>>;
+pub type Socket = WebSocketStream<Box<dyn Stream>>;
 
-async fn dial(endpoint: &Endpoint, headers: &http::HeaderMap, path: &str) -> Result<Socket> {
+/// A WebSocket to the API server that speaks `protocol`.
+pub async fn dial(
+    endpoint: &Endpoint,
+    headers: &http::HeaderMap,
+    path: &str,
+    protocol: &'static str,
+) -> Result<Socket> {
     let uri: http::Uri = format!("{}{path}", endpoint.base).parse().context("form the request")?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let secure = uri.scheme_str() == Some("https");
@@ -174,7 +205,7 @@ async fn dial(endpoint: &Endpoint, headers: &http::HeaderMap, path: &str) -> Res
     };
     let target = uri.to_string().replacen("http", "ws", 1);
     let mut request = target.into_client_request().context("form the request")?;
-    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     if let Some(authorization) = &endpoint.authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization.clone());
     }
@@ -195,51 +226,96 @@ async fn dial(endpoint: &Endpoint, headers: &http::HeaderMap, path: &str) -> Res
     }
 }
 
-/// Carries bytes both ways until the command ends; the status that the server sends last.
-async fn talk(session: &Session, with_stdin: bool, tty: bool, socket: &mut Socket) -> Result<Vec<u8>> {
-    let mut stdin = tokio::io::stdin();
-    let mut reading = with_stdin;
-    let mut piece = vec![0u8; PIECE_BYTES];
-    let mut resized = signal(SignalKind::window_change())?;
-    if tty {
-        resize(socket).await?;
-    }
-    let mut status = Vec::new();
+/// Carries bytes both ways until the command ends; the status that the server sends last. Neither way waits for the other:
+/// a command that writes before it has read everything is not held up by what it is sent.
+async fn talk(session: &Session, ask: Ask, ends: Ends, socket: &mut Socket) -> Result<Vec<u8>> {
+    let Ends { input, output, quiet } = ends;
+    let (sink, messages) = socket.split();
+    let sending = send(ask, input, sink);
+    let receiving = receive(session, output, quiet, messages);
+    tokio::pin!(sending, receiving);
+    let mut sends = true;
     loop {
         tokio::select! {
-            message = socket.next() => match message {
-                Some(Ok(Message::Binary(data))) => match data.split_first() {
-                    Some((&STDOUT, rest)) => session.print_bytes(rest)?,
-                    Some((&STDERR, rest)) => session.note_bytes(rest),
-                    Some((&ERROR, rest)) => status.extend_from_slice(rest),
-                    _ => {}
-                },
-                Some(Ok(Message::Close(_))) | None => return Ok(status),
-                Some(Ok(_)) => {}
-                // After the status, how the connection ends does not matter.
-                Some(Err(_)) if !status.is_empty() => return Ok(status),
-                Some(Err(error)) => return Err(error).context("the connection was lost"),
-            },
-            read = stdin.read(&mut piece), if reading => {
-                let message = match read {
-                    Ok(0) | Err(_) => {
-                        reading = false;
-                        vec![CLOSE, STDIN]
-                    }
-                    Ok(n) => [&[STDIN], &piece[..n]].concat(),
-                };
-                socket.send(Message::binary(message)).await.context("the connection was lost")?;
-            }
-            Some(()) = resized.recv(), if tty => resize(socket).await?,
+            status = &mut receiving => return status,
+            // A command that has ended takes no more; how it ended is still to come.
+            _ = &mut sending, if sends => sends = false,
         }
     }
 }
 
-async fn resize(socket: &mut Socket) -> Result<()> {
+async fn receive(
+    session: &Session,
+    output: Option<mpsc::Sender<Bytes>>,
+    quiet: bool,
+    mut messages: SplitStream<&mut Socket>,
+) -> Result<Vec<u8>> {
+    let mut status = Vec::new();
+    loop {
+        match messages.next().await {
+            Some(Ok(Message::Binary(data))) => match data.split_first() {
+                Some((&STDOUT, rest)) => match &output {
+                    None => session.print_bytes(rest)?,
+                    // Whoever reads has gone for a reason of their own, which they tell.
+                    Some(output) => {
+                        if output.send(data.slice_ref(rest)).await.is_err() {
+                            return Ok(status);
+                        }
+                    }
+                },
+                Some((&STDERR, rest)) if !quiet => session.note_bytes(rest),
+                Some((&ERROR, rest)) => status.extend_from_slice(rest),
+                _ => {}
+            },
+            Some(Ok(Message::Close(_))) | None => return Ok(status),
+            Some(Ok(_)) => {}
+            // After the status, how the connection ends does not matter.
+            Some(Err(_)) if !status.is_empty() => return Ok(status),
+            Some(Err(error)) => return Err(error).context("the connection was lost"),
+        }
+    }
+}
+
+/// Sends what there is to be read, its end, and the terminal's sizes.
+async fn send(
+    ask: Ask,
+    mut input: Option<mpsc::Receiver<Bytes>>,
+    mut sink: SplitSink<&mut Socket, Message>,
+) -> Result<()> {
+    let mut stdin = tokio::io::stdin();
+    let mut reading = ask.stdin;
+    let mut piece = vec![0u8; PIECE_BYTES];
+    let mut resized = signal(SignalKind::window_change())?;
+    if ask.tty {
+        resize(&mut sink).await?;
+    }
+    while reading || ask.tty {
+        let next = async {
+            match &mut input {
+                Some(input) => input.recv().await.unwrap_or_default(),
+                None => match stdin.read(&mut piece).await {
+                    Ok(n) => Bytes::copy_from_slice(&piece[..n]),
+                    Err(_) => Bytes::new(),
+                },
+            }
+        };
+        tokio::select! {
+            bytes = next, if reading => {
+                reading = !bytes.is_empty();
+                let message = if reading { [&[STDIN], &bytes[..]].concat() } else { vec![CLOSE, STDIN] };
+                sink.send(Message::binary(message)).await?;
+            }
+            Some(()) = resized.recv(), if ask.tty => resize(&mut sink).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn resize(sink: &mut SplitSink<&mut Socket, Message>) -> Result<()> {
     let Some((width, height)) = terminal::size() else { return Ok(()) };
     let body: Value = json!({"Width": width, "Height": height});
     let message = [&[RESIZE], body.to_string().as_bytes()].concat();
-    socket.send(Message::binary(message)).await.context("the connection was lost")
+    sink.send(Message::binary(message)).await.context("the connection was lost")
 }
 
 #[cfg(test)]
@@ -258,6 +334,56 @@ mod tests {
         };
         let noted = String::from_utf8(err.borrow().clone()).unwrap();
         (lines, code, noted)
+    }
+
+    /// A command that echoes: it writes what it reads, and is held up while nobody reads what it has written.
+    #[tokio::test]
+    async fn large_streams_go_both_ways_at_once() {
+        const PIECES: usize = 400;
+        let (here, there) = tokio::io::duplex(8 * 1024);
+        let far = tokio::spawn(async move {
+            let role = tungstenite::protocol::Role::Server;
+            let mut socket = WebSocketStream::from_raw_socket(there, role, None).await;
+            while let Some(Ok(message)) = socket.next().await {
+                match message {
+                    Message::Binary(data) if data.first() == Some(&STDIN) => {
+                        let echo = [&[STDOUT], &data[1..]].concat();
+                        socket.send(Message::binary(echo)).await.unwrap();
+                    }
+                    Message::Binary(data) if data[..] == [CLOSE, STDIN] => break,
+                    _ => {}
+                }
+            }
+            let status = [&[ERROR], &br#"{"status":"Success"}"#[..]].concat();
+            socket.send(Message::binary(status)).await.unwrap();
+            socket.close(None).await.unwrap();
+        });
+        let role = tungstenite::protocol::Role::Client;
+        let near: Box<dyn Stream> = Box::new(here);
+        let mut socket = WebSocketStream::from_raw_socket(near, role, None).await;
+        let (input, pieces) = mpsc::channel(4);
+        let (output, mut echoed) = mpsc::channel::<Bytes>(4);
+        let piece = Bytes::from(vec![b'x'; PIECE_BYTES]);
+        tokio::spawn(async move {
+            for _ in 0..PIECES {
+                input.send(piece.clone()).await.unwrap();
+            }
+        });
+        let counted = tokio::spawn(async move {
+            let mut bytes = 0;
+            while let Some(piece) = echoed.recv().await {
+                bytes += piece.len();
+            }
+            bytes
+        });
+        let client = client::fake::Fake::new(client::Clock::system()).client();
+        let session = Session::test(client, Rc::default(), Rc::default());
+        let ends = Ends { input: Some(pieces), output: Some(output), quiet: true };
+        let talk = talk(&session, Ask { stdin: true, tty: false }, ends, &mut socket);
+        let status = tokio::time::timeout(std::time::Duration::from_secs(60), talk).await.unwrap().unwrap();
+        assert_eq!(status, br#"{"status":"Success"}"#);
+        assert_eq!(counted.await.unwrap(), PIECES * PIECE_BYTES);
+        far.await.unwrap();
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod attach;
 mod auth;
 mod carrier;
 mod change;
+mod cp;
 mod create;
 mod create_service;
 mod delete;
@@ -40,6 +41,7 @@ mod manifest;
 mod misuse;
 mod output;
 mod patch;
+mod port_forward;
 mod rollout;
 mod session;
 mod table;
@@ -109,18 +111,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
-    /// Not there yet: reach a pod's port from here
-    PortForward {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    /// Reach a pod's port from here
+    PortForward(port_forward::PortForward),
     /// What a kind and its fields mean
     Explain(explain::Explain),
-    /// Not there yet: copy files to and from containers
-    Cp {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    /// Copy files to and from containers
+    Cp(cp::Cp),
     /// Run a command in a container
     Exec(exec::Exec),
     /// The image store of this host
@@ -219,11 +215,6 @@ pub fn run(args: &[String], host_verbs: Vec<Command>) -> ExitCode {
     }
 }
 
-/// What is not there says so, and what to do.
-fn absent(verb: &str) -> anyhow::Error {
-    anyhow::anyhow!("`kedge {verb}` is not there yet: use `kubectl {verb}` with this server")
-}
-
 async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::Result<()> {
     match &verb {
         Verb::Version(v) => return version::run(global, v).await,
@@ -263,9 +254,9 @@ async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::
         Verb::Diff(v) => edit::diff(session, v).await,
         Verb::Drain(v) => drain::run(session, v).await,
         Verb::Top { .. } => Err(anyhow::anyhow!("Metrics API not available")),
-        Verb::PortForward { .. } => Err(absent("port-forward")),
+        Verb::PortForward(v) => port_forward::run(session, v).await,
         Verb::Explain(v) => explain::run(session, v).await,
-        Verb::Cp { .. } => Err(absent("cp")),
+        Verb::Cp(v) => cp::run(session, v).await,
         Verb::Exec(v) => exec::run(session, v).await,
         Verb::Version(_) | Verb::Image(_) | Verb::Completion(_) => Ok(()),
     }

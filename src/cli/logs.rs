@@ -190,6 +190,15 @@ fn selector_of(resource: &crate::discovery::Resource, object: &Value) -> Result<
     })
 }
 
+/// A pod by its name.
+pub async fn pod_in(session: &Session, namespace: &str, name: &str) -> Result<Found> {
+    let words = ["pods".to_owned(), name.to_owned()];
+    let targets = target::of_words(session.discovery().await?, &words, namespace, false)?;
+    let [target] = &targets[..] else { return Err(usage(format!("{name:?} names no pod"))) };
+    let object: Value = session.client.get_path(&target.path()).await?;
+    Ok(target::as_found(&target.resource, object))
+}
+
 /// Every pod that an object stands for.
 async fn all_of(session: &Session, word: &str) -> Result<Vec<Found>> {
     let words = if word.contains('/') { vec![word.to_owned()] } else { vec!["pods".into(), word.to_owned()] };

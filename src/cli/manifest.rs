@@ -111,17 +111,18 @@ fn collect(folder: &Path, recursive: bool, into: &mut Vec<PathBuf>) -> Result<()
 
 /// The objects of a text; lists are taken apart, empty documents passed over.
 pub fn parse(text: &str, source: &str) -> Result<Vec<Manifest>> {
-    let mut manifests = Vec::new();
     let unreadable = |e: &dyn std::fmt::Display| anyhow::anyhow!("error parsing {source}: {e}");
-    let mut add = |document: Value| flatten(document, source, &mut manifests);
-    if text.trim_start().starts_with('{') {
-        for document in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
-            add(document.map_err(|e| unreadable(&e))?)?;
-        }
+    let yaml = || serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize).collect::<Result<Vec<_>, _>>();
+    let documents = if text.trim_start().starts_with('{') {
+        let json: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(text).into_iter().collect();
+        // A brace may also begin a YAML document in flow style.
+        json.or_else(|error| yaml().map_err(|_| unreadable(&error)))?
     } else {
-        for document in serde_yaml_ng::Deserializer::from_str(text) {
-            add(Value::deserialize(document).map_err(|e| unreadable(&e))?)?;
-        }
+        yaml().map_err(|e| unreadable(&e))?
+    };
+    let mut manifests = Vec::new();
+    for document in documents {
+        flatten(document, source, &mut manifests)?;
     }
     Ok(manifests)
 }
@@ -166,6 +167,9 @@ mod tests {
         let json = r#"{"kind":"A","apiVersion":"v1","metadata":{"name":"a"}} {"kind":"B","apiVersion":"v1","metadata":{"name":"b"}}"#;
         assert_eq!(names(json), ["a", "b"]);
         assert!(names("").is_empty());
+        let flow =
+            "{kind: A, apiVersion: v1, metadata: {name: a}}\n---\n{kind: B, apiVersion: v1, metadata: {name: b}}\n";
+        assert_eq!(names(flow), ["a", "b"]);
     }
 
     #[test]
@@ -176,6 +180,7 @@ mod tests {
         ] {
             assert_eq!(parse(text, "f").unwrap_err().to_string(), expected);
         }
+        assert!(parse("{a", "f").unwrap_err().to_string().starts_with("error parsing f: "));
         assert!(parse("a: [", "f").unwrap_err().to_string().starts_with("error parsing f: "));
     }
 

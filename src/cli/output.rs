@@ -100,6 +100,8 @@ pub fn objects(format: &Format, found: &[Found], as_list: bool, managed: bool) -
 
 /// As [`objects`], with or without the headers of columns.
 pub fn whole(format: &Format, found: &[Found], as_list: bool, managed: bool, headers: bool) -> Result<String> {
+    // Who asks for a path gets what is there.
+    let managed = managed || matches!(format, Format::JsonPath(_) | Format::JsonPathAsJson(_));
     let clean = |f: &Found| if managed { f.object.clone() } else { without_managed_fields(f.object.clone()) };
     let whole = || {
         if as_list || found.len() != 1 {

@@ -421,6 +421,8 @@ fn unescape(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn labels(text: &str) -> BTreeMap<String, String> {
@@ -469,5 +471,44 @@ mod tests {
         assert!(selector.matches(read));
         assert_eq!(selector.required("spec.nodeName"), Some("n1"));
         assert!(FieldSelector::parse("nonsense").is_err());
+    }
+
+    fn requirements() -> impl Strategy<Value = Requirement> {
+        let (key, value) = ("[a-z]{1,5}(/[a-z]{1,3})?", "[a-zA-Z0-9]([a-zA-Z0-9._-]{0,5}[a-zA-Z0-9])?");
+        let values = proptest::collection::btree_set(value, 1..4).prop_map(|v| v.into_iter().collect::<Vec<_>>());
+        prop_oneof![
+            (key, values.clone()).prop_map(|(k, v)| Requirement::In(k, v)),
+            (key, values).prop_map(|(k, v)| Requirement::NotIn(k, v)),
+            key.prop_map(Requirement::Exists),
+            key.prop_map(Requirement::Absent),
+            (key, any::<i64>()).prop_map(|(k, n)| Requirement::GreaterThan(k, n.saturating_abs())),
+            (key, any::<i64>()).prop_map(|(k, n)| Requirement::LessThan(k, n.saturating_abs())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[a-z0-9=!<>,() ./-]{0,40}", other in ".*") {
+            for text in [text, other] {
+                let _ = LabelSelector::parse(&text);
+                let _ = FieldSelector::parse(&text);
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read_again(requirements in proptest::collection::vec(requirements(), 0..4)) {
+            let selector = LabelSelector { requirements };
+            let text = selector.to_string();
+            let read = LabelSelector::parse(&text);
+            // A key that is an operator has no text form; upstream's neither.
+            if ["in", "notin", "gt", "lt"].iter().all(|word| !text.contains(word)) || read.is_ok() {
+                let mut left = read.unwrap_or_else(|e| panic!("{text}: {e}")).requirements;
+                let mut right = selector.requirements;
+                // The parser puts them in order.
+                left.sort_by_key(|r| format!("{r:?}"));
+                right.sort_by_key(|r| format!("{r:?}"));
+                prop_assert_eq!(left, right, "{}", text);
+            }
+        }
     }
 }

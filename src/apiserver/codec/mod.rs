@@ -174,6 +174,9 @@ fn summary(body: &[u8]) -> String {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::fields::{FieldValidation, check};
     use super::*;

@@ -1,4 +1,5 @@
-//! What writing costs below HTTP: `writes FOLDER create|status|put N`, to be counted by callgrind or timed by hand.
+//! What writing and listing cost below HTTP: `writes FOLDER create|status|put|lists N`, to be counted by callgrind or timed by
+//! hand; `lists` times itself, over N pods.
 //! One thread, the real store, requests through the one door.
 
 use std::path::PathBuf;
@@ -34,6 +35,41 @@ fn status(i: usize) -> Value {
         "conditions": [condition("Initialized"), condition("Ready"), condition("ContainersReady")],
         "containerStatuses": [{"name": "c", "image": "busybox", "imageID": "x", "ready": true, "restartCount": i % 7,
             "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}})
+}
+
+/// The forms a list is asked for in: plain, as controllers ask, as `kubectl get` asks.
+const FORMS: [&str; 3] =
+    ["application/json", "application/vnd.kubernetes.protobuf", "application/json;as=Table;v=v1;g=meta.k8s.io"];
+const LISTS: usize = 15;
+
+async fn lists(caller: &Caller, pods: &str, count: usize) -> Result<usize, Failure> {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    let json = "application/json";
+    caller.send(Method::POST, "/api/v1/namespaces/default/serviceaccounts", json, &account).await?;
+    for i in 0..count {
+        let mut pod = pod(&format!("p{i}"));
+        pod["metadata"]["annotations"] = json!({"padding": "x".repeat(3_500)});
+        caller.send(Method::POST, pods, json, &pod).await?;
+        let path = format!("{pods}/p{i}/status");
+        caller.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &status(i)).await?;
+    }
+    let mut bytes = 0;
+    for form in FORMS {
+        let mut times = Vec::new();
+        for _ in 0..LISTS {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = pods.parse()?;
+            request.headers_mut().insert("accept", http::HeaderValue::from_static(form));
+            let start = now();
+            let response = caller.api.call(request, caller.peer.clone()).await;
+            let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
+            times.push(now().duration_since(start).as_secs_f64() * 1e3);
+            bytes = body.len();
+        }
+        times.sort_by(f64::total_cmp);
+        println!("{:6.1} ms, {bytes} bytes: {form}", times[LISTS / 2]);
+    }
+    Ok(bytes)
 }
 
 struct Caller {
@@ -90,6 +126,7 @@ async fn main() -> Result<(), Failure> {
                 bytes = caller.send(Method::POST, maps, json, &config_map(&format!("c{i}"))).await?.len();
             }
         }
+        "lists" => bytes = lists(&caller, pods, count).await?,
         "put" => {
             caller.send(Method::POST, maps, json, &config_map("c")).await?;
             for i in 0..count {

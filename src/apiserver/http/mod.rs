@@ -2,6 +2,7 @@
 
 mod activity;
 pub mod body;
+pub mod deadline;
 pub mod discovery;
 pub mod documents;
 pub mod gzip;

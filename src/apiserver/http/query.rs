@@ -75,4 +75,24 @@ mod tests {
         assert_eq!(q.get("d"), Some("%zz"));
         assert!(q.flag("watch") && q.flag("c") && !q.flag("e") && !q.flag("missing"));
     }
+
+    fn escaped(text: &str) -> String {
+        text.bytes().map(|b| format!("%{b:02x}")).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_was_escaped_is_read_again(pairs in proptest::collection::vec((".*", ".*"), 0..5)) {
+            let text: Vec<String> = pairs.iter().map(|(n, v)| format!("{}={}", escaped(n), escaped(v))).collect();
+            let read = Query::parse(Some(&text.join("&")));
+            let pairs: Vec<_> = pairs.into_iter().collect();
+            proptest::prop_assert_eq!(read, Query(pairs));
+        }
+
+        #[test]
+        fn any_text_is_read(text in ".*", plus: bool) {
+            let query = Query::parse(Some(&text));
+            let _ = (query.flag("a"), query.text("a"), percent_decode(&text, plus));
+        }
+    }
 }

@@ -362,4 +362,18 @@ mod tests {
         }
         assert_eq!(Continue::decode("!").unwrap_err().code, 400);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_token_is_read_or_refused(text in ".*", json in "[{}\":,\\[\\]a-z0-9/.-]*") {
+            let _ = Continue::decode(&text);
+            let _ = Continue::decode(&URL_SAFE_NO_PAD.encode(&json));
+        }
+
+        #[test]
+        fn keys_of_any_names_go_on(revision in 1..=i64::MAX, parts in proptest::collection::vec("[^/.]+", 1..3)) {
+            let token = Continue { revision: Some(revision.unsigned_abs()), start: parts.join("/") };
+            proptest::prop_assert_eq!(Continue::decode(&token.encode()).unwrap(), token);
+        }
+    }
 }
