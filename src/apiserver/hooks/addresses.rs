@@ -107,6 +107,19 @@ pub fn canonical_cidr(value: &str, path: &Path, errors: &mut Errors) -> Option<I
     Some(net)
 }
 
+/// An address and the length of its network, in canonical form. Source: `IsValidInterfaceAddress`.
+pub fn interface(value: &str, path: &Path, errors: &mut Errors) {
+    let Some((ip, net)) = sloppy_range(value) else {
+        let words = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+        errors.push(FieldError::invalid(path, value, words));
+        return;
+    };
+    let shown = format!("{}/{}", canonical(ip), net.prefix_len());
+    if shown != value {
+        errors.push(FieldError::invalid(path, value, format!("must be in canonical form ({shown:?})")));
+    }
+}
+
 /// What is said about an address that is valid and not in its canonical form. Source: `GetWarningsForIP`.
 pub fn ip_warning(value: &str, path: &Path) -> Option<String> {
     let ip = sloppy(value)?;

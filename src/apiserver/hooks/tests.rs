@@ -251,6 +251,7 @@ fn status_and_spec_are_written_apart() {
     }
 }
 
+mod devices;
 mod extension;
 mod kinds;
 mod networking;

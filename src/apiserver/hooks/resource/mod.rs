@@ -1,28 +1,28 @@
 //! The kinds of resource.k8s.io. Source: `pkg/apis/resource/validation/validation.go`, `pkg/apis/resource/v1/defaults.go`,
 //! `pkg/registry/resource/*/strategy.go`.
+//!
+//! Whether the expressions of selectors compile is not asked here: that is for whoever can compile them.
 
 use super::{Hooks, strategy};
+
+mod attribute;
+mod claim;
+mod class;
+mod shared;
+mod slice;
+mod status;
 
 /// The hooks of a kind of the group.
 pub fn named(kind: &str) -> Option<&'static Hooks> {
     Some(match kind {
-        "DeviceClass" => &DEVICE_CLASS,
-        "ResourceClaim" => &RESOURCE_CLAIM,
-        "ResourceClaimTemplate" => &RESOURCE_CLAIM_TEMPLATE,
-        "ResourceSlice" => &RESOURCE_SLICE,
+        "DeviceClass" => &class::HOOKS,
+        "ResourceClaim" => &claim::CLAIM,
+        "ResourceClaimTemplate" => &claim::TEMPLATE,
+        "ResourceSlice" => &slice::HOOKS,
         _ => return None,
     })
 }
 
 const BASE: Hooks = Hooks { delete_returns_object: true, ..Hooks::NEUTRAL };
-
-static DEVICE_CLASS: Hooks =
-    Hooks { prepare_create: strategy::create_spec, prepare_update: strategy::update_spec, ..BASE };
-static RESOURCE_CLAIM: Hooks = Hooks {
-    prepare_create: |object, _| strategy::empty_status(object),
-    prepare_update: strategy::update_ungenerated,
-    ..BASE
-};
-static RESOURCE_CLAIM_TEMPLATE: Hooks = BASE;
-static RESOURCE_SLICE: Hooks =
-    Hooks { prepare_create: strategy::create_spec, prepare_update: strategy::update_spec, ..BASE };
+/// With a generation that follows the spec, and no status.
+const GENERATED: Hooks = Hooks { prepare_create: strategy::create_spec, prepare_update: strategy::update_spec, ..BASE };

@@ -80,12 +80,27 @@ pub fn good(group: &str, kind: &str) -> Value {
             "policyName": "web", "validationActions": ["Deny"],
             "paramRef": {"name": "limits", "parameterNotFoundAction": "Deny"},
         }}),
+        ("resource.k8s.io", "DeviceClass") => json!({"spec": {"selectors": [{"cel": {"expression": "true"}}]}}),
+        ("resource.k8s.io", "ResourceClaim") => json!({"spec": claim()}),
+        ("resource.k8s.io", "ResourceClaimTemplate") => {
+            json!({"spec": {"metadata": {"labels": {"a": "b"}}, "spec": claim()}})
+        }
+        ("resource.k8s.io", _) => json!({"spec": {
+            "driver": "acme.io", "nodeName": "n1", "pool": {"name": "n1", "resourceSliceCount": 1},
+            "devices": [{
+                "name": "gpu0", "attributes": {"model": {"string": "x"}}, "capacity": {"memory": {"value": "1024Mi"}},
+            }],
+        }}),
         ("apiregistration.k8s.io", _) => json!({"spec": {
             "group": "acme.io", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 10,
             "service": {"namespace": "shop", "name": "api"}, "insecureSkipTLSVerify": true,
         }}),
         _ => json!({}),
     }
+}
+
+fn claim() -> Value {
+    json!({"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu"}}]}})
 }
 
 fn rule() -> Value {

@@ -62,18 +62,22 @@ pub fn toleration(toleration: &Value, path: &Path, errors: &mut Errors) {
 
 fn node_affinity(affinity: &Value, path: &Path, errors: &mut Errors) {
     if has(affinity, REQUIRED) {
-        let (required, path) = (get(affinity, REQUIRED), path.child(REQUIRED));
-        if list(required, "nodeSelectorTerms").is_empty() {
-            let words = "must have at least one node selector term";
-            errors.push(FieldError::required(&path.child("nodeSelectorTerms"), words));
-        }
-        for (path, term) in items(required, "nodeSelectorTerms", &path) {
-            node_term(term, &path, errors);
-        }
+        node_selector(get(affinity, REQUIRED), &path.child(REQUIRED), errors);
     }
     for (path, preferred) in items(affinity, PREFERRED, path) {
         weight(preferred, &path, errors);
         node_term(get(preferred, "preference"), &path.child("preference"), errors);
+    }
+}
+
+/// Terms of which a node must fit one.
+pub fn node_selector(selector: &Value, path: &Path, errors: &mut Errors) {
+    if list(selector, "nodeSelectorTerms").is_empty() {
+        let words = "must have at least one node selector term";
+        errors.push(FieldError::required(&path.child("nodeSelectorTerms"), words));
+    }
+    for (path, term) in items(selector, "nodeSelectorTerms", path) {
+        node_term(term, &path, errors);
     }
 }
 
