@@ -28,6 +28,7 @@ pub mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+pub mod policy;
 mod priority;
 pub mod resource_quota;
 mod runtime_class;
@@ -83,18 +84,24 @@ pub struct Request<'a> {
 
 /// The plugins with a state of their own.
 pub struct Plugins {
+    pub policies: policy::Policies,
     pub webhooks: webhook::Webhooks,
     pub charges: resource_quota::Charges,
 }
 
 impl Plugins {
     pub fn new(store: Arc<dyn store::Store>) -> Self {
-        Self { webhooks: webhook::Webhooks::new(store.clone()), charges: resource_quota::Charges::new(store) }
+        Self {
+            policies: policy::Policies::new(store.clone()),
+            webhooks: webhook::Webhooks::new(store.clone()),
+            charges: resource_quota::Charges::new(store),
+        }
     }
 
     /// Something of the group was written: what was read of it is stale.
     pub fn changed(&self, group: &str) {
         if group == webhook::GROUP {
+            self.policies.changed();
             self.webhooks.changed();
         }
     }
@@ -174,12 +181,23 @@ pub async fn mutate(plugins: &Plugins, request: &mut Request<'_>) -> Result<(), 
     if matching::is_exempt(request.kind) {
         return Ok(());
     }
-    if let Some(mut webhooks) = plugins.webhooks.mutating()
-        && webhooks.round(request).await?
-    {
-        // What a webhook adds is completed as what a client sends is, and those who asked for it look at it again.
+    let (mut policies, mut webhooks) = (plugins.policies.mutating(), plugins.webhooks.mutating());
+    let mut changed = false;
+    if let Some(policies) = &mut policies {
+        changed |= policies.round(request)?;
+    }
+    if let Some(webhooks) = &mut webhooks {
+        changed |= webhooks.round(request).await?;
+    }
+    if changed {
+        // What others add is completed as what a client sends is, and those who asked for it look at it again.
         built_in_mutate(request)?;
-        webhooks.round(request).await?;
+        if let Some(policies) = &mut policies {
+            policies.round(request)?;
+        }
+        if let Some(webhooks) = &mut webhooks {
+            webhooks.round(request).await?;
+        }
     }
     Ok(())
 }
@@ -219,6 +237,7 @@ fn built_in_mutate(request: &mut Request) -> Result<(), Status> {
 pub async fn validate(plugins: &Plugins, request: &mut Request<'_>) -> Result<(), Status> {
     built_in_validate(request)?;
     if !matching::is_exempt(request.kind) {
+        plugins.policies.validate(request)?;
         plugins.webhooks.validate(request).await?;
     }
     // Last, because it is the only one that changes something.

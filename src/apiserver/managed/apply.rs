@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 
 use serde_json::Value;
-use types::registry::Kind;
+use types::registry::{GroupVersionKind, Kind};
 use types::status::{Cause, Reason, Status};
 
 use super::compare::{UNOWNED, UNOWNED_METADATA, compare};
 use super::entries::{self, Entry, Operation};
-use super::merge::{fields, merge, remove, with_named};
+use super::merge::{fields, merge, remove, wholes, with_named};
 use super::reset::Reset;
 use super::set::{Element, Set};
 use super::shape::Shape;
@@ -73,6 +73,25 @@ pub fn applied(
         keep_annotation(&mut done.object, config);
     }
     Ok(done)
+}
+
+/// The configuration merged into the live object without regard to who owns what: what a mutating policy does.
+///
+/// Errors: upstream's text for a configuration that does not fit the kind, or would replace what has one owner as a whole.
+/// Source: apiserver `pkg/admission/plugin/policy/mutating/patch/smd.go`.
+pub fn merged(kind: &GroupVersionKind, live: &Value, config: &Value) -> Result<Value, String> {
+    let ty = crate::schema::type_of(&kind.group, &kind.version, &kind.kind);
+    let shape = Shape::of_kind(ty);
+    if let Some(problems) = check::problems(ty, config) {
+        return Err(format!("failed to convert patch object to typed object: {problems}"));
+    }
+    let mut whole = Vec::new();
+    wholes(shape, config, "", &mut whole);
+    if !whole.is_empty() {
+        let whole = whole.join(", ");
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {whole}"));
+    }
+    Ok(merge(shape, live, config))
 }
 
 fn check_kind(config: &Value, kind: &Kind) -> Result<(), Status> {

@@ -98,6 +98,26 @@ pub fn remove(shape: Shape, value: &Value, set: &Set<'_>) -> Value {
     }
 }
 
+/// The paths of what the configuration would replace as a whole although it holds something: lists, maps and structs with
+/// one owner.
+pub fn wholes(shape: Shape, config: &Value, path: &str, into: &mut Vec<String>) {
+    match (shape, shape.parts(config)) {
+        (Shape::Leaf, _) if config.is_object() || config.is_array() => into.push(path.to_owned()),
+        (_, Parts::Object(object)) => {
+            for (name, value) in object {
+                let Some((below, _)) = shape.member(name) else { continue };
+                wholes(below, value, &format!("{path}.{name}"), into);
+            }
+        }
+        (_, Parts::List(items)) => {
+            for (i, item) in items.iter().enumerate() {
+                wholes(shape.item(), item, &format!("{path}[{i}]"), into);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// The configuration merged into the live value: it wins where it says something, and what it does not name stays.
 pub fn merge(shape: Shape, live: &Value, config: &Value) -> Value {
     match (shape.parts(live), shape.parts(config)) {

@@ -35,7 +35,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, applied};
+pub use apply::{Applied, applied, merged};
 use compare::compare;
 use entries::{Entry, Operation};
 use reset::Reset;

@@ -9,6 +9,7 @@ use super::super::json::{get, has, list, object_mut, set_absent, text};
 use super::super::{Hooks, conditions as status_conditions, strategy};
 use super::conditions::{self, expression};
 use super::{BASE, FAILURE_POLICIES, REINVOCATION_POLICIES, rules};
+use crate::admission::policy::checks;
 
 pub static VALIDATING: Hooks = Hooks {
     default,
@@ -159,6 +160,7 @@ fn validating(policy: &Value) -> Errors {
             errors.push(FieldError::duplicate(&at, key));
         }
     }
+    errors.extend(checks::validating(policy));
     errors
 }
 
@@ -209,6 +211,7 @@ fn mutating(policy: &Value) -> Errors {
         }
     }
     required_one_of(&mut errors, spec, "reinvocationPolicy", &path, REINVOCATION_POLICIES);
+    errors.extend(checks::mutating(policy));
     errors
 }
 

@@ -8,6 +8,7 @@ use super::super::check::{self, Errors, PORT_RANGE, items, one_of};
 use super::super::json::{each_mut, ensure_object, get, has, int, list, object_mut, same, set_absent, text};
 use super::super::{Context, Hooks, selectors, strategy};
 use super::{BASE, FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, conditions, rules};
+use crate::admission::policy::checks;
 
 pub static VALIDATING: Hooks = Hooks { default: |object| each_mut(object, "webhooks").for_each(default), ..EITHER };
 
@@ -190,6 +191,7 @@ fn match_conditions(object: &Value) -> Errors {
     let mut errors = Vec::new();
     for (path, webhook) in items(object, "webhooks", &Path::root()) {
         conditions::validate(webhook, &path, &mut errors);
+        checks::conditions(webhook, &path, false, &mut errors);
     }
     errors
 }

@@ -74,7 +74,7 @@ pub fn good(group: &str, kind: &str) -> Value {
         }}),
         ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => json!({"spec": {
             "matchConstraints": {"resourceRules": [rule()]}, "reinvocationPolicy": "Never",
-            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}],
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/spec'}]"}}],
         }}),
         ("admissionregistration.k8s.io", _) => json!({"spec": {
             "policyName": "web", "validationActions": ["Deny"],

@@ -10,6 +10,7 @@ mod harness;
 mod kubectl;
 mod managed;
 mod objects;
+mod policies;
 mod proxy;
 mod reading;
 mod replay;
