@@ -169,12 +169,18 @@ impl ApiServer {
             shared.admission.changed(admission::webhook::GROUP);
         }));
         tokio::spawn(custom::keeper::follow(Arc::downgrade(&shared)));
+        tokio::spawn(admission::policy::status::keep(Arc::downgrade(&shared)));
         let server = Self { shared };
         if let Some(advertise) = server.shared.config.advertise {
             let address = server.shared.allocator.kubernetes_service_ip();
             verbs::start::publish(&server, address, advertise).await.map_err(Error::Publish)?;
         }
         Ok(server)
+    }
+
+    /// The server again, for what it does by itself.
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
     /// The time by the server's clock.

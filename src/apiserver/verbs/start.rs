@@ -166,6 +166,11 @@ async fn ensure(server: &ApiServer, collection: &str, object: &Value) -> Result<
     }
 }
 
+/// Merges `patch` into the object at `path`, as the server itself.
+pub async fn merge(server: &ApiServer, path: &str, patch: &Value) -> Result<(), Status> {
+    send(server, Method::PATCH, path, "application/merge-patch+json", patch).await
+}
+
 async fn send(server: &ApiServer, method: Method, path: &str, media: &'static str, body: &Value) -> Result<(), Status> {
     let mut request = Request::new(Body::full(body.to_string()));
     *request.method_mut() = method;

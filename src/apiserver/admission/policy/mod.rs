@@ -27,11 +27,14 @@ use crate::hooks::json::{get, text, texts};
 pub mod checks;
 pub mod conditions;
 mod constraints;
+mod declare;
 pub mod environment;
 pub mod expression;
 pub mod input;
 mod mutating;
 mod params;
+pub mod status;
+mod type_check;
 mod validating;
 
 use constraints::Constraints;

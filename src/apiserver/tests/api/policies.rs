@@ -248,3 +248,32 @@ async fn mutations_that_cannot_be_made() {
     let answer = admin.patch(&format!("{MUTATING}/p"), "merge", &unfit).await.expect(422);
     assert!(answer.message().contains("must evaluate to list(JSONPatch) but got int"), "{}", answer.message());
 }
+
+#[tokio::test]
+async fn policies_are_checked_against_types() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let spec = json!({"validations": [{"expression": "object.data.k.startsWith('a') && object.immutable == 'x'"}]});
+    admin.post(POLICIES, &policy("ValidatingAdmissionPolicy", &spec)).await.expect(201);
+    let path = format!("{POLICIES}/p");
+    let checked = |generation: i64| {
+        let (admin, path) = (&admin, &path);
+        let attempt = async move {
+            loop {
+                let status = admin.get(path).await.expect(200).json()["status"].clone();
+                if status["observedGeneration"] == generation {
+                    return status;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), attempt)
+    };
+    let status = checked(1).await.unwrap();
+    let warnings = status["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    assert_eq!((warnings.len(), warnings[0]["fieldRef"].as_str().unwrap()), (1, "spec.validations[0].expression"));
+    assert!(warnings[0]["warning"].as_str().unwrap().contains("'_==_' applied to '(bool, string)'"));
+    let mended = json!({"spec": {"validations": [{"expression": "object.immutable == true"}]}});
+    admin.patch(&path, "merge", &mended).await.expect(200);
+    assert_eq!(checked(2).await.unwrap()["typeChecking"], json!({}));
+}
