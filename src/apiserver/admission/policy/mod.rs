@@ -74,8 +74,16 @@ impl Binding {
     }
 }
 
-/// Policies with the bindings that put them in force, both in the order of their names.
-type InForce<P> = Vec<(Arc<P>, Vec<Arc<Binding>>)>;
+/// A policy with the bindings that put it in force, in the order of their names.
+struct Active<P> {
+    policy: Arc<P>,
+    bindings: Vec<Arc<Binding>>,
+    /// Where the parameters are that the policy names, or why nobody knows.
+    params: Result<Option<params::Source>, String>,
+}
+
+/// Policies in the order of their names.
+type InForce<P> = Vec<Active<P>>;
 
 #[derive(Default)]
 struct Current {
@@ -105,7 +113,7 @@ impl Policies {
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store, current: ArcSwap::default(), wanted: AtomicU64::new(1), known: Mutex::default() }
     }
-    /// A policy or a binding was written: the next request reads it.
+    /// A policy, a binding or the definition of a kind that may hold parameters was written: the next request reads it.
     pub fn changed(&self) {
         self.wanted.fetch_add(1, Ordering::AcqRel);
     }
@@ -145,10 +153,11 @@ impl Policies {
             &mut fresh.validating,
             validating::Policy::compile,
         );
-        let validating = bound(policies, |policy| of_validating.remove(&policy.name));
+        let validating =
+            bound(policies, view, |policy| &policy.param_kind, |policy| of_validating.remove(&policy.name));
         let policies =
             gather(view, "mutatingadmissionpolicies", &known.mutating, &mut fresh.mutating, mutating::Policy::compile);
-        let mutating = bound(policies, |policy| of_mutating.remove(&policy.name));
+        let mutating = bound(policies, view, |policy| &policy.param_kind, |policy| of_mutating.remove(&policy.name));
         *known = fresh;
         self.current.store(Arc::new(Current { generation: wanted, validating, mutating }));
     }
@@ -193,8 +202,18 @@ fn gather<T>(
     all
 }
 /// Those of the policies that a binding puts in force.
-fn bound<P>(policies: Vec<Arc<P>>, mut bindings: impl FnMut(&P) -> Option<Vec<Arc<Binding>>>) -> InForce<P> {
-    policies.into_iter().filter_map(|policy| bindings(&policy).map(|bindings| (policy, bindings))).collect()
+fn bound<P>(
+    policies: Vec<Arc<P>>,
+    view: &dyn View,
+    param_kind: impl Fn(&P) -> &Json,
+    mut bindings: impl FnMut(&P) -> Option<Vec<Arc<Binding>>>,
+) -> InForce<P> {
+    let active = |policy: Arc<P>| {
+        let bindings = bindings(&policy)?;
+        let params = params::Source::find(param_kind(&policy), view);
+        Some(Active { policy, bindings, params })
+    };
+    policies.into_iter().filter_map(active).collect()
 }
 
 /// The name by which a refusal calls the object. Source: apiserver `pkg/admission/errors.go` `extractResourceName`.

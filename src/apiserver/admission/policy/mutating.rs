@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
-use types::registry::Kind;
 use types::status::{Cause, Status};
 
 use super::conditions::Conditions;
@@ -26,7 +25,7 @@ pub struct Policy {
     pub name: String,
     failure_ignored: bool,
     constraints: Option<Constraints>,
-    param_kind: Json,
+    pub(super) param_kind: Json,
     composition: Composition,
     conditions: Conditions,
     mutations: Vec<Mutation>,
@@ -304,7 +303,8 @@ type Invocation<'c> = (Key, &'c Policy, &'c Binding, Option<Json>);
 /// What the request is to be shown to, decided before anything changes it.
 fn invocations<'c>(current: &'c Current, request: &Request, errors: &mut Vec<(String, bool)>) -> Vec<Invocation<'c>> {
     let mut all = Vec::new();
-    for (at, (policy, bindings)) in current.mutating.iter().enumerate() {
+    for (at, active) in current.mutating.iter().enumerate() {
+        let (policy, bindings) = (&*active.policy, &active.bindings);
         let mut fail = |binding: Option<&Binding>, why: String| {
             if !policy.failure_ignored {
                 let what = if binding.is_some() { "binding" } else { "policy" };
@@ -323,27 +323,21 @@ fn invocations<'c>(current: &'c Current, request: &Request, errors: &mut Vec<(St
                 continue;
             }
         }
-        let kind: Option<&'static Kind> = match policy.param_kind.is_null() {
-            true => None,
-            false => match params::kind(&policy.param_kind) {
-                Ok(kind) => Some(kind),
-                Err(why) => {
-                    fail(None, why);
-                    continue;
-                }
-            },
+        let source = match &active.params {
+            Ok(source) => source.as_ref(),
+            Err(why) => {
+                fail(None, why.clone());
+                continue;
+            }
         };
         for (of_policy, binding) in bindings.iter().enumerate() {
             let found = binding.matches(request).and_then(|matches| match matches {
-                true => params::collect(kind, &binding.param_ref, request.namespace, request.view),
+                true => params::collect(source, &binding.param_ref, request.namespace, request.view),
                 false => Ok(Vec::new()),
             });
             match found {
                 Ok(params) => all.extend(
-                    params
-                        .into_iter()
-                        .enumerate()
-                        .map(|(i, params)| ((at, of_policy, i), &**policy, &**binding, params)),
+                    params.into_iter().enumerate().map(|(i, params)| ((at, of_policy, i), policy, &**binding, params)),
                 ),
                 Err(why) => fail(Some(binding), why),
             }

@@ -3,7 +3,6 @@
 //! Source: apiserver `pkg/admission/plugin/policy/validating/{validator,dispatcher}.go`.
 
 use serde_json::Value as Json;
-use types::registry::Kind;
 use types::status::{Cause, Reason, Status};
 
 use super::conditions::Conditions;
@@ -24,7 +23,7 @@ pub struct Policy {
     pub name: String,
     failure_ignored: bool,
     constraints: Option<Constraints>,
-    param_kind: Json,
+    pub(super) param_kind: Json,
     composition: Composition,
     conditions: Conditions,
     validations: Vec<Validation>,
@@ -159,7 +158,8 @@ pub fn validate(policies: &super::InForce<Policy>, request: &mut Request) -> Res
     let mut input = None;
     let mut denials: Vec<(String, String)> = Vec::new();
     let mut warnings = Vec::new();
-    for (policy, bindings) in policies {
+    for active in policies {
+        let (policy, bindings) = (&*active.policy, &active.bindings);
         // what cannot be configured denies, unless the policy may fail
         let configuration = |binding: Option<&Binding>, why: String| {
             let what = if binding.is_some() { "binding" } else { "policy" };
@@ -174,15 +174,12 @@ pub fn validate(policies: &super::InForce<Policy>, request: &mut Request) -> Res
                 continue;
             }
         }
-        let kind: Option<&'static Kind> = match policy.param_kind.is_null() {
-            true => None,
-            false => match params::kind(&policy.param_kind) {
-                Ok(kind) => Some(kind),
-                Err(why) => {
-                    denials.extend(configuration(None, why));
-                    continue;
-                }
-            },
+        let source = match &active.params {
+            Ok(source) => source.as_ref(),
+            Err(why) => {
+                denials.extend(configuration(None, why.clone()));
+                continue;
+            }
         };
         for binding in bindings {
             match binding.matches(request) {
@@ -193,7 +190,7 @@ pub fn validate(policies: &super::InForce<Policy>, request: &mut Request) -> Res
                     continue;
                 }
             }
-            let params = match params::collect(kind, &binding.param_ref, request.namespace, request.view) {
+            let params = match params::collect(source, &binding.param_ref, request.namespace, request.view) {
                 Ok(params) => params,
                 Err(why) => {
                     denials.extend(configuration(Some(binding), why));
