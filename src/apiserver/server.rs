@@ -168,6 +168,9 @@ impl ApiServer {
         tokio::spawn(follow(Arc::downgrade(&shared), admission::webhook::STORE_PREFIX, |shared| {
             shared.admission.changed(admission::webhook::GROUP);
         }));
+        tokio::spawn(follow(Arc::downgrade(&shared), custom::STORE_PREFIX, |shared| {
+            shared.admission.changed(custom::GROUP);
+        }));
         tokio::spawn(custom::keeper::follow(Arc::downgrade(&shared)));
         tokio::spawn(admission::policy::status::keep(Arc::downgrade(&shared)));
         let server = Self { shared };

@@ -101,8 +101,11 @@ impl Plugins {
     /// Something of the group was written: what was read of it is stale.
     pub fn changed(&self, group: &str) {
         if group == webhook::GROUP {
-            self.policies.changed();
             self.webhooks.changed();
+        }
+        // A new kind may be the one whose objects are parameters.
+        if group == webhook::GROUP || group == crate::custom::GROUP {
+            self.policies.changed();
         }
     }
 }

@@ -29,6 +29,12 @@ impl<'r> Input<'r> {
     /// # Errors
     /// The answer to a request whose namespace is not there.
     pub fn new(request: &Request<'r>) -> Result<Self, Status> {
+        let namespace = namespace_of(request)?;
+        Ok(Self { namespace, ..Self::without_namespace(request) })
+    }
+
+    /// For match conditions alone, which do not get to see the namespace.
+    pub fn without_namespace(request: &Request<'r>) -> Self {
         let question = Question {
             group: (*request.kind.group).into(),
             resource: (*request.kind.plural).into(),
@@ -37,17 +43,22 @@ impl<'r> Input<'r> {
             name: request.name.into(),
             ..Question::default()
         };
-        Ok(Self {
+        Self {
             old: request.old,
             request: admission_request(request),
-            namespace: namespace_of(request)?,
+            namespace: Json::Null,
             asker: request.authorizer.map(|authorizer| Asker {
                 authorizer,
                 identity: request.user,
                 view: request.view,
             }),
             question,
-        })
+        }
+    }
+
+    /// The variables of match conditions.
+    pub fn for_conditions<'a>(&'a self, object: Option<&'a Json>, params: Option<&'a Json>) -> Activation<'a> {
+        self.activation(object, params, true).with("namespaceObject", Value::Null)
     }
 
     /// The variables over an object and a parameter object.

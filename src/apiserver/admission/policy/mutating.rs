@@ -197,7 +197,9 @@ fn applied(request: &Request, object: &Json, made: &Made) -> Result<Option<Json>
         }
     };
     fields::canonicalize(&kind, &mut new, false).map_err(|why| Trouble::Refused(Status::internal(why)))?;
-    if let Some(hooks) = hooks::named(&kind.group, &kind.kind) {
+    if kind == request.kind.gvk() {
+        hooks::of(request.kind).default(&mut new);
+    } else if let Some(hooks) = hooks::named(&kind.group, &kind.kind) {
         (hooks.default)(&mut new);
     }
     Ok(Some(new))
@@ -264,7 +266,7 @@ impl Mutating {
     ) -> Result<bool, Trouble> {
         let mut changed = false;
         let input = Input::new(request).map_err(Trouble::Refused)?;
-        let activation = input.activation(request.object.as_deref(), params, true);
+        let activation = input.for_conditions(request.object.as_deref(), params);
         if !policy.conditions.is_empty() {
             match policy.conditions.hold(&policy.composition, &activation) {
                 Ok(true) => {}

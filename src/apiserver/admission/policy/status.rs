@@ -71,7 +71,8 @@ fn status(policy: &Json, view: &dyn View) -> Option<Json> {
         return None;
     }
     let warnings = type_check::warnings(policy, view);
-    // present even when nothing was found: that it is there says that the check is done
-    let checking = if warnings.is_empty() { json!({}) } else { json!({"expressionWarnings": warnings}) };
+    // merged into what is there; present even when nothing was found, because that says that the check is done
+    let warnings = if warnings.is_empty() { Json::Null } else { warnings.into() };
+    let checking = json!({"expressionWarnings": warnings});
     Some(json!({"observedGeneration": generation, "typeChecking": checking}))
 }

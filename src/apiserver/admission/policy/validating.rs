@@ -90,7 +90,7 @@ impl Policy {
         };
         let activation = input.activation(object, params, true);
         if !self.conditions.is_empty() {
-            match self.conditions.hold(&self.composition, &activation) {
+            match self.conditions.hold(&self.composition, &input.for_conditions(object, params)) {
                 Ok(true) => {}
                 Ok(false) => return Vec::new(),
                 Err(why) => return failed(&why),

@@ -9,11 +9,18 @@ use types::status::Status;
 
 use crate::admission::Request;
 use crate::admission::matching::{Rule, Selectors};
+use crate::admission::policy::conditions::Conditions;
+use crate::admission::policy::environment::Options;
+use crate::admission::policy::expression::Composition;
+use crate::admission::policy::input::Input;
 use crate::hooks::json::{get, int, list, text, texts};
 use crate::webhook::Endpoint;
 
 /// Source: `SetDefaults_ValidatingWebhook`.
 const TIMEOUT_SECONDS: i64 = 10;
+
+/// What the conditions of a webhook may name.
+const CONDITIONS: Options = Options { params: false, authorizer: true, patches: false };
 
 /// The two forms of a review that are spoken. They differ in how much of an answer is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +29,6 @@ pub enum ReviewVersion {
     V1beta1,
 }
 
-#[derive(Debug)]
 pub struct Hook {
     pub name: String,
     pub failure_ignored: bool,
@@ -36,6 +42,7 @@ pub struct Hook {
     pub endpoint: Result<Endpoint, String>,
     rules: Vec<Rule>,
     selectors: Result<Selectors, String>,
+    conditions: Conditions,
 }
 
 impl Hook {
@@ -56,6 +63,7 @@ impl Hook {
             endpoint: Endpoint::parse(get(webhook, "clientConfig")),
             rules: list(webhook, "rules").iter().map(Rule::read).collect(),
             selectors: Selectors::read(webhook).map_err(|e| e.to_string()),
+            conditions: Conditions::compile(webhook, &Composition::default(), CONDITIONS),
         }
     }
 
@@ -68,6 +76,20 @@ impl Hook {
             return Ok(false);
         }
         let selectors = self.selectors.as_ref().map_err(Status::internal)?;
-        selectors.match_(request)
+        Ok(selectors.match_(request)? && self.conditions_hold(request)?)
+    }
+
+    /// Source: apiserver `pkg/admission/plugin/webhook/generic/webhook.go` `ShouldCallHook`.
+    fn conditions_hold(&self, request: &Request) -> Result<bool, Status> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let input = Input::without_namespace(request);
+        let activation = input.for_conditions(request.object.as_deref(), None);
+        match self.conditions.hold(&Composition::default(), &activation) {
+            Ok(hold) => Ok(hold),
+            Err(_) if self.failure_ignored => Ok(false),
+            Err(why) => Err(Status::forbidden(request.kind, request.name, &why)),
+        }
     }
 }

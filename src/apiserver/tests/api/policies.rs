@@ -277,3 +277,40 @@ async fn policies_are_checked_against_types() {
     admin.patch(&path, "merge", &mended).await.expect(200);
     assert_eq!(checked(2).await.unwrap()["typeChecking"], json!({}));
 }
+
+#[tokio::test]
+async fn conditions_of_webhooks() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let hook = |conditions: Value| {
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "h"}, "webhooks": [{
+            "name": "h.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": {"url": "https://127.0.0.1:1/"}, "matchConditions": conditions,
+            "rules": maps()["resourceRules"],
+        }]})
+    };
+    let path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    let wrong = admin.post(path, &hook(json!([{"name": "c", "expression": "1"}]))).await.expect(422);
+    assert!(
+        wrong
+            .message()
+            .contains("webhooks[0].matchConditions[0].expression: Invalid value: \"1\": must evaluate to bool"),
+        "{}",
+        wrong.message()
+    );
+    let conditions = json!([
+        {"name": "c", "expression": "object.metadata.name != 'a'"},
+        {"name": "d", "expression": "object.metadata.name == 'b' || object.data.missing == 'x'"},
+    ]);
+    admin.post(path, &hook(conditions)).await.expect(201);
+    // asked, and nobody answers
+    let answer = eventually(&admin, &config_map("b", &json!({})), |answer| answer.code == 500).await;
+    assert!(answer.message().contains("failed calling webhook \"h.example.com\""), "{}", answer.message());
+    admin.post(MAPS, &config_map("a", &json!({}))).await.expect(201);
+    refused(&admin, &config_map("c", &json!({}))).await.refused(
+        403,
+        "configmaps \"c\" is forbidden: expression 'object.metadata.name == 'b' || object.data.missing == 'x'' \
+         resulted in error: no such key: missing",
+    );
+}
