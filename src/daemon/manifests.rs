@@ -230,7 +230,7 @@ async fn sync(folder: &Path, client: &Client, schemas: &mut Schemas) -> bool {
 /// The cluster's objects that came from the folder, with their file.
 async fn labelled(client: &Client) -> Result<BTreeMap<Id, String>, client::Error> {
     let mut found = BTreeMap::new();
-    for kind in BUILT_IN.iter().filter(|k| k.stored) {
+    for kind in BUILT_IN.iter().filter(|k| k.keeps()) {
         let list = client.list_path::<Value>(&kind.path(""), &ListParams::labels(LABEL)).await?;
         for object in &list.items {
             let file = object.pointer("/metadata/labels").and_then(|l| l.get(LABEL)).and_then(Value::as_str);

@@ -2,6 +2,7 @@
 //!
 //! Data and pure functions only. What never lives here: async, I/O, clocks, a decision about a request.
 
+pub mod cron;
 pub mod field;
 pub mod names;
 pub mod quantity;

@@ -124,6 +124,9 @@ pub struct Kind {
     pub storage_version_hash: Text,
     /// `false` for kinds that are never stored (reviews, bindings).
     pub stored: bool,
+    /// The kind and version as which objects are kept, when it is another one: they are one set of objects, served in
+    /// several versions.
+    pub kept_as: Option<GroupVersionKind>,
     /// What is known of a custom kind besides this.
     pub extension: Extension,
 }
@@ -227,9 +230,14 @@ impl Kind {
     pub fn group_resource(&self) -> String {
         if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
     }
+    /// Whether objects are kept in this very version; each set of objects has exactly one such entry.
+    pub fn keeps(&self) -> bool {
+        self.stored && self.kept_as.is_none()
+    }
     /// Prefix of every key of this kind in the store: `<group>/<resource>/`, with `core` for the core group.
     pub fn store_prefix(&self) -> String {
-        let group = if self.group.is_empty() { "core" } else { &*self.group };
+        let group = self.kept_as.as_ref().map_or(&self.group, |kept| &kept.group);
+        let group = if group.is_empty() { "core" } else { &**group };
         format!("{group}/{}/", self.plural)
     }
     /// `<group>/<resource>/<namespace>/<name>`; cluster-scoped kinds have an empty namespace segment.
@@ -359,11 +367,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_elsewhere_is_kept() {
+        for kind in BUILT_IN.iter() {
+            if let Some(kept) = &kind.kept_as {
+                let keeper = by_kind(&kept.group, &kept.version, &kept.kind).unwrap();
+                assert!(
+                    keeper.keeps() && keeper.plural == kind.plural && keeper.scope == kind.scope,
+                    "{}",
+                    kind.plural
+                );
+            }
+        }
+    }
+
+    #[test]
     fn paths_and_keys() {
         let deployments = by_resource("apps", "v1", "deployments").unwrap();
         assert_eq!(deployments.path("shop"), "/apis/apps/v1/namespaces/shop/deployments");
         assert_eq!(deployments.path(""), "/apis/apps/v1/deployments");
         assert_eq!(deployments.store_key("shop", "web"), "apps/deployments/shop/web");
+        // one set of objects has one place
+        let events = by_resource("events.k8s.io", "v1", "events").unwrap();
+        assert_eq!(events.store_key("shop", "e"), "core/events/shop/e");
         let nodes = by_kind("", "v1", "Node").unwrap();
         assert_eq!(nodes.path("ignored"), "/api/v1/nodes");
         assert_eq!(nodes.store_key("", "n1"), "core/nodes//n1");

@@ -108,10 +108,14 @@ pub fn set_absent(v: &mut Value, key: &str, value: impl Into<Value>) {
         set(v, key, value);
     }
 }
+/// Whether the text is absent or empty, and nothing else is there instead.
+pub fn blank(v: &Value, key: &str) -> bool {
+    let slot = get(v, key);
+    slot.is_null() || slot.as_str() == Some("")
+}
 /// Sets a text that upstream defaults when it is empty.
 pub fn set_blank(v: &mut Value, key: &str, value: &str) {
-    let slot = get(v, key);
-    if slot.is_null() || slot.as_str() == Some("") {
+    if blank(v, key) {
         set(v, key, value);
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! create  decode → default → managed → admission::mutate → default → prepare_create → metadata::validate → validate
-//!         → admission::validate → allocate → store
+//!         → validate_create → admission::validate → allocate → store
 //! update  decode or patch → default → managed → admission::mutate → default → prepare_update → metadata::validate_update
 //!         → validate (not for a subresource) → validate_update → admission::validate → allocate → store
 //! delete  admission::validate (Operation::Delete, through mutate as well) → store → allocate::release
@@ -26,15 +26,18 @@ use crate::custom::{self, Custom};
 
 pub mod addresses;
 pub mod admissionregistration;
+pub mod amounts;
 pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
 pub mod autoscaling;
+pub mod batch;
 pub mod certificates;
 pub mod check;
 pub mod conditions;
 pub mod coordination;
 pub mod core;
+mod difference;
 pub mod discovery;
 pub mod flowcontrol;
 pub mod json;
@@ -221,12 +224,20 @@ pub fn of(kind: &Kind) -> Behaviour<'_> {
 pub fn named(group: &str, kind: &str) -> Option<&'static Hooks> {
     Some(match (group, kind) {
         ("", "Binding") => &core::binding::HOOKS,
+        ("", "ComponentStatus") => &NEUTRAL,
         ("", "ConfigMap") => &core::config_map::HOOKS,
         ("", "Endpoints") => &core::endpoints::HOOKS,
-        ("" | "events.k8s.io", "Event") => &core::event::HOOKS,
+        ("", "Event") => &core::event::HOOKS,
+        ("events.k8s.io", "Event") => &core::event::STRICT,
+        ("", "LimitRange") => &core::limit_range::HOOKS,
         ("", "Namespace") => &core::namespace::HOOKS,
         ("", "Node") => &core::node::HOOKS,
+        ("", "PersistentVolume") => &core::persistent_volume::HOOKS,
+        ("", "PersistentVolumeClaim") => &core::persistent_volume_claim::HOOKS,
         ("", "Pod") => &core::pod::HOOKS,
+        ("", "PodTemplate") => &core::pod_template::HOOKS,
+        ("", "ReplicationController") => &core::replication_controller::HOOKS,
+        ("", "ResourceQuota") => &core::resource_quota::HOOKS,
         ("", "Secret") => &core::secret::HOOKS,
         ("", "ServiceAccount") => &core::service_account::HOOKS,
         ("", "Service") => &core::service::HOOKS,
@@ -237,9 +248,15 @@ pub fn named(group: &str, kind: &str) -> Option<&'static Hooks> {
         ("authorization.k8s.io", "SelfSubjectAccessReview") => &reviews::SELF_SUBJECT_ACCESS_REVIEW,
         ("authorization.k8s.io", "SelfSubjectRulesReview") => &reviews::SELF_SUBJECT_RULES_REVIEW,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &apiextensions::DEFINITION,
+        ("apps", "ControllerRevision") => &apps::controller_revision::HOOKS,
+        ("apps", "DaemonSet") => &apps::daemon_set::HOOKS,
         ("apps", "Deployment") => &apps::deployment::HOOKS,
         ("apps", "ReplicaSet") => &apps::replica_set::HOOKS,
+        ("apps", "StatefulSet") => &apps::stateful_set::HOOKS,
+        ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::autoscaler::HOOKS,
         ("autoscaling", "Scale") => &autoscaling::SCALE,
+        ("batch", "CronJob") => &batch::cron_job::HOOKS,
+        ("batch", "Job") => &batch::job::HOOKS,
         ("policy", "Eviction") => &policy::EVICTION,
         ("rbac.authorization.k8s.io", "Role") => &rbac::ROLE,
         ("rbac.authorization.k8s.io", "ClusterRole") => &rbac::CLUSTER_ROLE,

@@ -39,6 +39,39 @@ fn good(group: &str, kind: &str) -> Value {
         ("", "Binding") => json!({"target": {"kind": "Node", "name": "n1"}}),
         ("", "Endpoints") => json!({"subsets": [{"addresses": [{"ip": "10.1.1.1"}], "ports": [{"port": 80}]}]}),
         ("", "Event") => json!({"involvedObject": {"kind": "Pod", "namespace": "shop", "name": "web"}}),
+        ("events.k8s.io", "Event") => json!({
+            "involvedObject": {"kind": "Pod", "namespace": "shop", "name": "web"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+            "reportingComponent": "kubelet", "reportingInstance": "n1", "action": "Pull", "reason": "Pulled", "type": "Normal",
+        }),
+        ("", "LimitRange") => json!({"spec": {"limits": [
+            {"type": "Container", "max": {"cpu": "2"}, "min": {"cpu": "100m"}, "default": {"cpu": 1}},
+            {"type": "PersistentVolumeClaim", "max": {"storage": "10Gi"}},
+        ]}}),
+        ("", "ResourceQuota") => {
+            json!({"spec": {"hard": {"pods": "10", "limits.cpu": 4}, "scopes": ["NotBestEffort"]}})
+        }
+        ("", "PodTemplate") => json!({"template": template}),
+        ("", "ReplicationController") => json!({"spec": {"template": template}}),
+        ("", "PersistentVolumeClaim") => json!({"spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+        }}),
+        ("", "PersistentVolume") => json!({"spec": {
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/data"},
+        }}),
+        ("batch", "Job") => {
+            let mut template = template;
+            template["spec"]["restartPolicy"] = json!("Never");
+            json!({"spec": {"template": template}})
+        }
+        ("batch", "CronJob") => {
+            let mut template = template;
+            template["spec"]["restartPolicy"] = json!("OnFailure");
+            json!({"spec": {"schedule": "*/5 * * * *", "jobTemplate": {"spec": {"template": template}}}})
+        }
+        ("autoscaling", "HorizontalPodAutoscaler") => json!({"spec": {
+            "maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+        }}),
+        ("apps", "ControllerRevision") => json!({"data": {"spec": {}}, "revision": 1}),
         ("apps", _) => json!({"spec": {"selector": {"matchLabels": {"app": "web"}}, "template": template}}),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
             json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]})
@@ -63,6 +96,10 @@ fn good(group: &str, kind: &str) -> Value {
         _ => "web",
     };
     object["metadata"] = json!({"name": name, "namespace": "shop"});
+    if kind == "Job" {
+        // its selector is made of it
+        object["metadata"]["uid"] = json!("u1");
+    }
     object
 }
 

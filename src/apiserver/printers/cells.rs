@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 use types::selector::LabelSelector;
 
-use crate::hooks::json::{at, get, list, map, text};
+use crate::hooks::json::{self, at, get, list, map, text};
 
 pub const NONE: &str = "<none>";
 
@@ -40,7 +40,12 @@ pub fn selector(selector: &Value, empty: &str, invalid: &str) -> String {
 
 /// Names and images of the containers of a template.
 pub fn containers(object: &Value) -> (String, String) {
-    let containers = list(at(object, &["spec", "template", "spec"]), "containers");
+    containers_of(at(object, &["spec", "template"]))
+}
+
+/// Names and images of the containers of this template.
+pub fn containers_of(template: &Value) -> (String, String) {
+    let containers = list(get(template, "spec"), "containers");
     let join = |field| containers.iter().map(|c| text(c, field)).collect::<Vec<_>>().join(",");
     (join("name"), join("image"))
 }
@@ -65,4 +70,9 @@ pub fn host_port(ip: &str, port: i64) -> String {
 /// A number as it goes into a cell; zero when it is absent.
 pub fn number(object: &Value, key: &str) -> Value {
     get(object, key).as_i64().unwrap_or(0).into()
+}
+
+/// A quantity as it is written, nothing as zero.
+pub fn quantity(v: &Value) -> String {
+    json::quantity(v).map_or_else(|| "0".into(), |q| q.to_string())
 }

@@ -104,6 +104,96 @@ const REPLICA_SET: &[Column] = &[
     IMAGES,
     SELECTOR,
 ];
+const STATEFUL_SET: &[Column] =
+    &[NAME, text("Ready", "Replicas that are ready, of those that are wanted."), AGE, CONTAINERS, IMAGES];
+const DAEMON_SET: &[Column] = &[
+    NAME,
+    number("Desired", "Nodes that should run a pod."),
+    number("Current", "Nodes that run a pod and should."),
+    number("Ready", "Nodes with a pod that is ready."),
+    number("Up-to-date", "Nodes with a pod of the newest template."),
+    number("Available", "Nodes with a pod that has been ready for long enough."),
+    text("Node Selector", "Labels of the nodes that it is for."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+const CONTROLLER_REVISION: &[Column] =
+    &[NAME, text("Controller", "Controller whose state it keeps."), text("Revision", "Number of the state."), AGE];
+const POD_TEMPLATE: &[Column] = &[
+    NAME,
+    text("Containers", "Names of the containers in the template."),
+    text("Images", "Images of the containers in the template."),
+    text("Pod Labels", "Labels that the template gives to pods."),
+];
+const JOB: &[Column] = &[
+    NAME,
+    text("Status", "How far the job is."),
+    text("Completions", "Pods that succeeded, of those that shall."),
+    text("Duration", "Time from the start to the end, or until now."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+const CRON_JOB: &[Column] = &[
+    NAME,
+    text("Schedule", "When jobs are started, in cron's format."),
+    text("Timezone", "Time zone of the schedule."),
+    Column { type_: "boolean", ..text("Suspend", "Whether no more jobs are started.") },
+    number("Active", "Jobs that run."),
+    text("Last Schedule", "Time since a job was last due."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+const AUTOSCALER: &[Column] = &[
+    NAME,
+    text("Reference", "Workload that it scales."),
+    text("Targets", "Metrics as they are and as they should be."),
+    text("MinPods", "Fewest pods."),
+    text("MaxPods", "Most pods."),
+    text("Replicas", "Pods that there are."),
+    AGE,
+];
+const VOLUME: &[Column] = &[
+    NAME,
+    text("Capacity", "Size of the volume."),
+    text("Access Modes", "How it can be mounted."),
+    text("Reclaim Policy", "What becomes of it when it is released."),
+    text("Status", "Whether it is free, bound, released or failed."),
+    text("Claim", "Claim that it is bound to."),
+    text("StorageClass", "Class of the volume."),
+    text("VolumeAttributesClass", "Class of its changeable attributes."),
+    text("Reason", "Why it is in a failed state."),
+    AGE,
+    wide(text("VolumeMode", "Whether it is a file system or a raw device.")),
+];
+const VOLUME_CLAIM: &[Column] = &[
+    NAME,
+    text("Status", "Whether it is pending, bound or lost."),
+    text("Volume", "Volume that it is bound to."),
+    text("Capacity", "Size of that volume."),
+    text("Access Modes", "How that volume can be mounted."),
+    text("StorageClass", "Class that is asked for."),
+    text("VolumeAttributesClass", "Class of the changeable attributes that is asked for."),
+    AGE,
+    wide(text("VolumeMode", "Whether a file system or a raw device is asked for.")),
+];
+const COMPONENT_STATUS: &[Column] = &[
+    NAME,
+    text("Status", "Whether the component is well."),
+    text("Message", "What the component says."),
+    text("Error", "What is wrong."),
+];
+const RESOURCE_QUOTA: &[Column] = &[
+    NAME,
+    text("Request", "What is used and what may be, of objects and requests."),
+    text("Limit", "What is used and what may be, of limits."),
+    AGE,
+];
 const SCALE: &[Column] =
     &[NAME, number("Desired", "Replicas that are wanted."), number("Available", "Replicas that exist."), AGE];
 const ENDPOINT_SLICE: &[Column] = &[
@@ -148,7 +238,18 @@ pub fn named(group: &str, kind: &str) -> &'static [Column] {
         ("", "ConfigMap") => CONFIG_MAP,
         ("", "ServiceAccount") => NAME_AGE,
         ("apps", "Deployment") => DEPLOYMENT,
-        ("apps", "ReplicaSet") => REPLICA_SET,
+        ("apps", "ReplicaSet") | ("", "ReplicationController") => REPLICA_SET,
+        ("apps", "StatefulSet") => STATEFUL_SET,
+        ("apps", "DaemonSet") => DAEMON_SET,
+        ("apps", "ControllerRevision") => CONTROLLER_REVISION,
+        ("", "PodTemplate") => POD_TEMPLATE,
+        ("batch", "Job") => JOB,
+        ("batch", "CronJob") => CRON_JOB,
+        ("autoscaling", "HorizontalPodAutoscaler") => AUTOSCALER,
+        ("", "PersistentVolume") => VOLUME,
+        ("", "PersistentVolumeClaim") => VOLUME_CLAIM,
+        ("", "ComponentStatus") => COMPONENT_STATUS,
+        ("", "ResourceQuota") => RESOURCE_QUOTA,
         ("autoscaling", "Scale") => SCALE,
         ("discovery.k8s.io", "EndpointSlice") => ENDPOINT_SLICE,
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => BINDING,

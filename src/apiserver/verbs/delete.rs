@@ -311,6 +311,13 @@ mod tests {
         let Step::Mark(marked) = plan(namespace, &held, &none, now()) else { panic!() };
         assert_eq!(marked["status"]["phase"], "Terminating");
 
+        let job = by_kind("batch", "v1", "Job").unwrap();
+        let Step::Mark(orphaning) = plan(job, &plain, &none, now()) else { panic!() };
+        assert_eq!(orphaning["metadata"]["finalizers"], json!([ORPHAN]));
+        assert_eq!(plan(job, &plain, &with(Propagation::Background), now()), Step::Remove);
+        let event = by_kind("", "v1", "Event").unwrap();
+        assert_eq!(plan(event, &plain, &with(Propagation::Foreground), now()), Step::Remove);
+
         let running = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30},
             "status": {"phase": "Running"}});
         let Step::Mark(marked) = plan(pod, &running, &none, now()) else { panic!() };

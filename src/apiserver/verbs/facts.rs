@@ -67,7 +67,12 @@ pub fn field_text(object: &Value, field: &str) -> String {
             return ips.filter_map(|ip| ip["ip"].as_str()).collect::<Vec<_>>().join(",");
         }
         // The component in the older of the two Event shapes is an object.
-        "source" => return object["source"]["component"].as_str().unwrap_or_default().to_owned(),
+        "source" => {
+            let component = object["source"]["component"].as_str().filter(|c| !c.is_empty());
+            return component.or_else(|| object["reportingComponent"].as_str()).unwrap_or_default().to_owned();
+        }
+        // Jobs count what has succeeded under another name.
+        "status.successful" => return object["status"]["succeeded"].as_i64().unwrap_or(0).to_string(),
         _ => {}
     }
     let mut at = object;
@@ -105,7 +110,7 @@ pub fn kind_of_key(key: &str) -> Option<&'static Kind> {
     let mut parts = key.split('/');
     let (group, plural) = (parts.next()?, parts.next()?);
     let group = if group == "core" { "" } else { group };
-    BUILT_IN.iter().find(|k| k.stored && k.group == group && k.plural == plural)
+    BUILT_IN.iter().find(|k| k.keeps() && k.group == group && k.plural == plural)
 }
 
 /// The facts of an entry; empty ones for an entry that somebody else wrote.

@@ -35,6 +35,7 @@ static SCALE_KIND: Kind = Kind {
     selectable_fields: Cow::Borrowed(&[]),
     storage_version_hash: Cow::Borrowed(""),
     stored: false,
+    kept_as: None,
     extension: Extension::NONE,
 };
 

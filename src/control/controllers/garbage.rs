@@ -283,7 +283,12 @@ struct Reference {
 /// The registry's entry for a reference, whatever version it names: objects have one identity in all of them.
 fn kind_of(api_version: &str, kind: &str) -> Option<&'static Kind> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    registry::by_kind(group, version, kind).or_else(|| BUILT_IN.iter().find(|k| k.group == group && k.kind == kind))
+    let found = registry::by_kind(group, version, kind);
+    let found = found.or_else(|| BUILT_IN.iter().find(|k| k.group == group && k.kind == kind));
+    match found.and_then(|kind| kind.kept_as.as_ref()) {
+        Some(kept) => registry::by_kind(&kept.group, &kept.version, &kept.kind),
+        None => found,
+    }
 }
 
 fn node(kind: &'static Kind, meta: &Meta) -> Node {
@@ -377,7 +382,7 @@ struct Collector {
 
 /// Kinds whose objects can own or be owned. Events are neither, and there are many.
 fn kinds() -> impl Iterator<Item = &'static Kind> {
-    BUILT_IN.iter().filter(|k| k.stored && k.kind != "Event" && k.allows(Verb::Watch) && k.allows(Verb::Delete))
+    BUILT_IN.iter().filter(|k| k.keeps() && k.kind != "Event" && k.allows(Verb::Watch) && k.allows(Verb::Delete))
 }
 
 pub fn start(context: &Context) {

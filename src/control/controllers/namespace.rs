@@ -225,8 +225,9 @@ impl Namespaces {
 
     async fn sweep(&self, namespace: &str) -> Remains {
         let mut remains = Remains::default();
-        let kinds =
-            || BUILT_IN.iter().filter(|k| k.stored && k.namespaced() && k.allows(Verb::List) && k.allows(Verb::Delete));
+        let kinds = || {
+            BUILT_IN.iter().filter(|k| k.keeps() && k.namespaced() && k.allows(Verb::List) && k.allows(Verb::Delete))
+        };
         for kind in kinds().filter(|k| k.kind == Pod::KIND) {
             self.empty(kind, namespace, &mut remains).await;
         }

@@ -39,7 +39,20 @@ fn base(group: &'static str, kind: &'static str, plural: &'static str, singular:
         selectable_fields: Borrowed(NONE),
         storage_version_hash: Borrowed(""),
         stored: true,
+        kept_as: None,
         extension: Extension::NONE,
+    }
+}
+
+/// The autoscaler in one of its versions.
+fn autoscaler(version: &'static str) -> Kind {
+    Kind {
+        version: Borrowed(version),
+        short_names: Borrowed(&[Borrowed("hpa")]),
+        categories: Borrowed(ALL),
+        subresources: Owned(vec![STATUS]),
+        storage_version_hash: Borrowed("qwQve8ut294="),
+        ..base("autoscaling", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscaler")
     }
 }
 
@@ -79,6 +92,14 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
         // core/v1
         Kind { verbs: Borrowed(CREATE), stored: false, ..base("", "Binding", "bindings", "binding") },
         Kind {
+            // never kept: worked out for each answer
+            short_names: Borrowed(&[Borrowed("cs")]),
+            scope: Scope::Cluster,
+            verbs: Borrowed(&[Verb::Get, Verb::List]),
+            stored: false,
+            ..base("", "ComponentStatus", "componentstatuses", "componentstatus")
+        },
+        Kind {
             short_names: Borrowed(&[Borrowed("cm")]),
             storage_version_hash: Borrowed("qFsyl6wFWjQ="),
             ..base("", "ConfigMap", "configmaps", "configmap")
@@ -94,6 +115,11 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
             selectable_fields: Borrowed(EVENT_FIELDS),
             storage_version_hash: Borrowed("r2yiGXH7wu8="),
             ..base("", "Event", "events", "event")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("limits")]),
+            storage_version_hash: Borrowed("EBKMFVe6cwo="),
+            ..base("", "LimitRange", "limitranges", "limitrange")
         },
         Kind {
             short_names: Borrowed(&[Borrowed("ns")]),
@@ -116,16 +142,31 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
             ..base("", "Node", "nodes", "node")
         },
         Kind {
+            short_names: Borrowed(&[Borrowed("pvc")]),
+            subresources: Owned(vec![STATUS]),
+            storage_version_hash: Borrowed("QWTyNDq0dC4="),
+            ..base("", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("pv")]),
+            scope: Scope::Cluster,
+            subresources: Owned(vec![STATUS]),
+            storage_version_hash: Borrowed("HN/zwEC+JgM="),
+            ..base("", "PersistentVolume", "persistentvolumes", "persistentvolume")
+        },
+        Kind {
             short_names: Borrowed(&[Borrowed("po")]),
             categories: Borrowed(ALL),
             subresources: Owned(vec![
                 sub_of("attach", CONNECT, GroupVersionKind::new("", "v1", "PodAttachOptions")),
                 sub_of("binding", CREATE, GroupVersionKind::new("", "v1", "Binding")),
+                sub("ephemeralcontainers", READ_WRITE),
                 sub_of("eviction", CREATE, GroupVersionKind::new("policy", "v1", "Eviction")),
                 sub_of("exec", CONNECT, GroupVersionKind::new("", "v1", "PodExecOptions")),
                 sub("log", &[Verb::Get]),
                 sub_of("portforward", CONNECT, GroupVersionKind::new("", "v1", "PodPortForwardOptions")),
                 sub_of("proxy", PROXY, GroupVersionKind::new("", "v1", "PodProxyOptions")),
+                sub("resize", READ_WRITE),
                 STATUS,
             ]),
             selectable_fields: Borrowed(&[
@@ -141,6 +182,24 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
             ]),
             storage_version_hash: Borrowed("xPOwRZ+Yhw8="),
             ..base("", "Pod", "pods", "pod")
+        },
+        Kind {
+            storage_version_hash: Borrowed("LIXB2x4IFpk="),
+            ..base("", "PodTemplate", "podtemplates", "podtemplate")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("rc")]),
+            categories: Borrowed(ALL),
+            subresources: Owned(vec![sub_of("scale", READ_WRITE, SCALE), STATUS]),
+            selectable_fields: Borrowed(&[Borrowed("status.replicas")]),
+            storage_version_hash: Borrowed("Jond2If31h0="),
+            ..base("", "ReplicationController", "replicationcontrollers", "replicationcontroller")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("quota")]),
+            subresources: Owned(vec![STATUS]),
+            storage_version_hash: Borrowed("8uhSgffRX6w="),
+            ..base("", "ResourceQuota", "resourcequotas", "resourcequota")
         },
         Kind {
             selectable_fields: Borrowed(&[Borrowed("type")]),
@@ -190,6 +249,17 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
         review("authorization.k8s.io", "SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview"),
         // apps/v1
         Kind {
+            storage_version_hash: Borrowed("85nkx63pcBU="),
+            ..base("apps", "ControllerRevision", "controllerrevisions", "controllerrevision")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("ds")]),
+            categories: Borrowed(ALL),
+            subresources: Owned(vec![STATUS]),
+            storage_version_hash: Borrowed("dd7pWHUlMKQ="),
+            ..base("apps", "DaemonSet", "daemonsets", "daemonset")
+        },
+        Kind {
             short_names: Borrowed(&[Borrowed("deploy")]),
             categories: Borrowed(ALL),
             subresources: Owned(vec![sub_of("scale", READ_WRITE, SCALE), STATUS]),
@@ -203,6 +273,43 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
             selectable_fields: Borrowed(&[Borrowed("status.replicas")]),
             storage_version_hash: Borrowed("P1RzHs8/mWQ="),
             ..base("apps", "ReplicaSet", "replicasets", "replicaset")
+        },
+        Kind {
+            short_names: Borrowed(&[Borrowed("sts")]),
+            categories: Borrowed(ALL),
+            subresources: Owned(vec![sub_of("scale", READ_WRITE, SCALE), STATUS]),
+            storage_version_hash: Borrowed("H+vl74LkKdo="),
+            ..base("apps", "StatefulSet", "statefulsets", "statefulset")
+        },
+        // events.k8s.io/v1: the newer face of the core events
+        Kind {
+            short_names: Borrowed(&[Borrowed("ev")]),
+            write_class: WriteClass::Relaxed,
+            selectable_fields: Borrowed(EVENT_FIELDS),
+            storage_version_hash: Borrowed("r2yiGXH7wu8="),
+            kept_as: Some(GroupVersionKind::new("", "v1", "Event")),
+            ..base("events.k8s.io", "Event", "events", "event")
+        },
+        // autoscaling/v2, autoscaling/v1
+        autoscaler("v2"),
+        Kind {
+            kept_as: Some(GroupVersionKind::new("autoscaling", "v2", "HorizontalPodAutoscaler")),
+            ..autoscaler("v1")
+        },
+        // batch/v1
+        Kind {
+            short_names: Borrowed(&[Borrowed("cj")]),
+            categories: Borrowed(ALL),
+            subresources: Owned(vec![STATUS]),
+            storage_version_hash: Borrowed("sd5LIXh4Fjs="),
+            ..base("batch", "CronJob", "cronjobs", "cronjob")
+        },
+        Kind {
+            categories: Borrowed(ALL),
+            subresources: Owned(vec![STATUS]),
+            selectable_fields: Borrowed(&[Borrowed("status.successful")]),
+            storage_version_hash: Borrowed("mudhfqk/qZY="),
+            ..base("batch", "Job", "jobs", "job")
         },
         // rbac.authorization.k8s.io/v1
         Kind {

@@ -3,12 +3,11 @@
 use serde_json::Value;
 use types::field::{FieldError, Path};
 
-use super::super::check::NOT_NEGATIVE;
 use super::super::core::pod::{defaults, warnings};
 use super::super::json::{at, copy, ensure_object, get, has, int, same, set, set_absent, set_blank, text};
 use super::super::strategy::{bump_generation, keep_metadata};
 use super::super::{Context, Hooks};
-use super::{not_negative, prepare_create, selector_and_template, selector_immutable, status};
+use super::{not_negative, prepare_create, rolling, selector_and_template, selector_immutable, status};
 
 pub static HOOKS: Hooks = Hooks {
     default,
@@ -90,41 +89,16 @@ fn strategy(strategy: &Value, path: &Path, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn rolling_update(rolling: &Value, path: &Path, errors: &mut Vec<FieldError>) {
+fn rolling_update(update: &Value, path: &Path, errors: &mut Vec<FieldError>) {
     for field in ["maxUnavailable", "maxSurge"] {
-        int_or_percent(get(rolling, field), &path.child(field), errors);
+        rolling::positive(get(update, field), &path.child(field), errors);
     }
-    let (unavailable, surge) = (get(rolling, "maxUnavailable"), get(rolling, "maxSurge"));
-    if number(unavailable) == Some(0) && number(surge) == Some(0) {
+    let (unavailable, surge) = (get(update, "maxUnavailable"), get(update, "maxSurge"));
+    if rolling::number(unavailable) == Some(0) && rolling::number(surge) == Some(0) {
         let words = "may not be 0 when `maxSurge` is 0";
         errors.push(FieldError::invalid(&path.child("maxUnavailable"), unavailable, words));
     }
-    if unavailable.is_string() && number(unavailable).is_some_and(|n| n > 100) {
-        let words = "must not be greater than 100%";
-        errors.push(FieldError::invalid(&path.child("maxUnavailable"), unavailable, words));
-    }
-}
-
-pub fn number(v: &Value) -> Option<i64> {
-    v.as_i64().or_else(|| v.as_str()?.strip_suffix('%')?.parse().ok())
-}
-
-pub fn int_or_percent(v: &Value, path: &Path, errors: &mut Vec<FieldError>) {
-    match v {
-        Value::String(s) => {
-            let valid = s.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-            if !valid {
-                let words = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  \
-                             or '93%', regex used for validation is '[0-9]+%')";
-                errors.push(FieldError::invalid(path, s, words));
-            }
-        }
-        _ => {
-            if let Some(n) = v.as_i64().filter(|n| *n < 0) {
-                errors.push(FieldError::invalid(path, n, NOT_NEGATIVE));
-            }
-        }
-    }
+    rolling::at_most_all(unavailable, &path.child("maxUnavailable"), errors);
 }
 
 fn validate_update(new: &Value, old: &Value, context: &Context) -> Vec<FieldError> {

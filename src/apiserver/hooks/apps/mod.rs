@@ -6,16 +6,41 @@ use types::field::{FieldError, Path};
 use types::selector::LabelSelector;
 
 use super::core::pod::validate as pod;
-use super::json::{at, get, has, int, same, set, text};
-use super::strategy::first_generation;
+use super::json::{at, copy, get, has, int, same, set, text};
+use super::strategy::{bump_generation, first_generation, keep_metadata};
 use super::{Context, check, selectors};
 
+pub mod controller_revision;
+pub mod daemon_set;
 pub mod deployment;
 pub mod replica_set;
+mod rolling;
+pub mod stateful_set;
 
 fn prepare_create(object: &mut Value, _: &Context) {
     set(object, "status", json!({}));
     first_generation(object);
+}
+
+/// Writes of the object keep the status and count the generation; writes of the status keep all else.
+fn prepare_update(new: &mut Value, old: &Value, context: &Context) {
+    if context.subresource == "status" {
+        copy(new, old, "spec");
+        keep_metadata(new, old, &["generation"]);
+        return;
+    }
+    copy(new, old, "status");
+    bump_generation(new, old);
+}
+
+/// A count that grows when names collide never shrinks.
+fn collisions_grow(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    let count = |o| int(get(o, "status"), "collisionCount");
+    let (now, before) = (count(new), count(old));
+    if before.is_some_and(|before| now.is_none_or(|now| now < before)) {
+        let path = Path::new("status.collisionCount");
+        errors.push(FieldError::invalid(&path, now.unwrap_or(0), "cannot be decremented"));
+    }
 }
 
 fn not_negative(object: &Value, path: &Path, fields: &[&str], errors: &mut Vec<FieldError>) {
@@ -45,26 +70,33 @@ fn selector_and_template(spec: &Value, kind: &str, errors: &mut Vec<FieldError>)
         return;
     };
     let (template, path) = (get(spec, "template"), path.child("template"));
-    let labels = at(template, &["metadata", "labels"]);
-    if !parsed.is_empty() && !parsed.matches(labels) {
-        let shown = if labels.is_null() { json!({}) } else { labels.clone() };
-        errors.push(FieldError::invalid(
-            &path.child("metadata").child("labels"),
-            &shown,
-            "`selector` does not match template `labels`",
-        ));
+    if !parsed.is_empty() {
+        selected(&parsed, template, &path, errors);
     }
     pod::template(template, &path, errors);
+    runs_forever(template, "ReplicaSet", &path, errors);
+}
+
+/// The pods of a template restart always and have no deadline. `kind` is who says so.
+pub fn runs_forever(template: &Value, kind: &str, path: &Path, errors: &mut Vec<FieldError>) {
     let (spec, path) = (get(template, "spec"), path.child("spec"));
     let policy = text(spec, "restartPolicy");
     if policy != "Always" {
         errors.push(FieldError::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
     }
     if has(spec, "activeDeadlineSeconds") {
-        errors.push(FieldError::forbidden(
-            &path.child("activeDeadlineSeconds"),
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
-        ));
+        let words = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.push(FieldError::forbidden(&path.child("activeDeadlineSeconds"), words));
+    }
+}
+
+/// The template's labels are selected.
+pub fn selected(selector: &LabelSelector, template: &Value, path: &Path, errors: &mut Vec<FieldError>) {
+    let labels = at(template, &["metadata", "labels"]);
+    if !selector.matches(labels) {
+        let shown = if labels.is_null() { json!({}) } else { labels.clone() };
+        let path = path.child("metadata").child("labels");
+        errors.push(FieldError::invalid(&path, &shown, "`selector` does not match template `labels`"));
     }
 }
 
@@ -77,7 +109,7 @@ fn selector_immutable(new: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 /// Counts of a status are not negative, and none is above the number of replicas.
-fn status(object: &Value, parts: &[&str]) -> Vec<FieldError> {
+pub fn status(object: &Value, parts: &[&str]) -> Vec<FieldError> {
     let (status, path) = (get(object, "status"), Path::new("status"));
     let mut errors = Vec::new();
     not_negative(status, &path, &["replicas", "observedGeneration", "collisionCount"], &mut errors);

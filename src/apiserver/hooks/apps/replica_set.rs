@@ -4,10 +4,9 @@ use serde_json::Value;
 use types::field::{FieldError, Path};
 
 use super::super::core::pod::{defaults, warnings};
-use super::super::json::{copy, ensure_object, get, set_absent};
-use super::super::strategy::{bump_generation, keep_metadata};
+use super::super::json::{ensure_object, get, set_absent};
 use super::super::{Context, Hooks};
-use super::{not_negative, prepare_create, selector_and_template, selector_immutable, status};
+use super::{not_negative, prepare_create, prepare_update, selector_and_template, selector_immutable, status};
 
 pub static HOOKS: Hooks = Hooks {
     default,
@@ -24,16 +23,6 @@ fn default(object: &mut Value) {
         set_absent(spec, "replicas", 1);
     }
     defaults::template(object);
-}
-
-fn prepare_update(new: &mut Value, old: &Value, context: &Context) {
-    if context.subresource == "status" {
-        copy(new, old, "spec");
-        keep_metadata(new, old, &["generation"]);
-        return;
-    }
-    copy(new, old, "status");
-    bump_generation(new, old);
 }
 
 fn validate(object: &Value) -> Vec<FieldError> {

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 use types::registry::Kind;
 
 use super::Row;
-use super::cells::{NONE, capped, containers, created, number, or, selector};
-use crate::hooks::json::{at, boolean, get, int, list, map_len, text};
+use super::cells::{NONE, capped, created, number, or, quantity};
+use crate::hooks::json::{at, boolean, get, list, map, map_len, text};
 
+mod autoscaler;
 mod event;
 mod ingress;
 mod network;
@@ -14,6 +15,8 @@ mod node;
 mod others;
 mod pod;
 mod storage;
+mod volume;
+mod workload;
 
 pub fn row(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Row {
     named(&kind.group, &kind.kind, object, now)
@@ -31,8 +34,20 @@ pub fn named(group: &str, kind: &str, object: &Value, now: jiff::Timestamp) -> R
         ("", "Secret") => with_age(object, now, [text(object, "type").into(), map_len(object, "data").into()]),
         ("", "ConfigMap") => with_age(object, now, [(map_len(object, "data") + map_len(object, "binaryData")).into()]),
         ("", "ServiceAccount") => with_age(object, now, []),
-        ("apps", "Deployment") => deployment(object, now),
-        ("apps", "ReplicaSet") => replica_set(object, now),
+        ("apps", "Deployment") => workload::deployment(object, now),
+        ("apps", "ReplicaSet") => workload::replica_set(object, now),
+        ("", "ReplicationController") => workload::replication_controller(object, now),
+        ("apps", "StatefulSet") => workload::stateful_set(object, now),
+        ("apps", "DaemonSet") => workload::daemon_set(object, now),
+        ("apps", "ControllerRevision") => workload::controller_revision(object, now),
+        ("", "PodTemplate") => workload::pod_template(object),
+        ("batch", "Job") => workload::job(object, now),
+        ("batch", "CronJob") => workload::cron_job(object, now),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaler::cells(object, now),
+        ("", "PersistentVolume") => volume::volume(object, now),
+        ("", "PersistentVolumeClaim") => volume::claim(object, now),
+        ("", "ComponentStatus") => component_status(object),
+        ("", "ResourceQuota") => resource_quota(object, now),
         ("autoscaling", "Scale") => {
             with_age(object, now, [number(get(object, "spec"), "replicas"), number(get(object, "status"), "replicas")])
         }
@@ -63,26 +78,26 @@ fn with_age<const N: usize>(object: &Value, now: jiff::Timestamp, between: [Valu
     cells
 }
 
-fn deployment(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
-    let (spec, status) = (get(object, "spec"), get(object, "status"));
-    let (ready, wanted) = (int(status, "readyReplicas").unwrap_or(0), int(spec, "replicas").unwrap_or(0));
-    let mut cells = with_age(
-        object,
-        now,
-        [format!("{ready}/{wanted}").into(), number(status, "updatedReplicas"), number(status, "availableReplicas")],
-    );
-    let (names, images) = containers(object);
-    cells.extend([names.into(), images.into(), selector(get(spec, "selector"), "", "<invalid>").into()]);
-    cells
+fn component_status(object: &Value) -> Vec<Value> {
+    let healthy = list(object, "conditions").iter().find(|c| text(c, "type") == "Healthy");
+    let status = match healthy.map(|c| text(c, "status")) {
+        None => "Unknown",
+        Some("True") => "Healthy",
+        Some(_) => "Unhealthy",
+    };
+    let said = |field| healthy.map_or("", |c| text(c, field));
+    vec![name(object), status.into(), said("message").into(), said("error").into()]
 }
 
-fn replica_set(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
-    let (spec, status) = (get(object, "spec"), get(object, "status"));
-    let counts = [number(spec, "replicas"), number(status, "replicas"), number(status, "readyReplicas")];
-    let mut cells = with_age(object, now, counts);
-    let (names, images) = containers(object);
-    cells.extend([names.into(), images.into(), selector(get(spec, "selector"), NONE, "<error>").into()]);
-    cells
+fn resource_quota(object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    let status = get(object, "status");
+    let used = get(status, "used");
+    let (mut requests, mut limits) = (Vec::new(), Vec::new());
+    for (resource, hard) in map(status, "hard") {
+        let line = format!("{resource}: {}/{}", quantity(get(used, resource)), quantity(hard));
+        if resource.starts_with("limits.") { limits.push(line) } else { requests.push(line) }
+    }
+    with_age(object, now, [requests.join(", ").into(), limits.join(", ").into()])
 }
 
 fn binding(object: &Value, now: jiff::Timestamp) -> Vec<Value> {

@@ -256,8 +256,14 @@ fn effective_request(spec: &Value, resource: &str) -> Option<Quantity> {
 
 /// A template in a workload: labels and all may be absent, the spec may not.
 pub fn template(object: &mut Value) {
-    let template = object_mut(object, "spec").and_then(|spec| ensure_object(spec, "template"));
-    let Some(template) = template else { return };
+    if let Some(spec) = object_mut(object, "spec") {
+        template_in(spec);
+    }
+}
+
+/// The template in the field of that name.
+pub fn template_in(holder: &mut Value) {
+    let Some(template) = ensure_object(holder, "template") else { return };
     if !has(template, "metadata") || is_empty(get(template, "metadata")) {
         set(template, "metadata", json!({}));
     }

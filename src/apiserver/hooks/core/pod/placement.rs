@@ -70,7 +70,7 @@ fn node_affinity(affinity: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-/// Terms of which a node must fit one.
+/// The nodes that one of the terms selects; also for volumes.
 pub fn node_selector(selector: &Value, path: &Path, errors: &mut Errors) {
     if list(selector, "nodeSelectorTerms").is_empty() {
         let words = "must have at least one node selector term";

@@ -10,7 +10,7 @@ use super::super::super::check::{
 use super::super::super::json::{get, has, int, list, quantity, text};
 use super::container::{field_ref, resource_field_ref};
 
-const HOST_PATH_TYPES: &[&str] =
+pub const HOST_PATH_TYPES: &[&str] =
     &["BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 const PROJECTIONS: &[&str] =
     &["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];

@@ -37,6 +37,23 @@ pub fn workload(object: &Value) -> Vec<String> {
     warnings
 }
 
+/// A workload whose name is no pod's.
+pub fn template(object: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    spec(at(object, &["spec", "template", "spec"]), &Path::new("spec.template.spec"), &mut warnings);
+    warnings
+}
+
+/// A template at any path.
+pub fn template_at(template: &Value, path: &Path, warnings: &mut Vec<String>) {
+    spec(get(template, "spec"), &path.child("spec"), warnings);
+}
+
+/// A name that pods and their hosts will have.
+pub fn pod_names(object: &Value) -> Vec<String> {
+    name(object, "Pod names and hostnames")
+}
+
 fn name(object: &Value, used: &str) -> Vec<String> {
     let name = text(get(object, "metadata"), "name");
     let messages = if name.is_empty() { Vec::new() } else { names::dns1123_label(name) };
@@ -47,6 +64,15 @@ fn name(object: &Value, used: &str) -> Vec<String> {
         "metadata.name: this is used in {used}, which can result in surprising behavior; a DNS label is recommended: [{}]",
         messages.join(" ")
     )]
+}
+
+/// A term that selects nodes by labels that have newer names.
+pub fn node_term(term: &Value, path: &Path, warnings: &mut Vec<String>) {
+    for (path, expression) in items(term, "matchExpressions", path) {
+        if let Some((key, words)) = OLD_NODE_LABELS.iter().find(|(label, _)| *label == text(expression, "key")) {
+            warnings.push(format!("{}: {key} is {words}", path.child("key")));
+        }
+    }
 }
 
 fn spec(spec: &Value, path: &Path, warnings: &mut Vec<String>) {

@@ -6,8 +6,12 @@ use types::field::{FieldError, Path};
 use types::selector::LabelSelector;
 
 use super::Hooks;
+use super::core::replication_controller;
 use super::json::{ensure_object, get, int, set, text};
 use super::strategy::bump_generation;
+
+pub mod autoscaler;
+mod metrics;
 
 pub static SCALE: Hooks = Hooks { validate, ..Hooks::NEUTRAL };
 
@@ -19,7 +23,7 @@ fn validate(scale: &Value) -> Vec<FieldError> {
     vec![FieldError::invalid(&Path::new("spec.replicas"), replicas, "must be greater than or equal to 0")]
 }
 
-/// The Scale of a Deployment or ReplicaSet.
+/// The Scale of a workload.
 pub fn scale_of(object: &Value) -> Value {
     let (meta, spec, status) = (get(object, "metadata"), get(object, "spec"), get(object, "status"));
     let mut metadata = Map::new();
@@ -29,7 +33,10 @@ pub fn scale_of(object: &Value) -> Value {
         }
     }
     let mut seen = Map::from_iter([("replicas".to_owned(), json!(int(status, "replicas").unwrap_or(0)))]);
-    let selector = LabelSelector::from_object(get(spec, "selector")).map(|s| s.to_string()).unwrap_or_default();
+    let selector = match text(object, "kind") {
+        "ReplicationController" => replication_controller::selector_text(spec),
+        _ => LabelSelector::from_object(get(spec, "selector")).map(|s| s.to_string()).unwrap_or_default(),
+    };
     if !selector.is_empty() {
         seen.insert("selector".into(), selector.into());
     }
