@@ -16,6 +16,7 @@ pub mod admission;
 pub mod auth;
 pub mod cel;
 pub mod codec;
+pub mod conversion;
 pub mod custom;
 pub mod hooks;
 pub mod http;

@@ -1,5 +1,6 @@
 //! The server as a value: what it is given, and the one door through which requests come.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
@@ -23,6 +24,7 @@ use crate::auth::review;
 use crate::auth::token::Tokens;
 use crate::auth::{Attributes, Authorizer, Target};
 use crate::codec::{Accepted, As};
+use crate::conversion;
 use crate::custom::{self, Kinds};
 use crate::http::body::Body;
 use crate::http::metrics::Metrics;
@@ -255,9 +257,10 @@ impl ApiServer {
         drop(view);
         let found = shared.kinds.served().find(resource.group, resource.version, resource.plural);
         let sub = resource.resolve(&method, verb, found.as_deref())?;
-        let Some(kind) = &found else { return Err(Status::no_such_path()) };
+        let Some(served) = &found else { return Err(Status::no_such_path()) };
+        let kind = &conversion::keeper(served);
         trace.verb = verb;
-        trace.kind = Some(kind.clone());
+        trace.kind = Some(served.clone());
         let subresource = sub.map_or("", |s| &*s.name);
         // What a proxied server answers is between it and the client.
         let proxied = subresource == "proxy";
@@ -275,6 +278,7 @@ impl ApiServer {
         let mut ask = Ask {
             shared,
             kind,
+            served,
             subresource,
             namespace: resource.namespace,
             name: resource.name,
@@ -416,6 +420,8 @@ async fn dispatch(ask: &mut Ask<'_>, verb: &str, method: &Method, body: &Bytes) 
         ("binding", _) => verbs::binding::bind(ask, body).await,
         ("eviction", _) => verbs::eviction::evict(ask, body).await,
         ("token", _) => verbs::token_request::create(ask, body).await,
+        (_, "get") if ask.kind.kind == "ComponentStatus" => verbs::component_status::get(ask),
+        (_, "list") if ask.kind.kind == "ComponentStatus" => verbs::component_status::list(ask),
         (_, "get") => verbs::read::get(ask).await,
         (_, "list") => verbs::read::list(ask).await,
         (_, "watch") => verbs::watch::watch(ask).await,
@@ -458,13 +464,16 @@ fn finish(ask: &Ask<'_>, answer: Answer) -> Result<Response<Body>, Status> {
     let accepted = ask.accepted;
     let (code, text) = match answer {
         Answer::Response(response) => return Ok(response),
-        Answer::Entry { code, entry } => (code, entry.value.clone()),
+        Answer::Entry { code, entry } => (code, conversion::text(ask.served, &entry.value)?),
         // A Status has no other shape; what a subresource exchanges says itself what it is.
         Answer::Object { code, value } if accepted.as_ == As::Object || value["kind"] == "Status" => {
-            return Ok(respond::value(code, &Accepted { as_: As::Object, ..accepted }, &value));
+            let shown = if value["kind"] == "Status" { Cow::Borrowed(&value) } else { ask.shown(&value) };
+            return Ok(respond::value(code, &Accepted { as_: As::Object, ..accepted }, &shown));
         }
-        Answer::Object { code, value } => (code, serde_json::to_vec(&value).map_err(Status::internal)?.into()),
+        Answer::Object { code, value } => {
+            (code, serde_json::to_vec(&*ask.shown(&value)).map_err(Status::internal)?.into())
+        }
     };
     let include = verbs::read::include_object(ask)?;
-    respond::shaped(code, &respond::Shape { kind: ask.kind, accepted: &accepted, include, now: ask.now }, &text)
+    respond::shaped(code, &respond::Shape { kind: ask.served, accepted: &accepted, include, now: ask.now }, &text)
 }

@@ -194,6 +194,7 @@ async fn delete_all(shared: &Arc<Shared>, definition: &Arc<Definition>) -> Resul
         let mut ask = Ask {
             shared,
             kind: &kind,
+            served: &kind,
             subresource: "",
             namespace,
             name: "",

@@ -224,7 +224,7 @@ pub fn of(kind: &Kind) -> Behaviour<'_> {
 pub fn named(group: &str, kind: &str) -> Option<&'static Hooks> {
     Some(match (group, kind) {
         ("", "Binding") => &core::binding::HOOKS,
-        ("", "ComponentStatus") => &NEUTRAL,
+        ("", "ComponentStatus") => &core::COMPONENT_STATUS,
         ("", "ConfigMap") => &core::config_map::HOOKS,
         ("", "Endpoints") => &core::endpoints::HOOKS,
         ("", "Event") => &core::event::HOOKS,

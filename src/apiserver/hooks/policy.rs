@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use types::field::{FieldError, Path};
 
-use super::apps::deployment::{int_or_percent, number};
+use super::apps::rolling::{self, number};
 use super::check::{self, Errors, one_of};
 use super::json::{get, has, set};
 use super::{Context, Hooks, conditions, selectors, strategy};
@@ -35,7 +35,7 @@ fn validate(budget: &Value) -> Errors {
     }
     for field in ["minAvailable", "maxUnavailable"] {
         let (value, path) = (get(spec, field), path.child(field));
-        int_or_percent(value, &path, &mut errors);
+        rolling::positive(value, &path, &mut errors);
         if value.is_string() && number(value).is_some_and(|n| n > 100) {
             errors.push(FieldError::invalid(&path, value, "must not be greater than 100%"));
         }

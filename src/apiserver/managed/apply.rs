@@ -15,6 +15,7 @@ use super::merge::{fields, merge, remove, wholes, with_named};
 use super::reset::Reset;
 use super::set::{Element, Set};
 use super::shape::Shape;
+use super::versions::Versions;
 use super::{Managed, Writer, check, served};
 
 /// The manager whose applies keep the annotation of client-side apply in step, and may take over what it says.
@@ -155,8 +156,10 @@ impl Attempt<'_> {
             new = self.prune(new, &last.fields, &others, &own.fields);
         }
         let difference = compare(writer.ty(), self.live, &new, &reset);
+        let versions = Versions::of(&others, self.live, &new, writer);
         let mut conflicts: Conflicts = Vec::new();
         for entry in &mut others {
+            let difference = versions.of_entry(entry).unwrap_or(&difference);
             let lost = entry.fields.intersection(&difference.changed);
             if !lost.is_empty() && !force {
                 conflicts.push((entry.shown(), lost.into_owned()));

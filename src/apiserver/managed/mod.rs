@@ -11,7 +11,10 @@
 //! those that do not change are copied as they are. They are worked out where upstream does it, after defaulting and before
 //! the strategy and admission, so that what those set has no owner.
 //!
-//! What never lives here: HTTP, the store, conversion between versions (entries of versions that are not served are dropped).
+//! Objects come in the version of the request. Entries of another version that the same objects are served in are compared in
+//! that version; entries of versions that are not served are dropped.
+//!
+//! What never lives here: HTTP, the store, a rule of conversion.
 //!
 //! Source: KEP-555; apimachinery `pkg/util/managedfields`; sigs.k8s.io/structured-merge-diff.
 
@@ -34,12 +37,14 @@ mod set;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 pub use apply::{Applied, applied, merged};
 use compare::compare;
 use entries::{Entry, Operation};
 use reset::Reset;
 use set::Set;
+use versions::Versions;
 
 /// Bytes of a manager's name. Source: apimachinery `pkg/apis/meta/v1/validation` `FieldManagerMaxLength`.
 pub const MANAGER_BYTES_MAX: usize = 128;
@@ -129,6 +134,7 @@ fn canonical(text: &str) -> Result<Vec<u8>, String> {
 /// Who writes, through which path.
 #[derive(Clone, Copy)]
 pub struct Writer<'a> {
+    /// In the version of the request.
     pub kind: &'a Kind,
     pub subresource: &'a str,
     /// As [`manager`] has it.
@@ -219,6 +225,7 @@ fn track(managed: Managed, live: Option<&Value>, new: &Value, writer: &Writer<'_
     }
     let mut entries = managed.entries();
     let api_version = writer.kind.gvk().api_version();
+    let versions = Versions::of(&entries, live, new, writer);
     let mut own = writer.entry(Operation::Update);
     let mut had = None;
     entries.retain_mut(|entry| {
@@ -226,6 +233,7 @@ fn track(managed: Managed, live: Option<&Value>, new: &Value, writer: &Writer<'_
             had = Some(std::mem::replace(entry, writer.entry(Operation::Update)));
             return false;
         }
+        let difference = versions.of_entry(entry).unwrap_or(&difference);
         let lost = entry.fields.subtract(&difference.changed) | entry.fields.subtract(&difference.removed);
         if lost {
             entry.text = None;

@@ -4,7 +4,7 @@
 //! negotiation. Source: `pkg/printers/internalversion/printers.go`, apimachinery `meta.k8s.io/v1` `Table`.
 
 use serde_json::Value;
-use types::registry::Kind;
+use types::registry::{Kind, Verb};
 
 mod cells;
 mod columns;
@@ -29,7 +29,7 @@ pub fn row(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Row {
 
 /// Whether the kind can be shown as a table; reviews and bindings cannot (406).
 pub fn printable(kind: &Kind) -> bool {
-    kind.stored
+    kind.stored || kind.allows(Verb::Get)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use types::registry::Kind;
 use super::{Column, columns, keep, row};
 use crate::codec::pieces::Pieces;
 use crate::codec::tape::{Item, Malformed, Tape};
+use crate::conversion;
 
 /// What stands beside the cells of a row (`?includeObject=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,7 +52,8 @@ impl<'a> Table<'a> {
     /// The text cannot be read.
     pub fn push(&mut self, text: &[u8]) -> Result<(), Malformed> {
         let object = self.tape.read(text)?;
-        let row = row(self.kind, &keep::value(self.kind, object), self.now);
+        // rows are made of the version that is kept
+        let row = row(self.kind, &conversion::keep(self.kind, keep::value(self.kind, object)), self.now);
         let first = self.rows.is_empty();
         let out = self.rows.room();
         out.extend_from_slice(if first { b"{\"cells\":" } else { b",{\"cells\":" });

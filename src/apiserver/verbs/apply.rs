@@ -30,7 +30,8 @@ pub async fn apply(ask: &mut Ask<'_>, body: &Bytes, dry_run: bool) -> Result<Ans
             }
         };
         let live = Live::open(entry)?;
-        let applied = managed::applied(Some((&live.object, &live.managed)), &config, &ask.writer(&manager), force)?;
+        let applied =
+            managed::applied(Some((&ask.shown(&live.object), &live.managed)), &config, &ask.writer(&manager), force)?;
         let object = checked(ask, applied.object)?;
         match replace(ask, live, object, Owners::Known(applied.managed), dry_run).await {
             Ok(answer) => return Ok(answer),
@@ -75,7 +76,7 @@ pub fn configuration(ask: &mut Ask<'_>, body: &Bytes) -> Result<(Value, bool), S
 
 /// The object in the form in which it is kept, which is the one that the path names.
 fn checked(ask: &Ask<'_>, mut object: Value) -> Result<Value, Status> {
-    fields::canonicalize(&ask.kind.gvk(), &mut object, false)
+    fields::canonicalize(&ask.served.gvk(), &mut object, false)
         .map_err(|why| Status { reason: String::new(), ..Status::new(Reason::InternalError, why) })?;
     let named = meta(&object, "name");
     if named.is_empty() {

@@ -17,6 +17,7 @@ use crate::auth::rbac;
 use crate::auth::{Attributes, Target};
 use crate::codec::fields::FieldValidation;
 use crate::codec::{Accepted, Media};
+use crate::conversion;
 use crate::custom;
 use crate::http::query::Query;
 use crate::managed::{self, Given, Managed, Writer};
@@ -29,7 +30,10 @@ pub const FRESHNESS_SECONDS: u64 = 3;
 /// What is asked, by whom, and how the answer is wanted.
 pub struct Ask<'a> {
     pub shared: &'a Arc<Shared>,
+    /// The kind as which objects are kept: what keys, hooks, admission and errors speak of.
     pub kind: &'a KindRef,
+    /// The kind in the version that the client speaks, in which bodies and answers are: mostly the same.
+    pub served: &'a KindRef,
     /// Empty for the object itself.
     pub subresource: &'a str,
     pub namespace: &'a str,
@@ -103,7 +107,22 @@ impl<'a> Ask<'a> {
     }
 
     pub fn writer<'w>(&'w self, manager: &'w str) -> Writer<'w> {
-        Writer { kind: self.kind, subresource: self.subresource, manager, now: self.now }
+        Writer { kind: self.served, subresource: self.subresource, manager, now: self.now }
+    }
+
+    /// Whether answers must be made of another version.
+    pub fn converts(&self) -> bool {
+        self.served.kept_as.is_some()
+    }
+
+    /// The hooks of the version that the client speaks; they see objects as they are kept.
+    pub fn hooks(&self) -> crate::hooks::Behaviour<'a> {
+        crate::hooks::of(self.served)
+    }
+
+    /// A kept object as the client sees it.
+    pub fn shown<'o>(&self, object: &'o Value) -> std::borrow::Cow<'o, Value> {
+        conversion::shown(self.served, object)
     }
 
     /// `?dryRun=` of a write, whose other options are checked too; 422 for a value other than `All`.
@@ -132,9 +151,9 @@ impl<'a> Ask<'a> {
     /// 403 when not.
     pub fn may_create(&self) -> Result<(), Status> {
         let target = Target::Resource {
-            group: &self.kind.group,
-            version: &self.kind.version,
-            resource: &self.kind.plural,
+            group: &self.served.group,
+            version: &self.served.version,
+            resource: &self.served.plural,
             subresource: "",
             namespace: self.namespace,
             name: self.name,

@@ -13,6 +13,7 @@ use types::status::Status;
 use super::ask::{Answer, Ask, Change, Owners};
 use super::object::{self, meta, meta_mut};
 use crate::admission::{self, Operation};
+use crate::conversion;
 use crate::managed::{self, Given, Managed};
 use crate::{auth, custom, hooks};
 
@@ -26,13 +27,13 @@ const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 
 pub async fn create(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let dry_run = ask.dry_run("CreateOptions")?;
-    let mut object = ask.decode(body, &ask.kind.gvk())?;
+    let mut object = ask.decode(body, &ask.served.gvk())?;
     let given = Given::take(&mut object);
     create_object(ask, object, Owners::Track(given), dry_run).await
 }
 
-/// Creates an object that has been decoded and holds no managed fields; also the end of a PUT or an apply to a name that is
-/// free.
+/// Creates an object that has been decoded, in the version that is served, and holds no managed fields; also the end of a PUT
+/// or an apply to a name that is free.
 pub async fn create_object(
     ask: &mut Ask<'_>,
     mut object: Value,
@@ -49,6 +50,7 @@ pub async fn create_object(
         status.reason = String::new();
         return Err(status);
     }
+    object = conversion::keep(ask.served, object);
     let prefix = meta(&object, "generateName").to_owned();
     let generated = meta(&object, "name").is_empty() && !prefix.is_empty();
     if !generated {
@@ -94,7 +96,7 @@ impl From<Status> for Refused {
 }
 
 async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: bool) -> Result<Answer, Refused> {
-    let hooks = hooks::of(ask.kind);
+    let hooks = ask.hooks();
     let namespace = if ask.kind.namespaced() { ask.namespace } else { "" };
     let mut view = ask.view();
     if let Some(key) = admission::service_account::awaited_default(ask.kind, namespace, &object, &*view) {
@@ -106,7 +108,7 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
     hooks.default(&mut object);
     let managed = match owners {
         Owners::Track(_) if !ask.tracked => Managed::default(),
-        Owners::Track(given) => managed::created(&object, given, &ask.writer(&ask.manager())),
+        Owners::Track(given) => managed::created(&ask.shown(&object), given, &ask.writer(&ask.manager())),
         Owners::Known(managed) => managed,
     };
     let name = meta(&object, "name").to_owned();

@@ -246,7 +246,7 @@ fn mark(object: &mut Value, deadline: Timestamp, seconds: i64) {
 /// Deletes every object that the query selects, one by one; objects that go meanwhile do not matter.
 pub async fn delete_collection(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let options = DeleteOptions::parse(ask.content_type(), body, ask.query)?;
-    let selection = Selection::parse(ask.kind, ask.query)?;
+    let selection = Selection::parse(ask.served, ask.query)?;
     let prefix = super::read::prefix(ask);
     let view = ask.view();
     let chosen: Vec<Arc<Entry>> = view.range(&prefix, None).filter(|e| selection.matches(e)).cloned().collect();

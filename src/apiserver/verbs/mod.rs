@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod ask;
 pub mod binding;
+pub mod component_status;
 pub mod connect;
 pub mod create;
 pub mod delete;

@@ -24,6 +24,20 @@ pub struct Selection {
     custom: bool,
 }
 
+/// A field of an event in the newer group, by the name that the older one has for it.
+///
+/// Source: `pkg/apis/events/v1/conversion.go` `AddFieldLabelConversionsForEvent`.
+fn newer_event_field(field: &str) -> Result<String, Status> {
+    if let Some(part) = field.strip_prefix("regarding.") {
+        return Ok(format!("involvedObject.{part}"));
+    }
+    match field {
+        "reportingController" => Ok("reportingComponent".into()),
+        "reason" | "type" | "metadata.name" | "metadata.namespace" => Ok(field.into()),
+        _ => Err(Status::bad_request(format!("field label not supported: {field}"))),
+    }
+}
+
 impl Selection {
     pub fn parse(kind: &Kind, query: &Query) -> Result<Self, Status> {
         let labels = match query.text("labelSelector") {
@@ -37,6 +51,9 @@ impl Selection {
         for term in &mut fields.terms {
             if term.field == "spec.host" && kind.kind == "Pod" {
                 term.field = "spec.nodeName".into();
+            }
+            if kind.group == "events.k8s.io" {
+                term.field = newer_event_field(&term.field)?;
             }
             let known = term.field == "metadata.name"
                 || (term.field == "metadata.namespace" && kind.namespaced())

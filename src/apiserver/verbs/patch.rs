@@ -21,11 +21,12 @@ pub async fn patch(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     for _ in 0..=CONFLICT_RETRIES {
         let live = Live::open(ask.current()?)?;
         let mut new = if names_managed_fields(body) {
-            let mut old = live.object.clone();
+            let mut old = ask.shown(&live.object).into_owned();
             live.managed.put_into(&mut old);
-            patched(ask, ask.kind, &old, body)?
+            patched(ask, ask.served, &old, body)?
         } else {
-            patched(ask, ask.kind, &live.object, body)?
+            let old = ask.shown(&live.object);
+            patched(ask, ask.served, &old, body)?
         };
         let given = Given::take(&mut new);
         let named = meta(&new, "name");

@@ -24,6 +24,7 @@ use crate::Body;
 use crate::codec::pieces::Pieces;
 use crate::codec::tape::Tape;
 use crate::codec::{As, Media, protobuf};
+use crate::conversion;
 use crate::http::body::BoxError;
 use crate::http::respond;
 use crate::printers::{self, IncludeObject, Table};
@@ -113,7 +114,7 @@ const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to di
      modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 
 pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
-    let selection = Selection::parse(ask.kind, ask.query)?;
+    let selection = Selection::parse(ask.served, ask.query)?;
     let options = ListOptions::parse(ask.query, false)?;
     let prefix = prefix(ask);
     let (view, start) = starting_point(ask, &options).await?;
@@ -200,12 +201,13 @@ pub fn respond_list(
     if let Some(count) = remaining {
         metadata["remainingItemCount"] = json!(count);
     }
+    let entries = &*conversion::entries(ask.served, entries)?;
     let texts = entries.iter().map(|entry| &*entry.value);
     let partial = matches!(accepted.as_, As::PartialObjectMetadata | As::PartialObjectMetadataList);
     match (accepted.as_, accepted.media) {
         (As::TableV1 | As::TableV1beta1, _) => {
             let version = respond::table_version(accepted.as_);
-            let mut table = Table::new(ask.kind, version, include_object(ask)?, ask.now);
+            let mut table = Table::new(ask.served, version, include_object(ask)?, ask.now);
             for text in texts {
                 table.push(text).map_err(Status::internal)?;
             }
@@ -218,7 +220,7 @@ pub fn respond_list(
                 continue_token: next.as_deref().unwrap_or_default(),
                 remaining_item_count: remaining,
             };
-            let item = if partial { respond::PARTIAL_GVK } else { ask.kind.gvk() };
+            let item = if partial { respond::PARTIAL_GVK } else { ask.served.gvk() };
             let gvk = GroupVersionKind { kind: format!("{}List", item.kind).into(), ..item };
             let pieces = protobuf::Transcoder::default().list(&gvk, &meta, texts)?;
             Ok(respond::stream(200, accepted.content_type(), Body::whole(pieces)))
@@ -238,7 +240,7 @@ pub fn respond_list(
             respond::formatted(200, accepted, pieces.between(head, TAIL.to_vec()))
         }
         (As::Object, _) => {
-            let items = Items::new(list_head(&ask.kind.gvk(), &metadata), entries);
+            let items = Items::new(list_head(&ask.served.gvk(), &metadata), entries);
             if accepted.media == Media::Json && !accepted.pretty {
                 return Ok(respond::stream(200, accepted.content_type(), Body::stream(items)));
             }

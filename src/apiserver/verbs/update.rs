@@ -15,7 +15,7 @@ use super::object::{self, meta, meta_mut};
 use super::{create, delete};
 use crate::admission::{self, Operation};
 use crate::managed::{self, Given, Managed};
-use crate::{auth, custom, hooks};
+use crate::{auth, conversion, custom, hooks};
 
 /// A change that named no version is tried again when another one came first. Source: apiserver
 /// `pkg/endpoints/handlers/patch.go` `MaxRetryWhenPatchConflicts`, etcd3 store `GuaranteedUpdate`.
@@ -36,7 +36,7 @@ impl From<Status> for Unchanged {
 /// PUT of the object or of a subresource that exchanges the object itself.
 pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let dry_run = ask.dry_run("UpdateOptions")?;
-    let mut object = ask.decode(body, &ask.kind.gvk())?;
+    let mut object = ask.decode(body, &ask.served.gvk())?;
     let name = meta(&object, "name");
     if name.is_empty() {
         return Err(Status::bad_request("name must be provided"));
@@ -49,7 +49,7 @@ pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     }
     create::check_namespace(ask, &object)?;
     let given = Given::take(&mut object);
-    let hooks = hooks::of(ask.kind);
+    let hooks = ask.hooks();
     for attempt in 0.. {
         let Some(entry) = ask.view().get(&ask.key()) else {
             if !hooks.create_on_update || !ask.subresource.is_empty() {
@@ -100,7 +100,8 @@ impl Live {
     }
 }
 
-/// Puts `new`, which holds no managed fields, in the place of the live object, through defaulting, admission and validation.
+/// Puts `new`, which is in the version that is served and holds no managed fields, in the place of the live object, through
+/// defaulting, admission and validation.
 pub async fn replace(
     ask: &mut Ask<'_>,
     live: Live,
@@ -109,12 +110,15 @@ pub async fn replace(
     dry_run: bool,
 ) -> Result<Answer, Unchanged> {
     let Live { entry, object: old, managed: owned } = live;
-    let hooks = hooks::of(ask.kind);
+    let hooks = ask.hooks();
     let view = ask.view();
     keep_system_fields(ask, &old, &mut new)?;
+    new = conversion::keep(ask.served, new);
     hooks.default(&mut new);
     let managed = match owners {
-        Owners::Track(given) => managed::updated(&old, &owned, &new, given, &ask.writer(&ask.manager())),
+        Owners::Track(given) => {
+            managed::updated(&ask.shown(&old), &owned, &ask.shown(&new), given, &ask.writer(&ask.manager()))
+        }
         Owners::Known(managed) => managed,
     };
     let options = admission::Options::Query(ask.query);

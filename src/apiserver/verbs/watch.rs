@@ -23,6 +23,7 @@ use super::options::{ListOptions, Selection};
 use super::read::{fresh, include_object, prefix};
 use crate::Body;
 use crate::codec::Media;
+use crate::conversion;
 use crate::http::metrics::OpenWatch;
 use crate::http::respond;
 use crate::server::Shared;
@@ -40,6 +41,8 @@ const INITIAL_BATCH: usize = 64;
 struct Watch {
     shared: Arc<Shared>,
     kind: KindRef,
+    /// The kind in the version that the client speaks.
+    served: KindRef,
     selection: Selection,
     form: Form,
     /// Columns are sent with the first event alone.
@@ -67,7 +70,7 @@ pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
         // Its documents could be told apart, but upstream has no framing for them.
         return Err(Status::not_acceptable(Media::STREAMED));
     }
-    let mut selection = Selection::parse(ask.kind, ask.query)?;
+    let mut selection = Selection::parse(ask.served, ask.query)?;
     let options = ListOptions::parse(ask.query, true)?;
     if !ask.name.is_empty() {
         // The deprecated path of one object.
@@ -108,8 +111,9 @@ pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
     let mut state = Watch {
         shared: ask.shared.clone(),
         kind: ask.kind.clone(),
+        served: ask.served.clone(),
         selection,
-        form: Form::new(ask.kind, accepted, include_object(ask)?),
+        form: Form::new(ask.served, accepted, include_object(ask)?),
         columns_sent: false,
         feed,
         events: Vec::new(),
@@ -146,7 +150,8 @@ impl Watch {
             let mut out = Vec::new();
             for _ in 0..INITIAL_BATCH {
                 let Some(entry) = self.initial.next() else { break };
-                let event = self.event("ADDED", entry.modified, &entry.value);
+                let Some(text) = written(conversion::text(&self.served, &entry.value)) else { continue };
+                let event = self.event("ADDED", entry.modified, &text);
                 let frame = self.form.frame(&event);
                 self.sent(entry.modified);
                 out.extend(written(frame).unwrap_or_default());
@@ -257,6 +262,7 @@ impl Watch {
             }
         };
         let revision = event.revision();
+        let text = written(conversion::text(&self.served, &text))?;
         let frame = self.form.shared(&self.shared.frames, &self.event(name, revision, &text));
         self.sent(revision);
         written(frame)

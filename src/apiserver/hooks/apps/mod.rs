@@ -14,7 +14,7 @@ pub mod controller_revision;
 pub mod daemon_set;
 pub mod deployment;
 pub mod replica_set;
-mod rolling;
+pub mod rolling;
 pub mod stateful_set;
 
 fn prepare_create(object: &mut Value, _: &Context) {

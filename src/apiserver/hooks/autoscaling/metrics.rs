@@ -4,9 +4,9 @@ use serde_json::Value;
 use types::field::{FieldError, Path};
 use types::names;
 
+use super::super::amounts;
 use super::super::check::{Errors, wrong};
 use super::super::json::{get, has, int, quantity, text};
-use super::super::amounts;
 
 /// A source of metrics: what its type is called, and the field that holds it.
 pub struct Source {

@@ -137,7 +137,8 @@ fn strict_update(new: &Value, old: &Value, _: &Context) -> Errors {
         let (value, before) = (get(new, field), get(old, field));
         let zero = |v: &Value| v.as_i64() == Some(0) && field == "count";
         let alike = same(value, before) || (zero(value) && !has(old, field)) || (zero(before) && !has(new, field));
-        if !alike && !(field == "eventTime" && same_moment(value, before)) {
+        let same_time = field == "eventTime" && same_moment(value, before);
+        if !alike && !same_time {
             errors.push(FieldError::invalid(&Path::new(shown), value, "field is immutable"));
         }
     }

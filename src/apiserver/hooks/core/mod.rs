@@ -17,3 +17,9 @@ pub mod resource_quota;
 pub mod secret;
 pub mod service;
 pub mod service_account;
+
+use super::Hooks;
+
+/// Never written.
+pub static COMPONENT_STATUS: Hooks =
+    Hooks { deprecated: "v1 ComponentStatus is deprecated in v1.19+", ..Hooks::NEUTRAL };

@@ -15,5 +15,6 @@ mod proxy;
 mod reading;
 mod replay;
 mod shapes;
+mod versions;
 mod webhooks;
 mod wire;

@@ -9,7 +9,7 @@ use crate::harness::{Answer, Client, Server, config_map};
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
-async fn apply(client: &Client<'_>, path: &str, config: &Value) -> Answer {
+pub async fn apply(client: &Client<'_>, path: &str, config: &Value) -> Answer {
     let client = client.clone().with(&[("content-type", "application/apply-patch+yaml")]);
     client.raw(Method::PATCH, path, config.to_string()).await
 }
