@@ -164,7 +164,7 @@ fn cause(message: String) -> Cause {
 async fn take(ask: &Ask<'_>, name: &str, dry_run: bool) -> Result<(), Status> {
     let Some(kind) = budget_kind() else { return Ok(()) };
     let served = KindRef::from(kind);
-    let budgets = Ask { kind: &served, name, subresource: "status", warnings: Vec::new(), ..*ask };
+    let budgets = Ask { kind: &served, served: &served, name, subresource: "status", warnings: Vec::new(), ..*ask };
     for _ in 0..ATTEMPTS {
         let entry = budgets.current()?;
         let (old, managed) = object::open(&entry)?;
