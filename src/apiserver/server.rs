@@ -319,6 +319,11 @@ impl ApiServer {
         };
         trace.warnings = std::mem::take(&mut ask.warnings);
         let response = finish(&ask, answer?)?;
+        if verb == "watch"
+            && let Some(socket) = verbs::message_socket::Wish::of(&parts.headers, &parts.extensions)?
+        {
+            return socket.events(response, accepted.media);
+        }
         Ok(if !proxied && (verb == "list" || verb == "get") {
             gzip::compress(&parts.headers, response)
         } else {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use types::status::{Reason, Status};
 
 use super::ask::{Answer, Ask, Change};
-use super::{log_options, log_socket, object};
+use super::{log_options, message_socket, object};
 use crate::Body;
 use crate::admission::{self, Operation};
 use crate::http::respond;
@@ -97,7 +97,7 @@ pub async fn connect(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<An
     };
     let stream = dialer.dial(node, &host, port).await.map_err(|e| unreachable(&e))?;
     // The agent speaks of logs in plain HTTP only.
-    let socket = if ask.subresource == "log" { log_socket::Wish::take(&mut request)? } else { None };
+    let socket = if ask.subresource == "log" { message_socket::Wish::take(&mut request)? } else { None };
     let carried = carry(stream, &format!("{host}:{port}"), &path, request).await;
     let mut response = carried.map_err(|e| match e {
         Broken::Transport(error) => unreachable(&error),

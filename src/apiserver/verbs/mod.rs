@@ -11,7 +11,7 @@ pub mod eviction;
 pub mod facts;
 pub mod frame;
 mod log_options;
-mod log_socket;
+pub(crate) mod message_socket;
 pub mod object;
 pub mod options;
 pub mod patch;

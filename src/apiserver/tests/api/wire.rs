@@ -288,6 +288,24 @@ async fn logs_go_over_a_websocket() {
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
 }
 
+#[tokio::test]
+async fn a_watch_goes_over_a_websocket() {
+    let server = with_pod(Arc::new(PipeAgent)).await;
+    let mut client = plain(&server);
+    let request = "GET /api/v1/namespaces/default/pods?watch=1 HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let head = ask(&mut client, request).await.to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    // Not masked, text, a length of two bytes.
+    let mut frame = [0u8; 4];
+    client.read_exact(&mut frame).await.unwrap();
+    assert_eq!(frame[..2], [0x81, 126]);
+    let mut text = vec![0u8; usize::from(u16::from_be_bytes([frame[2], frame[3]]))];
+    client.read_exact(&mut text).await.unwrap();
+    let event: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("p")));
+}
+
 /// An agent that is a bug.
 struct BrokenAgent;
 
