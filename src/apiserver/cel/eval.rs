@@ -12,7 +12,7 @@ use super::Program;
 use super::ast::{Comprehension, Entry, Id, Literal, Node};
 use super::check::Meaning;
 use super::cost;
-use super::library::standard;
+use super::library::{conversions, standard};
 use super::macros::ACCUMULATOR;
 use super::value::{Answer, EvalError, Key, List, Map, NO_OVERLOAD, Struct, Text, Value, fault};
 
@@ -310,8 +310,8 @@ impl<'a> Run<'_, 'a> {
         }
         match (found, target) {
             (Some(value), _) => Ok(value),
-            (None, Value::List(_)) => fault(format!("index out of bounds: {}", standard::plain(&index))),
-            (None, _) => fault(format!("no such key: {}", standard::plain(&index))),
+            (None, Value::List(_)) => fault(format!("index out of bounds: {}", conversions::plain(&index))),
+            (None, _) => fault(format!("no such key: {}", conversions::plain(&index))),
         }
     }
 
@@ -453,7 +453,7 @@ impl<'a> Run<'_, 'a> {
 }
 
 fn not_optional<'a>(value: &Value) -> Answer<'a> {
-    fault(format!("cannot initialize optional list element from non-optional value {}", standard::plain(value)))
+    fault(format!("cannot initialize optional list element from non-optional value {}", conversions::plain(value)))
 }
 
 /// A field by name; `None` when it is absent.

@@ -271,6 +271,18 @@ fn nothing_is_too_deep() {
 }
 
 #[test]
+fn nothing_grows_without_bound() {
+    let out = Err("operation cancelled: actual cost limit exceeded".to_owned());
+    let long = json!(vec![1; 100_000]);
+    let twenty = vec!["x"; 20].join(" + ");
+    assert_eq!(run(&format!("size({twenty}) > 0"), &long), out);
+    let text = json!("a".repeat(100_000));
+    assert_eq!(run("x.replace('', x).size() > 0", &text), out);
+    assert_eq!(run("lists.range(9000000).size() > 0", &text), out);
+    assert_eq!(run("[x, x, x].join(x).size() > 0", &text), Ok(json!(true)));
+}
+
+#[test]
 fn runtime_costs() {
     let cost = |text: &str, x: &Json| {
         let program = env().compile(text).unwrap();

@@ -17,8 +17,12 @@ use super::library::authorizer::Authorization;
 use super::library::format::NamedFormat;
 use super::library::semver::Semver;
 use super::library::url::Url;
-use super::schema::{Decl, DeclKind, ListType, ObjectDecl};
+use super::schema::{Decl, DeclKind, ListType};
 use super::types::Type;
+
+mod containers;
+
+pub use containers::{Key, List, Map, Shape};
 
 /// Why an evaluation has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +33,16 @@ pub enum EvalError {
     /// The budget is used up; nothing absorbs this.
     #[error("operation cancelled: actual cost limit exceeded")]
     OutOfBudget,
+}
+
+/// The longest list that an expression makes, in items, and the longest text, in bytes. cel-go joins lists without copying
+/// and prices a replacement by what it reads, so that costs alone bound neither; nobody could look at more within a budget.
+pub const ITEMS_MAX: usize = 1 << 20;
+pub const TEXT_BYTES_MAX: usize = 16 << 20;
+
+/// What is more than anybody could look at ends the evaluation as the budget does.
+pub fn bounded(size: usize, most: usize) -> Result<(), EvalError> {
+    if size > most { Err(EvalError::OutOfBudget) } else { Ok(()) }
 }
 
 pub type Answer<'a> = Result<Value<'a>, EvalError>;
@@ -54,54 +68,6 @@ impl Deref for Text<'_> {
         match self {
             Text::Borrowed(text) => text,
             Text::Shared(text) => text,
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub enum List<'a> {
-    Json { items: &'a [Json], decl: Option<&'a Decl>, kind: &'a ListType },
-    Made(Arc<Vec<Value<'a>>>),
-}
-
-/// How the values of a JSON object are typed.
-#[derive(Debug, Clone, Copy)]
-pub enum Shape<'a> {
-    Free,
-    Values(&'a Decl),
-    Object(&'a ObjectDecl),
-}
-
-#[derive(Debug, Clone)]
-pub enum Map<'a> {
-    Json { fields: &'a serde_json::Map<String, Json>, shape: Shape<'a> },
-    Made(Arc<BTreeMap<Key, Value<'a>>>),
-}
-
-/// A key of a map. Integers that are equal are one key, whatever their type.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Key {
-    Bool(bool),
-    Int(i128, bool),
-    String(Arc<str>),
-}
-impl Key {
-    pub fn of(value: &Value) -> Option<Key> {
-        Some(match value {
-            Value::Bool(b) => Key::Bool(*b),
-            Value::Int(i) => Key::Int(i128::from(*i), false),
-            // Whether a key was unsigned is not part of what makes it equal: see `find`.
-            Value::Uint(u) => Key::Int(i128::from(*u), true),
-            Value::String(text) => Key::String(Arc::from(&**text)),
-            _ => return None,
-        })
-    }
-    pub fn value<'a>(&self) -> Value<'a> {
-        match self {
-            Key::Bool(b) => Value::Bool(*b),
-            Key::Int(i, true) => Value::Uint(u64::try_from(*i).unwrap_or_default()),
-            Key::Int(i, false) => Value::Int(i64::try_from(*i).unwrap_or_default()),
-            Key::String(text) => Value::String(Text::Shared(text.clone())),
         }
     }
 }
@@ -353,7 +319,7 @@ impl<'a> Value<'a> {
                 use base64::Engine as _;
                 Json::String(base64::engine::general_purpose::STANDARD.encode(bytes))
             }
-            Value::Timestamp(_) | Value::Duration(_) => match super::library::standard::to_text(self)? {
+            Value::Timestamp(_) | Value::Duration(_) => match super::library::conversions::to_text(self)? {
                 Value::String(text) => Json::String(text.to_string()),
                 _ => Json::Null,
             },
@@ -363,7 +329,7 @@ impl<'a> Value<'a> {
             Value::Map(map) => {
                 let mut fields = serde_json::Map::new();
                 for (key, value) in map.entries() {
-                    let Value::String(name) = super::library::standard::to_text(&key)? else { continue };
+                    let Value::String(name) = super::library::conversions::to_text(&key)? else { continue };
                     fields.insert(name.to_string(), value?.to_json()?);
                 }
                 Json::Object(fields)
@@ -403,138 +369,4 @@ fn double(a: f64, b: i128) -> Option<Ordering> {
     let whole = a.floor();
     // saturates far outside of what 64 bits hold
     Some((whole as i128).cmp(&b).then(if a > whole { Ordering::Greater } else { Ordering::Equal }))
-}
-
-impl<'a> List<'a> {
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    pub fn len(&self) -> usize {
-        match self {
-            List::Json { items, .. } => items.len(),
-            List::Made(items) => items.len(),
-        }
-    }
-    pub fn get(&self, index: usize) -> Option<Answer<'a>> {
-        match self {
-            List::Json { items, decl, .. } => Some(read(items.get(index)?, *decl)),
-            List::Made(items) => Some(Ok(items.get(index)?.clone())),
-        }
-    }
-    pub fn iter(&self) -> impl Iterator<Item = Answer<'a>> + '_ {
-        (0..self.len()).filter_map(|i| self.get(i))
-    }
-    /// The items as values of their own.
-    pub fn into_items(self) -> Result<Vec<Value<'a>>, EvalError> {
-        match self {
-            List::Made(items) => Ok(Arc::unwrap_or_clone(items)),
-            list => list.iter().collect(),
-        }
-    }
-    pub fn contains(&self, wanted: &Value<'a>) -> Result<bool, EvalError> {
-        for item in self.iter() {
-            if item?.equals(wanted) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-    fn equals(&self, other: &List<'a>) -> bool {
-        if self.len() != other.len() {
-            return false;
-        }
-        let unordered = matches!(self, List::Json { kind, .. } if !matches!(kind, ListType::Atomic));
-        if unordered {
-            return self.iter().all(|item| item.is_ok_and(|item| other.contains(&item).unwrap_or(false)));
-        }
-        self.iter().zip(other.iter()).all(|pair| matches!(pair, (Ok(a), Ok(b)) if a.equals(&b)))
-    }
-}
-
-fn read<'a>(json: &'a Json, decl: Option<&'a Decl>) -> Answer<'a> {
-    match decl {
-        Some(decl) => Value::typed(json, decl),
-        None => Ok(Value::of_json(json)),
-    }
-}
-
-impl<'a> Map<'a> {
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    pub fn len(&self) -> usize {
-        match self {
-            Map::Json { fields, .. } => fields.len(),
-            Map::Made(entries) => entries.len(),
-        }
-    }
-    /// The value of a field by its name.
-    pub fn field(&self, name: &str) -> Option<Answer<'a>> {
-        match self {
-            Map::Json { fields, shape: Shape::Free } => fields.get(name).map(|json| Ok(Value::of_json(json))),
-            Map::Json { fields, shape: Shape::Values(decl) } => fields.get(name).map(|json| Value::typed(json, decl)),
-            Map::Json { fields, shape: Shape::Object(object) } => {
-                let field = object.fields.get(name)?;
-                let json = fields.get(&*field.name)?;
-                // an absent field and a null one are the same, where null means nothing
-                if json.is_null() && !field.decl.nullable {
-                    return None;
-                }
-                Some(Value::typed(json, &field.decl))
-            }
-            Map::Made(entries) => entries.get(&Key::String(name.into())).map(|v| Ok(v.clone())),
-        }
-    }
-    pub fn find(&self, key: &Value<'a>) -> Option<Answer<'a>> {
-        match (self, key) {
-            (_, Value::String(name)) => self.field(name),
-            (Map::Made(entries), _) => {
-                let key = match key {
-                    // a whole double finds the integer
-                    Value::Double(d) if d.fract() == 0.0 => Key::Int(*d as i128, false),
-                    other => Key::of(other)?,
-                };
-                let found = match key {
-                    Key::Int(i, _) => entries.get(&Key::Int(i, false)).or_else(|| entries.get(&Key::Int(i, true))),
-                    key => entries.get(&key),
-                };
-                found.map(|v| Ok(v.clone()))
-            }
-            _ => None,
-        }
-    }
-    pub fn keys(&self) -> Vec<Value<'a>> {
-        match self {
-            Map::Json { fields, shape: Shape::Object(object) } => object
-                .fields
-                .iter()
-                .filter(|(_, field)| fields.contains_key(&*field.name))
-                .map(|(name, _)| Value::text(name.clone()))
-                .collect(),
-            Map::Json { fields, .. } => fields.keys().map(|key| Value::String(Text::Borrowed(key))).collect(),
-            Map::Made(entries) => entries.keys().map(Key::value).collect(),
-        }
-    }
-    pub fn entries(&self) -> impl Iterator<Item = (Value<'a>, Answer<'a>)> + '_ {
-        self.keys().into_iter().filter_map(|key| {
-            let value = self.find(&key)?;
-            Some((key, value))
-        })
-    }
-    pub fn into_entries(self) -> Result<BTreeMap<Key, Value<'a>>, EvalError> {
-        match self {
-            Map::Made(entries) => Ok(Arc::unwrap_or_clone(entries)),
-            map => {
-                let entries = map.entries().filter_map(|(key, value)| Some((Key::of(&key)?, value)));
-                entries.map(|(key, value)| Ok((key, value?))).collect()
-            }
-        }
-    }
-    fn equals(&self, other: &Map<'a>) -> bool {
-        self.len() == other.len()
-            && self.entries().all(|(key, value)| match (value, other.find(&key)) {
-                (Ok(a), Some(Ok(b))) => a.equals(&b),
-                _ => false,
-            })
-    }
 }

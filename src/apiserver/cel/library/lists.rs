@@ -7,10 +7,7 @@ use std::cmp::Ordering;
 
 use super::standard::add;
 use crate::cel::signature::Function;
-use crate::cel::value::{Answer, EvalError, List, Value, fault, no_overload};
-
-/// The longest list that `lists.range` makes: more than the cost limit of a call allows anyone to look at.
-const RANGE_MAX: i64 = 1_000_000;
+use crate::cel::value::{Answer, EvalError, ITEMS_MAX, List, Value, bounded, fault, no_overload};
 
 pub const FUNCTIONS: &[Function] = &[
     Function {
@@ -212,7 +209,10 @@ fn flatten_into<'a>(list: &List<'a>, depth: i64, into: &mut Vec<Value<'a>>) -> R
     for item in list.iter() {
         match item? {
             Value::List(inner) if depth > 0 => flatten_into(&inner, depth - 1, into)?,
-            other => into.push(other),
+            other => {
+                bounded(into.len(), ITEMS_MAX)?;
+                into.push(other);
+            }
         }
     }
     Ok(())
@@ -242,9 +242,10 @@ fn sorted<'a>(list: &List<'a>, keys: &List<'a>) -> Answer<'a> {
 }
 fn range<'a>(args: &[Value<'a>]) -> Answer<'a> {
     match args {
-        // as costly as it would be to make it
-        [Value::Int(n)] if *n > RANGE_MAX => Err(EvalError::OutOfBudget),
-        [Value::Int(n)] => Ok(Value::list((0..*n).map(Value::Int).collect())),
+        [Value::Int(n)] => {
+            bounded(usize::try_from(*n).unwrap_or(0), ITEMS_MAX)?;
+            Ok(Value::list((0..*n).map(Value::Int).collect()))
+        }
         _ => no_overload(),
     }
 }

@@ -9,6 +9,7 @@
 use super::signature::Function;
 
 pub mod authorizer;
+pub mod conversions;
 pub mod format;
 pub mod json_patch;
 pub mod lists;
@@ -27,7 +28,7 @@ pub mod url;
 
 pub const ALL: [&[Function]; 16] = [
     standard::OPERATORS,
-    standard::CONVERSIONS,
+    conversions::FUNCTIONS,
     standard::CONTAINERS,
     time::FUNCTIONS,
     strings::FUNCTIONS,

@@ -63,7 +63,7 @@ fn unwrapped<'a>(list: &List<'a>) -> Answer<'a> {
         match item? {
             Value::Optional(Some(inner)) => items.push((*inner).clone()),
             Value::Optional(None) => {}
-            other => return fault(format!("value {} is not optional", super::standard::plain(&other))),
+            other => return fault(format!("value {} is not optional", super::conversions::plain(&other))),
         }
     }
     Ok(Value::list(items))

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use regex::Regex;
 
 use crate::cel::signature::Function;
-use crate::cel::value::{Answer, EvalError, Value, fault, no_overload};
+use crate::cel::value::{Answer, EvalError, ITEMS_MAX, Value, bounded, fault, no_overload};
 
 /// The largest compiled expression in bytes: a tenth of the crate's default, far above what rules for names need.
 const COMPILED_BYTES_MAX: usize = 1 << 20;
@@ -90,5 +90,8 @@ fn find_all<'a>(args: &[Value<'a>]) -> Answer<'a> {
         _ => return no_overload(),
     };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    Ok(Value::texts(illegal(pattern)?.find_iter(text).take(limit).map(|found| found.as_str())))
+    let regex = illegal(pattern)?;
+    let found: Vec<&str> = regex.find_iter(text).take(limit.min(ITEMS_MAX + 1)).map(|found| found.as_str()).collect();
+    bounded(found.len(), ITEMS_MAX)?;
+    Ok(Value::texts(found))
 }

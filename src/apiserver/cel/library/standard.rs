@@ -1,16 +1,17 @@
-//! cel-go's standard functions: operators, conversions, sizes and membership.
+//! cel-go's standard functions: operators, sizes and membership.
 //!
 //! `&&`, `||`, `?:`, `==`, `!=` and optional selection run in [`crate::cel::eval`]; here are their types.
 //!
 //! Source: cel-go `common/stdlib/standard.go`, `common/types`.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
-use super::number_text::double;
+use super::conversions::plain;
 use super::time;
 use crate::cel::signature::Function;
-use crate::cel::value::{Answer, EvalError, Key, List, Map, Text, Value, fault, no_overload};
+use crate::cel::value::{
+    Answer, EvalError, ITEMS_MAX, Key, List, Map, TEXT_BYTES_MAX, Value, bounded, fault, no_overload,
+};
 
 /// Run by the evaluator itself.
 pub fn never<'a>(_: &[Value<'a>]) -> Answer<'a> {
@@ -194,89 +195,16 @@ pub const CONTAINERS: &[Function] = &[
     },
 ];
 
-pub const CONVERSIONS: &[Function] = &[
-    Function { run: |args| Ok(Value::Type(args[0].type_name().into())), overloads: &[("type", "type", "(A) type(A)")] },
-    Function { run: |args| Ok(args[0].clone()), overloads: &[("dyn", "to_dyn", "(A) dyn")] },
-    Function {
-        run: to_bool,
-        overloads: &[("bool", "bool_to_bool", "(bool) bool"), ("bool", "string_to_bool", "(string) bool")],
-    },
-    Function {
-        run: to_bytes,
-        overloads: &[("bytes", "bytes_to_bytes", "(bytes) bytes"), ("bytes", "string_to_bytes", "(string) bytes")],
-    },
-    Function {
-        run: to_double,
-        overloads: &[
-            ("double", "double_to_double", "(double) double"),
-            ("double", "int64_to_double", "(int) double"),
-            ("double", "string_to_double", "(string) double"),
-            ("double", "uint64_to_double", "(uint) double"),
-        ],
-    },
-    Function {
-        run: to_duration,
-        overloads: &[
-            ("duration", "duration_to_duration", "(duration) duration"),
-            ("duration", "int64_to_duration", "(int) duration"),
-            ("duration", "string_to_duration", "(string) duration"),
-        ],
-    },
-    Function {
-        run: to_int,
-        overloads: &[
-            ("int", "int64_to_int64", "(int) int"),
-            ("int", "double_to_int64", "(double) int"),
-            ("int", "duration_to_int64", "(duration) int"),
-            ("int", "string_to_int64", "(string) int"),
-            ("int", "timestamp_to_int64", "(timestamp) int"),
-            ("int", "uint64_to_int64", "(uint) int"),
-        ],
-    },
-    Function {
-        run: |args| to_text(&args[0]),
-        overloads: &[
-            ("string", "string_to_string", "(string) string"),
-            ("string", "bool_to_string", "(bool) string"),
-            ("string", "bytes_to_string", "(bytes) string"),
-            ("string", "double_to_string", "(double) string"),
-            ("string", "duration_to_string", "(duration) string"),
-            ("string", "int64_to_string", "(int) string"),
-            ("string", "timestamp_to_string", "(timestamp) string"),
-            ("string", "uint64_to_string", "(uint) string"),
-            ("string", "ip_to_string", "(ip) string"),
-            ("string", "cidr_to_string", "(cidr) string"),
-        ],
-    },
-    Function {
-        run: to_timestamp,
-        overloads: &[
-            ("timestamp", "timestamp_to_timestamp", "(timestamp) timestamp"),
-            ("timestamp", "int64_to_timestamp", "(int) timestamp"),
-            ("timestamp", "string_to_timestamp", "(string) timestamp"),
-        ],
-    },
-    Function {
-        run: to_uint,
-        overloads: &[
-            ("uint", "uint64_to_uint64", "(uint) uint"),
-            ("uint", "double_to_uint64", "(double) uint"),
-            ("uint", "int64_to_uint64", "(int) uint"),
-            ("uint", "string_to_uint64", "(string) uint"),
-        ],
-    },
-];
-
-fn overflow<T>() -> Result<T, EvalError> {
+pub fn overflow<T>() -> Result<T, EvalError> {
     fault("integer overflow")
 }
-fn unsigned_overflow<T>() -> Result<T, EvalError> {
+pub fn unsigned_overflow<T>() -> Result<T, EvalError> {
     fault("unsigned integer overflow")
 }
-fn int<'a>(n: Option<i64>) -> Answer<'a> {
+pub fn int<'a>(n: Option<i64>) -> Answer<'a> {
     n.map_or_else(overflow, |n| Ok(Value::Int(n)))
 }
-fn uint<'a>(n: Option<u64>) -> Answer<'a> {
+pub fn uint<'a>(n: Option<u64>) -> Answer<'a> {
     n.map_or_else(unsigned_overflow, |n| Ok(Value::Uint(n)))
 }
 
@@ -299,8 +227,14 @@ pub fn add<'a>(args: &[Value<'a>]) -> Answer<'a> {
         [Value::Int(a), Value::Int(b)] => int(a.checked_add(*b)),
         [Value::Uint(a), Value::Uint(b)] => uint(a.checked_add(*b)),
         [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a + b)),
-        [Value::String(a), Value::String(b)] => Ok(Value::text(format!("{}{}", &**a, &**b))),
-        [Value::Bytes(a), Value::Bytes(b)] => Ok(Value::Bytes([&**a, &**b].concat().into())),
+        [Value::String(a), Value::String(b)] => {
+            bounded(a.len() + b.len(), TEXT_BYTES_MAX)?;
+            Ok(Value::text(format!("{}{}", &**a, &**b)))
+        }
+        [Value::Bytes(a), Value::Bytes(b)] => {
+            bounded(a.len() + b.len(), TEXT_BYTES_MAX)?;
+            Ok(Value::Bytes([&**a, &**b].concat().into()))
+        }
         [Value::List(a), Value::List(b)] => append(a.clone(), b),
         [Value::Duration(a), Value::Duration(b)] => time::duration(a.checked_add(*b)),
         [Value::Timestamp(t), Value::Duration(d)] | [Value::Duration(d), Value::Timestamp(t)] => time::moved(*t, *d),
@@ -316,6 +250,7 @@ pub fn append<'a>(a: List<'a>, b: &List<'a>) -> Answer<'a> {
         List::Json { kind, .. } => *kind,
         List::Made(_) => &ListType::Atomic,
     };
+    bounded(a.len() + b.len(), ITEMS_MAX)?;
     let mut items = a.into_items()?;
     let same = |x: &Value<'a>, y: &Value<'a>, keys: &[String]| match (x, y) {
         (Value::Map(x), Value::Map(y)) => keys.iter().all(|key| match (x.field(key), y.field(key)) {
@@ -436,122 +371,4 @@ pub fn insert<'a>(map: Map<'a>, rest: &[Value<'a>]) -> Answer<'a> {
         _ => return no_overload(),
     }
     Ok(Value::map(entries))
-}
-
-fn conversion<T>(from: &Value, to: &str) -> Result<T, EvalError> {
-    fault(format!("type conversion error from '{}' to '{to}'", from.type_name()))
-}
-fn to_bool<'a>(args: &[Value<'a>]) -> Answer<'a> {
-    match args {
-        [v @ Value::Bool(_)] => Ok(v.clone()),
-        [v @ Value::String(text)] => match &**text {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Value::Bool(true)),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Value::Bool(false)),
-            _ => conversion(v, "bool"),
-        },
-        _ => no_overload(),
-    }
-}
-fn to_bytes<'a>(args: &[Value<'a>]) -> Answer<'a> {
-    match args {
-        [v @ Value::Bytes(_)] => Ok(v.clone()),
-        [Value::String(text)] => Ok(Value::Bytes(text.as_bytes().into())),
-        _ => no_overload(),
-    }
-}
-fn to_double<'a>(args: &[Value<'a>]) -> Answer<'a> {
-    match args {
-        [v @ Value::Double(_)] => Ok(v.clone()),
-        [Value::Int(i)] => Ok(Value::Double(*i as f64)),
-        [Value::Uint(u)] => Ok(Value::Double(*u as f64)),
-        [v @ Value::String(text)] => match text.parse() {
-            Ok(d) => Ok(Value::Double(d)),
-            Err(_) => conversion(v, "double"),
-        },
-        _ => no_overload(),
-    }
-}
-fn to_duration<'a>(args: &[Value<'a>]) -> Answer<'a> {
-    match args {
-        [v @ Value::Duration(_)] => Ok(v.clone()),
-        [Value::Int(nanos)] => Ok(Value::Duration(*nanos)),
-        [v @ Value::String(text)] => match time::parse_duration(text) {
-            Some(nanos) => Ok(Value::Duration(nanos)),
-            None => conversion(v, "google.protobuf.Duration"),
-        },
-        _ => no_overload(),
-    }
-}
-fn to_int<'a>(args: &[Value<'a>]) -> Answer<'a> {
-    const LIMIT: f64 = 9_223_372_036_854_775_807.0;
-    match args {
-        [v @ Value::Int(_)] => Ok(v.clone()),
-        [Value::Double(d)] if d.is_nan() || *d <= -LIMIT || *d >= LIMIT => overflow(),
-        [Value::Double(d)] => Ok(Value::Int(*d as i64)),
-        [Value::Duration(nanos)] => Ok(Value::Int(*nanos)),
-        [Value::Timestamp(t)] => Ok(Value::Int(t.as_nanosecond().div_euclid(1_000_000_000) as i64)),
-        [Value::Uint(u)] => int(i64::try_from(*u).ok()),
-        [v @ Value::String(text)] => match text.parse() {
-            Ok(i) => Ok(Value::Int(i)),
-            Err(_) => conversion(v, "int"),
-        },
-        _ => no_overload(),
-    }
-}
-fn to_uint<'a>(args: &[Value<'a>]) -> Answer<'a> {
-    match args {
-        [v @ Value::Uint(_)] => Ok(v.clone()),
-        [Value::Double(d)] if d.is_nan() || *d < 0.0 || *d >= 18_446_744_073_709_551_615.0 => unsigned_overflow(),
-        [Value::Double(d)] => Ok(Value::Uint(*d as u64)),
-        [Value::Int(i)] => uint(u64::try_from(*i).ok()),
-        [v @ Value::String(text)] => match text.parse() {
-            Ok(u) => Ok(Value::Uint(u)),
-            Err(_) => conversion(v, "uint"),
-        },
-        _ => no_overload(),
-    }
-}
-fn to_timestamp<'a>(args: &[Value<'a>]) -> Answer<'a> {
-    match args {
-        [v @ Value::Timestamp(_)] => Ok(v.clone()),
-        [Value::Int(seconds)] => match jiff::Timestamp::from_second(*seconds) {
-            Ok(t) => time::in_range(t),
-            Err(_) => fault("timestamp overflow"),
-        },
-        [v @ Value::String(text)] => match time::parse_timestamp(text) {
-            Some(t) => time::in_range(t),
-            None => conversion(v, "google.protobuf.Timestamp"),
-        },
-        _ => no_overload(),
-    }
-}
-
-/// The text that `string()` makes of a value.
-pub fn to_text<'a>(value: &Value<'a>) -> Answer<'a> {
-    let text = match value {
-        Value::String(_) => return Ok(value.clone()),
-        Value::Bool(b) => b.to_string(),
-        Value::Int(i) => i.to_string(),
-        Value::Uint(u) => u.to_string(),
-        Value::Double(d) => double(*d),
-        Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => text.to_owned(),
-            Err(_) => return fault("invalid UTF-8 in bytes, cannot convert to string"),
-        },
-        Value::Timestamp(t) => time::timestamp_text(*t),
-        Value::Duration(nanos) => time::duration_text(*nanos),
-        Value::Type(name) => return Ok(Value::String(Text::Shared(Arc::clone(name)))),
-        Value::Ip(ip) => ip.to_string(),
-        Value::Cidr(ip, bits) => format!("{ip}/{bits}"),
-        other => return conversion(other, "string"),
-    };
-    Ok(Value::text(text))
-}
-
-/// A value as errors quote it.
-pub fn plain(value: &Value) -> String {
-    match to_text(value) {
-        Ok(Value::String(text)) => text.to_string(),
-        _ => value.type_name(),
-    }
 }

@@ -3,10 +3,10 @@
 //!
 //! Source: cel-go `ext/formatting.go`.
 
+use super::conversions::to_text;
 use super::number_text;
-use super::standard::to_text;
 use crate::cel::types::Type;
-use crate::cel::value::{EvalError, List, Map, Value, fault};
+use crate::cel::value::{EvalError, List, Map, TEXT_BYTES_MAX, Value, bounded, fault};
 
 /// Digits behind the point when a clause does not say. Source: cel-go `defaultPrecision`.
 const PRECISION: usize = 6;
@@ -128,7 +128,7 @@ pub fn format(format: &str, args: &List) -> Result<String, EvalError> {
     match (failed, result) {
         (Some(error), _) => Err(error),
         (None, Err(message)) => fault(message),
-        (None, Ok(_)) => Ok(out),
+        (None, Ok(_)) => bounded(out.len(), TEXT_BYTES_MAX).map(|()| out),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::string_format;
 use crate::cel::signature::Function;
-use crate::cel::value::{Answer, Value, fault, no_overload};
+use crate::cel::value::{Answer, ITEMS_MAX, TEXT_BYTES_MAX, Value, bounded, fault, no_overload};
 
 pub const FUNCTIONS: &[Function] = &[
     Function {
@@ -154,6 +154,8 @@ fn replace<'a>(args: &[Value<'a>]) -> Answer<'a> {
         [Value::String(s), Value::String(old), Value::String(new), Value::Int(count)] => (s, old, new, *count),
         _ => return no_overload(),
     };
+    let found = s.matches(&**old).take(usize::try_from(count).unwrap_or(usize::MAX)).count();
+    bounded(s.len().saturating_add(found.saturating_mul(new.len())), TEXT_BYTES_MAX)?;
     Ok(Value::text(match usize::try_from(count) {
         Ok(count) => s.replacen(&**old, new, count),
         Err(_) => s.replace(&**old, new),
@@ -174,6 +176,7 @@ fn split<'a>(args: &[Value<'a>]) -> Answer<'a> {
         let mut parts = Vec::new();
         let mut rest: &str = s;
         while parts.len() + 1 < count {
+            bounded(parts.len(), ITEMS_MAX)?;
             let Some(c) = rest.chars().next() else { break };
             parts.push(&rest[..c.len_utf8()]);
             rest = &rest[c.len_utf8()..];
@@ -183,6 +186,7 @@ fn split<'a>(args: &[Value<'a>]) -> Answer<'a> {
         }
         return Ok(Value::texts(parts));
     }
+    bounded(s.matches(&**separator).take(count).count(), ITEMS_MAX)?;
     Ok(Value::texts(s.splitn(count, &**separator)))
 }
 fn substring<'a>(args: &[Value<'a>]) -> Answer<'a> {
@@ -214,12 +218,13 @@ fn join<'a>(args: &[Value<'a>]) -> Answer<'a> {
     for (i, item) in list.iter().enumerate() {
         let item = item?;
         let Value::String(text) = &item else {
-            return fault(format!("join: invalid input: {}", super::standard::plain(&item)));
+            return fault(format!("join: invalid input: {}", super::conversions::plain(&item)));
         };
         if i > 0 {
             out.push_str(separator);
         }
         out.push_str(text);
+        bounded(out.len(), TEXT_BYTES_MAX)?;
     }
     Ok(Value::text(out))
 }
