@@ -341,6 +341,65 @@ fn static_estimates() {
     assert!(expensive.estimate().max > super::OBJECT_COST_MAX);
 }
 
+/// The numbers that upstream promises. Source: apiextensions-apiserver `schema/cel/compilation_test.go` `TestCostEstimation`.
+#[test]
+fn estimates_are_upstreams() {
+    let of = |schema: &Json, rule: &str| {
+        let env = Env::default().with("self", of_schema(schema, false, "selfType", &|_| None).unwrap());
+        env.compile(rule).unwrap_or_else(|issues| panic!("{}", render(rule, &issues))).estimate().max
+    };
+    let item = |of: &str| match of {
+        "duration" | "date" | "date-time" | "byte" => json!({"type": "string", "format": of}),
+        "int-or-string" => json!({"x-kubernetes-int-or-string": true}),
+        of => json!({"type": of}),
+    };
+    for (of_item, rule, free, most, bound) in [
+        ("number", "self.all(x, true)", 4_718_591, 10, 32),
+        ("string", "self.all(x, true)", 3_145_727, 20, 62),
+        ("boolean", "self.all(x, true)", 1_887_437, 5, 17),
+        ("int-or-string", "self.all(x, true)", 4_718_591, 10, 32),
+        ("duration", "self.all(x, true)", 2_359_295, 5, 17),
+        ("date", "self.all(x, true)", 725_936, 15, 47),
+        ("date-time", "self.all(x, true)", 428_963, 25, 77),
+        ("number", "self[1] == 0.0", 2, 5000, 2),
+        ("string", "self[1] == self[1]", 314_577, 8, 314_577),
+        ("number", "self.all(x, x == 0.0)", 6_291_454, 3 * 1024 * 2048, 25_165_826),
+        ("int-or-string", "self[0] == 5", 3, 10, 3),
+        ("date", "self[2].getDayOfMonth() == 13", 4, 42, 4),
+    ] {
+        assert_eq!(of(&json!({"type": "array", "items": item(of_item)}), rule), free, "{of_item}: {rule}");
+        let limited = json!({"type": "array", "items": item(of_item), "maxItems": most});
+        assert_eq!(of(&limited, rule), bound, "{of_item}, limited: {rule}");
+    }
+    let numbers = json!({"type": "array", "items": item("number"), "maxItems": 10});
+    assert_eq!(of(&numbers, "self.all(x, self.all(y, true))"), 352);
+    assert_eq!(of(&numbers, "self.all(x, self.all(y, self.all(z, true)))"), 3552);
+    for (of_value, rule, free, most, bound) in [
+        ("number", "self.all(x, true)", 1_348_169, 10, 32),
+        ("string", "self.all(x, true)", 1_179_647, 3, 11),
+        ("boolean", "self.all(x, true)", 943_718, 100, 302),
+        ("duration", "self.all(x, true)", 1_048_577, 5, 17),
+        ("date", "self.all(x, true)", 524_288, 10, 32),
+        ("number", "self['x'] == 0.0", 2, 0, 2),
+    ] {
+        assert_eq!(of(&json!({"type": "object", "additionalProperties": item(of_value)}), rule), free, "{rule}");
+        let limited = json!({"type": "object", "additionalProperties": item(of_value), "maxProperties": most});
+        assert_eq!(of(&limited, rule), bound, "{of_value}, limited: {rule}");
+    }
+    for (rule, free, most, bound) in [
+        ("self.contains('test')", 314_574, 10, 5),
+        ("self.startsWith('test')", 2, 15, 2),
+        ("size(self + \"hello\") > size(\"hello\")", 314_578, 4, 7),
+        ("self.matches(\"x\")", 314_574, 50, 22),
+        ("\"\".matches(\"(((((((((())))))))))[0-9]\")", 7, 10, 7),
+        ("self.matches(\"\")", 1, 100, 1),
+        ("self == \"x\"", 2, 0, 1),
+    ] {
+        assert_eq!(of(&json!({"type": "string"}), rule), free, "{rule}");
+        assert_eq!(of(&json!({"type": "string", "maxLength": most}), rule), bound, "limited: {rule}");
+    }
+}
+
 #[test]
 fn typed_values() {
     let schema = json!({"type": "object", "properties": {
