@@ -27,6 +27,19 @@ pub fn row(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Row {
     rows::row(kind, object, now)
 }
 
+/// Puts the texts of a list into the order in which they are shown, for the one kind whose order means something: flow schemas
+/// by their precedence. Source: `printFlowSchemaList`.
+pub fn sort(kind: &Kind, texts: &mut [&[u8]]) {
+    if kind.kind != "FlowSchema" || kind.group != "flowcontrol.apiserver.k8s.io" {
+        return;
+    }
+    texts.sort_by_cached_key(|text| {
+        let object: Value = serde_json::from_slice(text).unwrap_or_default();
+        let precedence = object["spec"]["matchingPrecedence"].as_i64().unwrap_or(0);
+        (precedence, object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+    });
+}
+
 /// Whether the kind can be shown as a table; reviews and bindings cannot (406).
 pub fn printable(kind: &Kind) -> bool {
     kind.stored || kind.allows(Verb::Get)

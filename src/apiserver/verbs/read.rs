@@ -208,6 +208,8 @@ pub fn respond_list(
         (As::TableV1 | As::TableV1beta1, _) => {
             let version = respond::table_version(accepted.as_);
             let mut table = Table::new(ask.served, version, include_object(ask)?, ask.now);
+            let mut texts: Vec<&[u8]> = texts.collect();
+            crate::printers::sort(ask.served, &mut texts);
             for text in texts {
                 table.push(text).map_err(Status::internal)?;
             }

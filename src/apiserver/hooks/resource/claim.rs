@@ -4,7 +4,7 @@ use serde_json::Value;
 use types::field::{FieldError, Path};
 
 use super::super::check::{self, Errors, IMMUTABLE, items};
-use super::super::json::{each_mut, get, has, int, list, object_mut, same, set_blank, set_zero, text};
+use super::super::json::{each_mut, ensure_object, get, has, int, list, object_mut, same, set_blank, set_zero, text};
 use super::super::{Context, Hooks, metadata, strategy};
 use super::shared::{self, CONFIG_MAX, REQUESTS_MAX};
 use super::{BASE, attribute, status};
@@ -37,7 +37,10 @@ pub static CLAIM: Hooks = Hooks {
 
 pub static TEMPLATE: Hooks = Hooks {
     default: |template| {
-        if let Some(spec) = object_mut(template, "spec").and_then(|spec| object_mut(spec, "spec")) {
+        let Some(outer) = object_mut(template, "spec") else { return };
+        // always shown, as the metadata of a pod template is
+        ensure_object(outer, "metadata");
+        if let Some(spec) = object_mut(outer, "spec") {
             default(spec);
         }
     },

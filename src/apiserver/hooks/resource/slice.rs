@@ -47,6 +47,9 @@ const TAINTS_MAX: usize = 16;
 
 fn default(slice: &mut Value) {
     let Some(spec) = object_mut(slice, "spec") else { return };
+    if let Some(pool) = object_mut(spec, "pool") {
+        set_absent(pool, "generation", 0);
+    }
     for device in each_mut(spec, "devices") {
         for (_, capacity) in device.get_mut("capacity").and_then(Value::as_object_mut).into_iter().flatten() {
             if let Some(value) = capacity.get_mut("value") {

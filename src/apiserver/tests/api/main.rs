@@ -7,6 +7,7 @@ mod bad_input;
 mod custom;
 mod evictions;
 mod harness;
+mod kinds;
 mod kubectl;
 mod managed;
 mod objects;
