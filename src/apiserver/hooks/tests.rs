@@ -288,6 +288,7 @@ fn status_and_spec_are_written_apart() {
     }
 }
 
+mod batch;
 mod devices;
 mod extension;
 mod kinds;
@@ -296,3 +297,4 @@ mod others;
 mod pods;
 mod services;
 mod storage;
+mod volumes;

@@ -12,6 +12,7 @@ pub mod defaults;
 pub mod placement;
 pub mod probe;
 pub mod qos;
+mod resize;
 pub mod security;
 pub mod update;
 pub mod validate;
@@ -57,7 +58,11 @@ fn prepare_update(new: &mut Value, old: &Value, context: &Context) {
         }
         return;
     }
-    copy(new, old, "status");
+    match context.subresource {
+        "resize" => resize::prepare(new, old),
+        "ephemeralcontainers" => resize::prepare_ephemeral(new, old),
+        _ => copy(new, old, "status"),
+    }
     bump_generation(new, old);
 }
 

@@ -5,7 +5,9 @@ use types::field::{FieldError, Path};
 
 use super::super::super::Context;
 use super::super::super::check::Errors;
+use super::super::super::difference::difference;
 use super::super::super::json::{get, int, list, map, object_mut, remove, same, set, text};
+use super::resize;
 
 const ALLOWED: &str = "pod updates may not change fields other than \
     `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \
@@ -18,7 +20,11 @@ pub fn validate(new: &Value, old: &Value, context: &Context) -> Errors {
         return errors;
     }
     let (spec, before, path) = (get(new, "spec"), get(old, "spec"), Path::new("spec"));
+    if context.subresource == "resize" {
+        return resize::validate(new, old);
+    }
     if context.subresource == "ephemeralcontainers" {
+        errors = resize::validate_ephemeral(new, old);
         ephemeral(spec, before, &path, &mut errors);
         return errors;
     }
@@ -141,7 +147,8 @@ fn ephemeral(spec: &Value, before: &Value, path: &Path, errors: &mut Errors) {
                 errors.push(FieldError::forbidden(&at, words));
             }
             Some(new) if !same(new, old) => {
-                let words = format!("existing ephemeral containers {name:?} may not be changed\n");
+                let shown = difference(old, new);
+                let words = format!("existing ephemeral containers {name:?} may not be changed\n{shown}");
                 errors.push(FieldError::forbidden(&at, words));
             }
             Some(_) => {}

@@ -48,7 +48,8 @@ pub fn template(template: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-fn spec(spec: &Value, path: &Path, errors: &mut Errors) {
+/// The spec of a pod or of a template.
+pub fn spec(spec: &Value, path: &Path, errors: &mut Errors) {
     let volumes = volume::volumes(spec, path, errors);
     container::containers(spec, path, &volumes, errors);
     required_one_of(errors, spec, "restartPolicy", path, RESTART_POLICIES);
