@@ -31,5 +31,5 @@ pub mod webhook;
 
 pub use auth::identity::Identity;
 pub use http::body::Body;
-pub use server::{ApiServer, Clock, Config, Error, Peer, Version};
+pub use server::{ApiServer, Certificate, Clock, Config, Error, Peer, Version};
 pub use verbs::facts::{ObjectFacts, facts_of};

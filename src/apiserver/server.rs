@@ -17,12 +17,12 @@ use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
 use crate::admission::{self, Plugins};
-use crate::auth::authenticate::{authenticate, impersonate};
+use crate::auth::authenticate::{Authenticator, impersonate};
 use crate::auth::identity::Identity;
 use crate::auth::rbac::{self, Rbac};
 use crate::auth::review;
 use crate::auth::token::Tokens;
-use crate::auth::{Attributes, Authorizer, Target};
+use crate::auth::{Attributes, Authorizer, Settings, Target};
 use crate::codec::{Accepted, As};
 use crate::conversion;
 use crate::custom::{self, Kinds};
@@ -60,8 +60,10 @@ pub struct Config {
     pub service_account_issuer: String,
     /// What a token is good for when its request names no audience.
     pub api_audiences: Vec<String>,
-    /// The ES256 key that signs ServiceAccount tokens (PKCS#8 in PEM), from `cluster::pki`.
+    /// The ES256 key that signs ServiceAccount tokens (PKCS#8 in PEM), from `cluster::pki`; keys that follow it are believed.
     pub service_account_key_pem: String,
+    /// Who else is believed.
+    pub authentication: Settings,
     /// Reaches node agents (logs, exec, port-forward); `None`: those answer 503.
     pub dialer: Option<Arc<dyn Dial>>,
     /// Service address ranges, primary first; from `--service-cidr`.
@@ -100,9 +102,22 @@ pub enum Error {
 pub enum Peer {
     /// A part of the same process, which is believed.
     Local(Arc<Identity>),
-    /// A connection. `certificate` is the identity of a client certificate that was verified for the whole connection,
-    /// `Err` one that was not: such a request is answered with 401.
-    Remote { address: SocketAddr, certificate: Result<Option<Arc<Identity>>, ()> },
+    Remote {
+        address: SocketAddr,
+        certificate: Certificate,
+    },
+}
+
+/// The certificate that a client showed for the whole connection.
+#[derive(Debug, Clone)]
+pub enum Certificate {
+    Absent,
+    /// Verified, and this is whom it names.
+    Client(Arc<Identity>),
+    /// Verified as that of a proxy, which is believed about whom it asks for.
+    FrontProxy,
+    /// Signed by nobody who is believed, or not valid at this time. Requests need other credentials.
+    Unknown,
 }
 
 /// The API server. A cheap handle.
@@ -116,7 +131,7 @@ pub struct Shared {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) authorizer: Authorizer,
-    pub(crate) tokens: Tokens,
+    pub(crate) authenticator: Authenticator,
     pub(crate) allocator: Allocator,
     pub(crate) kinds: Kinds,
     pub(crate) admission: Plugins,
@@ -153,11 +168,12 @@ impl ApiServer {
         let kinds = Kinds::load(&*store.snapshot());
         let authorizer = Authorizer { rbac: Rbac::new(store.clone()) };
         let admission = Plugins::new(store.clone());
+        let authenticator = Authenticator::new(tokens, config.authentication.clone());
         let shared = Arc::new(Shared {
             config,
             store,
             authorizer,
-            tokens,
+            authenticator,
             allocator,
             kinds,
             admission,
@@ -191,6 +207,11 @@ impl ApiServer {
     /// The time by the server's clock.
     pub fn now(&self) -> jiff::Timestamp {
         (self.shared.config.clock)()
+    }
+
+    /// What signs and checks ServiceAccount tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.shared.authenticator.tokens
     }
 
     /// From here on `/readyz` fails, so that others send their requests elsewhere, and open watches end.
@@ -235,11 +256,8 @@ impl ApiServer {
         let query = Query::parse(request.uri().query());
         let method = request.method().clone();
         let view = shared.store.snapshot();
-        let sender = authenticate(request.headers(), peer, &shared.tokens, now, &*view)?;
-        if sender.is_anonymous() && !documents::is_public(&path) {
-            return Err(Status::unauthorized());
-        }
-        let identity = impersonate(request.headers(), &sender, &shared.authorizer, &*view)?;
+        let sender = shared.authenticator.authenticate(request.headers(), &path, peer, now, &*view).await?;
+        let identity = impersonate(request.headers(), &sender.identity, &shared.authorizer, &*view)?;
         let resource = match router::parse(&path) {
             Path::Resource(resource) => resource,
             Path::Other => {
@@ -431,7 +449,7 @@ async fn dispatch(ask: &mut Ask<'_>, verb: &str, method: &Method, body: &Bytes) 
         (_, "list") => verbs::read::list(ask).await,
         (_, "watch") => verbs::watch::watch(ask).await,
         (_, "create") if ask.kind.kind == "Binding" => verbs::binding::bind(ask, body).await,
-        (_, "create") if !ask.kind.stored => review(ask, body),
+        (_, "create") if !ask.kind.stored => review(ask, body).await,
         (_, "create") => verbs::create::create(ask, body).await,
         (_, "update") => verbs::update::update(ask, body).await,
         (_, "patch") => verbs::patch::patch(ask, body).await,
@@ -441,7 +459,7 @@ async fn dispatch(ask: &mut Ask<'_>, verb: &str, method: &Method, body: &Bytes) 
     }
 }
 
-fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
+async fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     ask.dry_run("CreateOptions")?;
     let mut object = ask.decode(body, &ask.kind.gvk())?;
     let hooks = crate::hooks::of(ask.kind);
@@ -453,12 +471,12 @@ fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let view = ask.view();
     let desk = review::Desk {
         authorizer: &ask.shared.authorizer,
-        tokens: &ask.shared.tokens,
+        authenticator: &ask.shared.authenticator,
         view: &*view,
         identity: ask.identity,
         now: ask.now,
     };
-    let mut value = review::answer(&desk, ask.kind, ask.namespace, object)?;
+    let mut value = review::answer(&desk, ask.kind, ask.namespace, object).await?;
     let metadata = object::meta_mut(&mut value);
     metadata.entry("creationTimestamp").or_insert(serde_json::Value::Null);
     Ok(Answer::Object { code: 201, value })

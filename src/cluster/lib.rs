@@ -1,11 +1,12 @@
 //! What servers and nodes need to trust each other, and (with more than one server) to agree.
 //!
 //! Today: the certificate authority, the leaves it signs, the key that signs ServiceAccount tokens, and the kubeconfigs
-//! made from them ([`pki`]). The Raft-replicated store will live here too. What never lives here: an API object, HTTP.
+//! made from them ([`pki`]), and what is signed for others ([`signing`]). The Raft-replicated store will live here too. What never lives here: an API object, HTTP.
 
 pub mod files;
 pub mod kubeconfig;
 pub mod pki;
+pub mod signing;
 
 /// What can go wrong in this room.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! ca.crt ca.key                     the authority, 10 years
-//! service-account.key               ES256 (P-256), signs ServiceAccount tokens
+//! front-proxy-ca.crt .key           signs proxies that are believed about whom they ask for, and nothing else
+//! service-account.key               ES256 (P-256): the first key signs ServiceAccount tokens, those after it are believed
 //! <leaf>.crt <leaf>.key             leaves, 1 year
 //! ```
 
@@ -42,6 +43,8 @@ const LEAF_RENEW_BEFORE_SECONDS: i64 = 90 * DAY_SECONDS;
 pub const GROUP_MASTERS: &str = "system:masters";
 /// The group of node agents.
 pub const GROUP_NODES: &str = "system:nodes";
+/// What a front proxy's certificate calls it.
+pub const FRONT_PROXY_NAME: &str = "front-proxy-client";
 
 /// A certificate chain and its key, as PEM.
 #[derive(Clone)]
@@ -130,13 +133,43 @@ pub fn api_server_hosts(cluster_domain: &str, service_address: Option<IpAddr>, o
     hosts
 }
 
-/// The authority, its folder, and the key for ServiceAccount tokens.
+/// What signs leaves.
+struct Authority {
+    pem: String,
+    der: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// The authority kept as `<file>.crt` and `<file>.key`, made when it is absent.
+    fn open(folder: &Path, file: &str, name: &str, now: Timestamp) -> Result<Self, Error> {
+        let (cert_path, key_path) = (folder.join(format!("{file}.crt")), folder.join(format!("{file}.key")));
+        let (pem, key_pem) = match (files::read(&cert_path)?, files::read(&key_path)?) {
+            (Some(cert), Some(key)) => (cert, key),
+            (Some(_), None) => {
+                return Err(damaged("key", &key_path, format!("it is missing while {file}.crt is there")));
+            }
+            // A key without a certificate is what a power cut between the two writes leaves.
+            (None, _) => {
+                let made = make_authority(name, now)?;
+                files::write(&key_path, made.key_pem.as_bytes())?;
+                files::write(&cert_path, made.chain_pem.as_bytes())?;
+                (made.chain_pem, made.key_pem)
+            }
+        };
+        let key = KeyPair::from_pem(&key_pem).map_err(|e| damaged("key", &key_path, e))?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| damaged("certificate", &cert_path, e))?;
+        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| damaged("certificate", &cert_path, e))?;
+        Ok(Self { pem, der, issuer })
+    }
+}
+
+/// The authorities, their folder, and the keys for ServiceAccount tokens.
 pub struct Pki {
     folder: PathBuf,
     now: Timestamp,
-    ca_pem: String,
-    ca_der: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
+    ca: Authority,
+    front_proxy: Authority,
     service_account_key_pem: String,
 }
 
@@ -145,26 +178,12 @@ fn damaged(what: &'static str, path: &Path, detail: impl std::fmt::Display) -> E
 }
 
 impl Pki {
-    /// Opens the folder; makes the authority and the token key when they are absent. An authority that cannot be read is
+    /// Opens the folder; makes the authorities and the token key when they are absent. An authority that cannot be read is
     /// an error, never replaced: every certificate in the cluster hangs on it.
     pub fn open(folder: &Path, now: Timestamp) -> Result<Self, Error> {
         files::make_folder(folder)?;
-        let (cert_path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
-        let (ca_pem, key_pem) = match (files::read(&cert_path)?, files::read(&key_path)?) {
-            (Some(cert), Some(key)) => (cert, key),
-            (Some(_), None) => return Err(damaged("key", &key_path, "it is missing while ca.crt is there")),
-            // A key without a certificate is what a power cut between the two writes leaves.
-            (None, _) => {
-                let made = make_authority(now)?;
-                files::write(&key_path, made.key_pem.as_bytes())?;
-                files::write(&cert_path, made.chain_pem.as_bytes())?;
-                (made.chain_pem, made.key_pem)
-            }
-        };
-        let key = KeyPair::from_pem(&key_pem).map_err(|e| damaged("key", &key_path, e))?;
-        let ca_der =
-            CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| damaged("certificate", &cert_path, e))?;
-        let issuer = Issuer::from_ca_cert_der(&ca_der, key).map_err(|e| damaged("certificate", &cert_path, e))?;
+        let ca = Authority::open(folder, "ca", "kedge-ca", now)?;
+        let front_proxy = Authority::open(folder, "front-proxy-ca", "kedge-front-proxy-ca", now)?;
         let token_path = folder.join("service-account.key");
         let service_account_key_pem = match files::read(&token_path)? {
             Some(pem) => pem,
@@ -175,18 +194,32 @@ impl Pki {
             }
         };
         KeyPair::from_pem(&service_account_key_pem).map_err(|e| damaged("key", &token_path, e))?;
-        Ok(Self { folder: folder.to_owned(), now, ca_pem, ca_der, issuer, service_account_key_pem })
+        Ok(Self { folder: folder.to_owned(), now, ca, front_proxy, service_account_key_pem })
     }
 
     pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
+        &self.ca.pem
     }
 
     pub fn ca_der(&self) -> &CertificateDer<'static> {
-        &self.ca_der
+        &self.ca.der
     }
 
-    /// The ES256 key that signs ServiceAccount tokens, PKCS#8 in PEM.
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.ca.issuer
+    }
+
+    /// The authority that signs front proxies.
+    pub fn front_proxy_ca_pem(&self) -> &str {
+        &self.front_proxy.pem
+    }
+
+    pub fn front_proxy_ca_der(&self) -> &CertificateDer<'static> {
+        &self.front_proxy.der
+    }
+
+    /// The ES256 keys of ServiceAccount tokens in PEM: the first (PKCS#8) signs. To replace it, put a new one before it; once
+    /// the tokens that it signed have expired, take it away.
     pub fn service_account_key_pem(&self) -> &str {
         &self.service_account_key_pem
     }
@@ -209,6 +242,11 @@ impl Pki {
         self.leaf("apiserver-kubelet-client", &Subject::client("kube-apiserver-kubelet-client", &[GROUP_MASTERS]))
     }
 
+    /// With which the API server calls extension servers in the name of its users.
+    pub fn front_proxy_client(&self) -> Result<Leaf, Error> {
+        self.leaf_of(&self.front_proxy, FRONT_PROXY_NAME, &Subject::client(FRONT_PROXY_NAME, &[]))
+    }
+
     /// With which a node agent calls the API server.
     pub fn node_client(&self, node: &str) -> Result<Leaf, Error> {
         self.leaf(&format!("node-{node}-client"), &Subject::client(format!("system:node:{node}"), &[GROUP_NODES]))
@@ -229,15 +267,19 @@ impl Pki {
 
     /// The leaf kept in the folder as `<file>.crt` and `<file>.key`, made anew when it does not serve any more.
     pub fn leaf(&self, file: &str, subject: &Subject) -> Result<Leaf, Error> {
+        self.leaf_of(&self.ca, file, subject)
+    }
+
+    fn leaf_of(&self, authority: &Authority, file: &str, subject: &Subject) -> Result<Leaf, Error> {
         let (cert_path, key_path) = (self.folder.join(format!("{file}.crt")), self.folder.join(format!("{file}.key")));
         if let (Some(chain_pem), Some(key_pem)) = (files::read(&cert_path)?, files::read(&key_path)?) {
             let leaf = Leaf { chain_pem, key_pem };
-            match stale(&leaf, subject, &self.ca_der, self.now) {
+            match stale(&leaf, subject, &authority.der, self.now) {
                 None => return Ok(leaf),
                 Some(why) => tracing::info!(file, why, "making the certificate anew"),
             }
         }
-        let leaf = self.issue(subject)?;
+        let leaf = self.issue_by(authority, subject)?;
         // The key first: a certificate without its key looks stale at the next start and both are made again.
         files::write(&key_path, leaf.key_pem.as_bytes())?;
         files::write(&cert_path, leaf.chain_pem.as_bytes())?;
@@ -246,6 +288,10 @@ impl Pki {
 
     /// A new leaf, kept nowhere.
     pub fn issue(&self, subject: &Subject) -> Result<Leaf, Error> {
+        self.issue_by(&self.ca, subject)
+    }
+
+    fn issue_by(&self, authority: &Authority, subject: &Subject) -> Result<Leaf, Error> {
         let failed = |source| Error::Issue { subject: subject.name.clone(), source };
         let key = make_key(&subject.name)?;
         let mut params = CertificateParams::default();
@@ -263,7 +309,7 @@ impl Pki {
         }];
         params.use_authority_key_identifier_extension = true;
         limit(&mut params, self.now, LEAF_LIFETIME_SECONDS);
-        let cert = params.signed_by(&key, &self.issuer).map_err(failed)?;
+        let cert = params.signed_by(&key, &authority.issuer).map_err(failed)?;
         Ok(Leaf { chain_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
 }
@@ -283,11 +329,11 @@ fn distinguished(name: &str, groups: &[String]) -> DistinguishedName {
     dn
 }
 
-fn make_authority(now: Timestamp) -> Result<Leaf, Error> {
+fn make_authority(name: &str, now: Timestamp) -> Result<Leaf, Error> {
     let key = make_key("the authority")?;
     let mut params = CertificateParams::default();
     // The creation time keeps two clusters' authorities apart in a trust store that holds both.
-    params.distinguished_name = distinguished(&format!("kedge-ca@{}", now.as_second()), &[]);
+    params.distinguished_name = distinguished(&format!("{name}@{}", now.as_second()), &[]);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     limit(&mut params, now, CA_LIFETIME_SECONDS);
@@ -350,7 +396,7 @@ fn authority_id(cert: &x509_parser::certificate::X509Certificate<'_>) -> Option<
     })
 }
 
-fn subject_id(cert: &x509_parser::certificate::X509Certificate<'_>) -> Option<Vec<u8>> {
+pub(crate) fn subject_id(cert: &x509_parser::certificate::X509Certificate<'_>) -> Option<Vec<u8>> {
     cert.iter_extensions().find_map(|e| match e.parsed_extension() {
         x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
         _ => None,

@@ -4,6 +4,11 @@
 
 use crate::Context;
 
+pub mod certificate;
+pub mod certificate_approval;
+pub mod certificate_cleaner;
+pub mod certificate_signing;
+pub mod cluster_role_aggregation;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -14,6 +19,7 @@ pub mod pod_garbage;
 pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
+pub mod service_account_token;
 pub mod taint_eviction;
 
 #[cfg(test)]
@@ -23,6 +29,8 @@ mod harness;
 pub const ALL: &[fn(&Context)] = &[
     namespace::start,
     service_account::start,
+    service_account_token::start,
+    cluster_role_aggregation::start,
     root_ca::start,
     deployment::start,
     replicaset::start,

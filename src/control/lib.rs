@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod controllers;
 mod failures;
+pub mod keys;
 pub mod pods;
 pub mod scheduler;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub node_grace_seconds: u32,
     /// Finished pods that may exist before the oldest are deleted; upstream's `--terminated-pod-gc-threshold`.
     pub finished_pods_max: usize,
+    /// Signs certificates and tokens; without it nobody's are.
+    pub keys: Option<Arc<dyn keys::Keys>>,
     pub clock: Clock,
 }
 
@@ -43,17 +46,21 @@ impl Default for Config {
             api_port: 6443,
             node_grace_seconds: 10,
             finished_pods_max: 12_500,
+            keys: None,
             clock: Clock::system(),
         }
     }
 }
 
-/// Gives a client that acts as a name: `<controller>` as `system:serviceaccount:kube-system:<controller>`, and
-/// [`INFORMERS`] as an identity that may list and watch everything.
+/// Gives a client that acts as a name: `<controller>` as `system:serviceaccount:kube-system:<controller>`, [`INFORMERS`] as
+/// an identity that may list and watch everything, and [`MANAGER`] as what all controllers are one process of.
 pub type Clients = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 
 /// The name under which the shared caches are filled.
 pub const INFORMERS: &str = "shared-informers";
+
+/// Acts as `system:kube-controller-manager`: for what must work before there are ServiceAccounts.
+pub const MANAGER: &str = "kube-controller-manager";
 
 /// What a controller starts with.
 pub struct Context {

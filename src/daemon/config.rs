@@ -159,6 +159,9 @@ pub struct Server {
     /// External store
     #[arg(long, env = "KEDGE_DATASTORE_ENDPOINT", value_name = "URL")]
     pub datastore_endpoint: Option<String>,
+    /// AuthenticationConfiguration file: foreign token issuers, anonymous requests
+    #[arg(long, env = "KEDGE_AUTHENTICATION_CONFIG", value_name = "FILE")]
+    pub authentication_config: Option<PathBuf>,
     /// Encrypt Secrets in the store
     #[arg(long, env = "KEDGE_SECRETS_ENCRYPTION")]
     pub secrets_encryption: bool,

@@ -8,6 +8,7 @@ mod clock;
 pub mod config;
 mod host;
 mod images;
+mod keys;
 mod local;
 mod lock;
 mod log;

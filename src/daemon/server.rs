@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Server;
 use crate::lock::{Held, Mine};
-use crate::{agent, clock, host, local, manifests, notify, socket, version};
+use crate::{agent, clock, host, keys, local, manifests, notify, socket, version};
 
 /// The backlog of the API's listener: a burst of agents that come back together after a power cut.
 const BACKLOG: u32 = 1024;
@@ -131,11 +131,13 @@ async fn start(config: &Server, started: &mut Started) -> Result<()> {
         }
     });
 
-    let pki = Pki::open(&place.server_dir.join("tls"), clock::now()).context("certificates")?;
+    let pki = Arc::new(Pki::open(&place.server_dir.join("tls"), clock::now()).context("certificates")?);
     let server = api_server(config, &place, &pki, store).await?;
     let serving = CancellationToken::new();
     let leaf = pki.api_server(&serving_hosts(config, &place)).context("certificates")?;
-    let tls = apiserver::http::listener::Tls::new(leaf.chain()?, leaf.key()?, pki.ca_der().clone()).context("TLS")?;
+    let tls = apiserver::http::listener::Tls::new(leaf.chain()?, leaf.key()?, pki.ca_der().clone())
+        .and_then(|tls| tls.with_front_proxy(pki.front_proxy_ca_der().clone(), vec![pki::FRONT_PROXY_NAME.to_owned()]))
+        .context("TLS")?;
     let task = tokio::spawn(apiserver::http::listener::serve(listener, tls, server.clone(), serving.clone()));
     let stopping = server.clone();
     started.push("listener", async move {
@@ -253,14 +255,22 @@ async fn api_server(config: &Server, place: &Place, pki: &Pki, store: Arc<dyn St
         clock: Arc::new(clock::now),
         version: version::served(),
         service_account_issuer: issuer.clone(),
-        api_audiences: vec![issuer],
+        api_audiences: vec![issuer.clone()],
         service_account_key_pem: pki.service_account_key_pem().to_owned(),
+        authentication: authentication(config, &issuer)?,
         dialer: Some(Arc::new(dialer)),
         service_cidrs: config.service_cidr.clone(),
         node_ports: config.service_node_port_range,
         advertise: Some(SocketAddr::new(place.advertise, config.https_listen_port)),
     };
     ApiServer::new(settings, store).await.context("the API server")
+}
+
+/// Who is believed besides this cluster's own certificates and tokens.
+fn authentication(config: &Server, issuer: &str) -> Result<apiserver::auth::Settings> {
+    let Some(path) = &config.authentication_config else { return Ok(apiserver::auth::Settings::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    apiserver::auth::settings::parse(&text, issuer).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))
 }
 
 /// How this server proves itself to node agents, and whom it believes.
@@ -313,11 +323,12 @@ fn write_kubeconfig(config: &Server, pki: &Pki) -> Result<()> {
         .with_context(|| format!("cannot set the mode of {}", path.display()))
 }
 
-fn start_control(config: &Server, place: &Place, pki: &Pki, server: &ApiServer, started: &mut Started) {
+fn start_control(config: &Server, place: &Place, pki: &Arc<Pki>, server: &ApiServer, started: &mut Started) {
     let api = server.clone();
     let clients: control::Clients = Arc::new(move |name: &str| {
         let identity = match name {
             control::INFORMERS => Identity::admin(),
+            control::MANAGER => Identity::component("system:kube-controller-manager"),
             controller => Identity::service_account("kube-system", controller),
         };
         local::client(&api, identity).with_user_agent(name)
@@ -326,6 +337,7 @@ fn start_control(config: &Server, place: &Place, pki: &Pki, server: &ApiServer, 
         root_ca: pki.ca_pem().to_owned(),
         advertise: Some(place.advertise).filter(|ip| apiserver::verbs::start::reachable(*ip)).into_iter().collect(),
         api_port: config.https_listen_port,
+        keys: Some(Arc::new(keys::Holder::new(Arc::clone(pki), server.clone()))),
         ..control::Config::default()
     };
     let clock = settings.clock;

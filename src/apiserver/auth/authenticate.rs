@@ -16,39 +16,118 @@ use super::identity::{
     GROUP_AUTHENTICATED, GROUP_SERVICE_ACCOUNTS, GROUP_UNAUTHENTICATED, Identity, SERVICE_ACCOUNT_PREFIX,
     USER_ANONYMOUS,
 };
-use super::token::Tokens;
-use crate::server::Peer;
+use super::issuer::Issuers;
+use super::jwt::Parts;
+use super::settings::{Anonymous, Settings};
+use super::token::{Accepted, Tokens};
+use super::{bootstrap_token, front_proxy};
+use crate::http::fetch::Https;
+use crate::server::{Certificate, Peer};
 
 /// Browsers cannot set headers on a WebSocket: the token comes as a subprotocol.
 const WEBSOCKET_TOKEN_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
-/// Who sends the request. Without any credentials: nobody in particular.
-///
-/// # Errors
-/// 401 for credentials that were given and are wrong.
-pub fn authenticate(
-    headers: &HeaderMap,
-    peer: &Peer,
-    tokens: &Tokens,
-    now: Timestamp,
-    view: &dyn View,
-) -> Result<Arc<Identity>, Status> {
-    let certificate = match peer {
-        Peer::Local(identity) => return Ok(identity.clone()),
-        Peer::Remote { certificate, .. } => certificate,
-    };
-    match certificate {
-        Ok(Some(identity)) => return Ok(identity.clone()),
-        Ok(None) => {}
-        Err(()) => return Err(Status::unauthorized()),
+/// Everything that says who somebody is.
+pub struct Authenticator {
+    pub tokens: Tokens,
+    anonymous: Anonymous,
+    issuers: Issuers,
+}
+
+/// Who sends a request, and what the audit log is told of how that is known.
+pub struct Sender {
+    pub identity: Arc<Identity>,
+    /// Seconds since the token should have been replaced, of one whose life was extended.
+    pub stale_seconds: Option<i64>,
+}
+
+impl From<Arc<Identity>> for Sender {
+    fn from(identity: Arc<Identity>) -> Self {
+        Self { identity, stale_seconds: None }
     }
-    let Some(token) = bearer(headers) else { return Ok(Arc::new(Identity::anonymous())) };
-    match tokens.check(&token, &[], now, view) {
-        Ok((identity, _)) => Ok(Arc::new(identity)),
-        Err(why) => {
-            tracing::debug!(why, "refused a bearer token");
-            Err(Status::unauthorized())
+}
+
+impl Authenticator {
+    pub fn new(tokens: Tokens, settings: Settings) -> Self {
+        let fetch = settings.fetch.unwrap_or_else(|| Arc::new(Https));
+        Self { tokens, anonymous: settings.anonymous, issuers: Issuers::new(settings.issuers, fetch) }
+    }
+
+    /// Who sends the request. Without any credentials: nobody in particular, where such are served.
+    ///
+    /// # Errors
+    /// 401 for credentials that were given and are wrong, and for none where some are needed.
+    pub async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        peer: &Peer,
+        now: Timestamp,
+        view: &dyn View,
+    ) -> Result<Sender, Status> {
+        let certificate = match peer {
+            Peer::Local(identity) => return Ok(identity.clone().into()),
+            Peer::Remote { certificate, .. } => certificate,
+        };
+        let mut wrong = false;
+        match certificate {
+            Certificate::Client(identity) => return Ok(identity.clone().into()),
+            Certificate::FrontProxy => match front_proxy::identity(headers) {
+                Some(identity) => return Ok(Arc::new(identity).into()),
+                None => wrong = true,
+            },
+            Certificate::Unknown => wrong = true,
+            Certificate::Absent => {}
         }
+        if let Some(token) = bearer(headers) {
+            match self.token(&token, &[], now, view).await {
+                Ok(accepted) => {
+                    let stale_seconds = accepted.stale_seconds;
+                    return Ok(Sender { identity: Arc::new(accepted.identity), stale_seconds });
+                }
+                Err(why) => {
+                    tracing::debug!(why, "refused a bearer token");
+                    wrong = true;
+                }
+            }
+        }
+        if wrong || !self.anonymous.served(path) {
+            return Err(Status::unauthorized());
+        }
+        Ok(Arc::new(Identity::anonymous()).into())
+    }
+
+    /// Whom a token stands for, whoever issued it, and the audiences that it is good for out of `audiences` (empty: this
+    /// server's).
+    ///
+    /// # Errors
+    /// Why the token is not accepted; for the log and TokenReviews.
+    pub async fn token(
+        &self,
+        token: &str,
+        audiences: &[String],
+        now: Timestamp,
+        view: &dyn View,
+    ) -> Result<Accepted, String> {
+        let identity = if let Some((id, secret)) = bootstrap_token::parse(token) {
+            bootstrap_token::check(id, secret, now, view)?
+        } else {
+            let parts = Parts::parse(token)?;
+            if self.tokens.claims(&parts) {
+                return self.tokens.check(token, audiences, now, view);
+            }
+            self.issuers.check(&parts, now).await.ok_or("unexpected issuer")??
+        };
+        // These tokens know no audience of a cluster: they are for its API server.
+        let own = self.tokens.api_audiences();
+        let good: Vec<String> = match audiences {
+            [] => own.to_vec(),
+            wanted => wanted.iter().filter(|a| own.contains(a)).cloned().collect(),
+        };
+        if good.is_empty() {
+            return Err(format!("unable to select the audiences for {own:?} given {audiences:?}"));
+        }
+        Ok(Accepted { identity, audiences: good, stale_seconds: None })
     }
 }
 

@@ -1,8 +1,9 @@
-//! Who asks, and may they: authentication (client certificates, ServiceAccount tokens, impersonation) and authorization
-//! (RBAC, the node authorizer). What never lives here: a change of an object.
+//! Who asks, and may they: authentication (certificates, tokens, front proxies, impersonation) and authorization (RBAC, the
+//! node authorizer). What never lives here: a change of an object.
 //!
 //! ```text
-//! request → authenticate (certificate of the connection | bearer token | anonymous) → impersonate → authorize
+//! request → authenticate (certificate of the connection, the client's or a front proxy's
+//!                         | bearer token: bootstrap, ServiceAccount, foreign issuer | anonymous) → impersonate → authorize
 //!                                                                                        system:masters: yes
 //!                                                                                        nodes: node, then RBAC
 //!                                                                                        others: RBAC
@@ -11,11 +12,16 @@
 pub mod attributes;
 pub mod authenticate;
 pub mod bootstrap;
+pub mod bootstrap_token;
 pub mod escalation;
+pub mod front_proxy;
 pub mod identity;
+pub mod issuer;
+pub mod jwt;
 pub mod node;
 pub mod rbac;
 pub mod review;
+pub mod settings;
 pub mod token;
 pub mod x509;
 
@@ -23,6 +29,7 @@ use store::View;
 
 pub use attributes::{Attributes, Target};
 use identity::GROUP_MASTERS;
+pub use settings::Settings;
 
 /// Decides. Holds the compiled roles; cheap to ask.
 pub struct Authorizer {

@@ -14,14 +14,14 @@ use types::status::Status;
 
 use super::Authorizer;
 use super::attributes::{Attributes, Target};
+use super::authenticate::Authenticator;
 use super::identity::Identity;
 use super::rbac::Rule;
-use super::token::Tokens;
 
 /// What a review is answered from.
 pub struct Desk<'a> {
     pub authorizer: &'a Authorizer,
-    pub tokens: &'a Tokens,
+    pub authenticator: &'a Authenticator,
     pub view: &'a dyn View,
     pub identity: &'a Identity,
     pub now: Timestamp,
@@ -31,10 +31,10 @@ pub struct Desk<'a> {
 ///
 /// # Errors
 /// 422 for a question that makes no sense.
-pub fn answer(desk: &Desk, kind: &Kind, namespace: &str, mut object: Value) -> Result<Value, Status> {
+pub async fn answer(desk: &Desk<'_>, kind: &Kind, namespace: &str, mut object: Value) -> Result<Value, Status> {
     let status = match &*kind.kind {
         "SelfSubjectReview" => json!({"userInfo": user_info(desk.identity)}),
-        "TokenReview" => token_review(desk, kind, &object)?,
+        "TokenReview" => token_review(desk, kind, &object).await?,
         "SelfSubjectAccessReview" => access(desk, kind, desk.identity, &object["spec"])?,
         "SelfSubjectRulesReview" => rules_review(desk, kind, &object["spec"])?,
         "LocalSubjectAccessReview" => {
@@ -91,7 +91,7 @@ fn subject(spec: &Value) -> Identity {
     }
 }
 
-fn access(desk: &Desk, kind: &Kind, identity: &Identity, spec: &Value) -> Result<Value, Status> {
+fn access(desk: &Desk<'_>, kind: &Kind, identity: &Identity, spec: &Value) -> Result<Value, Status> {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     let text = |v: &'_ Value, key: &str| v[key].as_str().unwrap_or_default().to_owned();
     if resource.is_object() == path.is_object() {
@@ -140,7 +140,7 @@ fn field_requirements(selector: &Value) -> Option<FieldSelector> {
     Some(FieldSelector { terms: terms.collect() })
 }
 
-fn rules_review(desk: &Desk, kind: &Kind, spec: &Value) -> Result<Value, Status> {
+fn rules_review(desk: &Desk<'_>, kind: &Kind, spec: &Value) -> Result<Value, Status> {
     let namespace = spec["namespace"].as_str().unwrap_or_default();
     if namespace.is_empty() {
         let _ = kind;
@@ -174,7 +174,7 @@ fn rules_review(desk: &Desk, kind: &Kind, spec: &Value) -> Result<Value, Status>
     Ok(status)
 }
 
-fn token_review(desk: &Desk, kind: &Kind, object: &Value) -> Result<Value, Status> {
+async fn token_review(desk: &Desk<'_>, kind: &Kind, object: &Value) -> Result<Value, Status> {
     let spec = &object["spec"];
     let token = spec["token"].as_str().unwrap_or_default();
     if token.is_empty() {
@@ -182,13 +182,9 @@ fn token_review(desk: &Desk, kind: &Kind, object: &Value) -> Result<Value, Statu
     }
     let audiences: Vec<String> =
         spec["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect();
-    Ok(match desk.tokens.check(token, &audiences, desk.now, desk.view) {
-        Ok((identity, good)) => {
-            let mut info = user_info(&identity);
-            if let Some(groups) = info["groups"].as_array_mut() {
-                groups.retain(|g| g != "");
-            }
-            json!({"authenticated": true, "user": info, "audiences": good})
+    Ok(match desk.authenticator.token(token, &audiences, desk.now, desk.view).await {
+        Ok(accepted) => {
+            json!({"authenticated": true, "user": user_info(&accepted.identity), "audiences": accepted.audiences})
         }
         Err(why) => json!({"user": {}, "error": format!("[invalid bearer token, {why}]")}),
     })

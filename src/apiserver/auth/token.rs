@@ -4,42 +4,40 @@
 //! A signature is checked once for each token and remembered; whether the account, pod or secret that it is bound to still
 //! exists is looked up every time. What never lives here: a stored token.
 //!
-//! Source: `pkg/serviceaccount/{jwt,claims,openidmetadata}.go`; RFC 7515, 7517, 7519, 7638.
+//! Source: `pkg/serviceaccount/{jwt,claims,legacy,openidmetadata}.go`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use ring::rand::SystemRandom;
-use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
-};
+use ring::signature::EcdsaKeyPair;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use store::View;
 
-use super::identity::Identity;
+use super::identity::{Identity, SERVICE_ACCOUNT_PREFIX};
+use super::jwt::{self, Parts, PublicKey};
 
 /// Tokens whose signature has been checked. One for each pod of a large node, with room for rotation; 1 KB each.
 const VERIFIED_MAX: usize = 2048;
-/// Longer ones are no tokens of ours.
-const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// What projected volumes ask for; such tokens live longer, so that old clients that never reload the file go on.
 /// Source: `pkg/registry/core/serviceaccount/storage/token.go`.
 const WARN_ONLY_SECONDS: i64 = 3607;
 const EXTENDED_SECONDS: i64 = 365 * 86_400;
 /// A pod that is being deleted may use its token this long past its deletion deadline.
 const DELETED_POD_SECONDS: i64 = 60;
-/// DER of a P-256 SubjectPublicKeyInfo up to the point. Source: RFC 5480.
-const P256_SPKI: &[u8] = &[
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
+/// Who issued the tokens that are kept in Secrets and never expire.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// What the claims of such a token begin with.
+const LEGACY_CLAIMS: &str = "kubernetes.io/serviceaccount/";
+/// Set by administrators, or by a clean-up, on the Secret of such a token: it is not to be believed any more.
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 
 /// An object that a token lives and dies with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +55,10 @@ pub struct Claims {
     pub node: Option<Reference>,
     pub secret: Option<Reference>,
     pub audiences: Vec<String>,
-    /// Unix seconds.
-    pub expires: i64,
+    /// Unix seconds; `None` of a token that is kept in a Secret: it lives as long as that.
+    pub expires: Option<i64>,
+    /// Unix seconds after which a token of extended life should have been replaced.
+    pub warn_after: Option<i64>,
     pub id: String,
 }
 
@@ -86,23 +86,31 @@ pub struct Tokens {
     issuer: String,
     api_audiences: Vec<String>,
     key: EcdsaKeyPair,
-    key_id: String,
+    /// Of [`Self::key`] first, then those of keys that signed before.
+    keys: Vec<PublicKey>,
     random: SystemRandom,
     verified: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
 }
 
 impl Tokens {
+    /// `keys_pem`: the first private key signs; every other key of the file, public or private, is still believed. To
+    /// replace the signing key, put a new one before it; once the tokens that the old one signed have expired, take it away.
+    ///
     /// # Errors
-    /// A text when the key is not a P-256 key in PKCS#8 (PEM).
-    pub fn new(issuer: String, api_audiences: Vec<String>, key_pem: &str) -> Result<Self, String> {
-        let der = PrivatePkcs8KeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| e.to_string())?;
-        let random = SystemRandom::new();
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der(), &random)
-            .map_err(|e| e.to_string())?;
-        let mut spki = P256_SPKI.to_vec();
-        spki.extend_from_slice(key.public_key().as_ref());
-        let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&spki));
-        Ok(Self { issuer, api_audiences, key, key_id, random, verified: Mutex::default() })
+    /// A text when the first key is not a P-256 key in PKCS#8 (PEM), or another one is of no known kind.
+    pub fn new(issuer: String, api_audiences: Vec<String>, keys_pem: &str) -> Result<Self, String> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(keys_pem.as_bytes()).map_err(|e| e.to_string())?;
+        let key = jwt::signer(der.secret_pkcs8_der())?;
+        let signing = PublicKey::of_signer(&key);
+        let mut keys = PublicKey::all_of_pem(keys_pem)?;
+        keys.retain(|k| k.id != signing.id);
+        keys.insert(0, signing);
+        Ok(Self { issuer, api_audiences, key, keys, random: SystemRandom::new(), verified: Mutex::default() })
+    }
+
+    /// Whether the token says that this server made it; then nobody else need be asked.
+    pub fn claims(&self, parts: &Parts<'_>) -> bool {
+        parts.issuer() == self.issuer || parts.issuer() == LEGACY_ISSUER
     }
 
     pub fn api_audiences(&self) -> &[String] {
@@ -130,16 +138,37 @@ impl Tokens {
             "jti": id, "kubernetes.io": private,
             "sub": format!("system:serviceaccount:{}:{}", wanted.namespace, wanted.account.name),
         });
-        let header = json!({"alg": "ES256", "kid": self.key_id});
-        let mut token =
-            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let signature = self.key.sign(&self.random, token.as_bytes()).map_err(|e| e.to_string())?;
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);
+        let token = self.sign(&claims)?;
         // What the asker is told is the time it asked for, so that it refreshes in time.
         let shown = now_seconds + wanted.lifetime_seconds;
         let expires = Timestamp::from_second(shown).map_err(|e| e.to_string())?;
         Ok(Issued { token, expires, audiences })
+    }
+
+    /// A token that never expires, to be kept in the Secret `secret` and to be valid as long as it is there.
+    ///
+    /// # Errors
+    /// A text when it cannot be signed.
+    pub fn issue_legacy(&self, namespace: &str, account: &Reference, secret: &str) -> Result<String, String> {
+        let mut claims =
+            json!({"iss": LEGACY_ISSUER, "sub": format!("{SERVICE_ACCOUNT_PREFIX}{namespace}:{}", account.name)});
+        for (name, value) in [
+            ("namespace", namespace),
+            ("secret.name", secret),
+            ("service-account.name", &account.name),
+            ("service-account.uid", &account.uid),
+        ] {
+            claims[format!("{LEGACY_CLAIMS}{name}")] = json!(value);
+        }
+        self.sign(&claims)
+    }
+
+    fn sign(&self, claims: &Value) -> Result<String, String> {
+        let header = json!({"alg": "ES256", "kid": self.keys[0].id});
+        jwt::compact(&header, claims, |bytes| {
+            let signature = self.key.sign(&self.random, bytes).map_err(|e| e.to_string())?;
+            Ok(signature.as_ref().to_vec())
+        })
     }
 
     /// Who the token stands for and the audiences that it is good for out of `audiences` (empty: the API server's).
@@ -152,16 +181,13 @@ impl Tokens {
         audiences: &[String],
         now: Timestamp,
         view: &dyn View,
-    ) -> Result<(Identity, Vec<String>), String> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err("the token is too long".into());
-        }
+    ) -> Result<Accepted, String> {
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let known = self.verified.lock().get(&digest).cloned();
         let claims = match known {
             Some(claims) => claims,
             None => {
-                let claims = Arc::new(self.verify(token, now)?);
+                let claims = Arc::new(self.verify(&Parts::parse(token)?, now)?);
                 let mut verified = self.verified.lock();
                 if verified.len() >= VERIFIED_MAX {
                     verified.clear();
@@ -170,7 +196,7 @@ impl Tokens {
                 claims
             }
         };
-        if now.as_second() >= claims.expires {
+        if claims.expires.is_some_and(|at| now.as_second() >= at) {
             return Err("service account token has expired".into());
         }
         let wanted = if audiences.is_empty() { &self.api_audiences } else { audiences };
@@ -181,26 +207,27 @@ impl Tokens {
                 claims.audiences
             ));
         }
-        still_there(&claims, now, view)?;
-        Ok((identity(&claims), good))
+        match claims.expires {
+            Some(_) => still_there(&claims, now, view)?,
+            None => still_kept(&claims, token, view)?,
+        }
+        let stale_seconds = claims.warn_after.map(|at| now.as_second() - at).filter(|s| *s > 0);
+        Ok(Accepted { identity: identity(&claims), audiences: good, stale_seconds })
     }
 
     /// Signature, issuer, times and shape.
-    fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, String> {
-        let (signed, signature) = token.rsplit_once('.').ok_or("not a JWT")?;
-        let (header, payload) = signed.split_once('.').ok_or("not a JWT")?;
-        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|e| e.to_string());
-        let header: Value = serde_json::from_slice(&decode(header)?).map_err(|e| e.to_string())?;
-        // The one algorithm that is ever signed with: a header cannot choose another.
-        if header["alg"] != "ES256" {
-            return Err("unexpected signature algorithm".into());
+    fn verify(&self, parts: &Parts<'_>, now: Timestamp) -> Result<Claims, String> {
+        let named = self.keys.iter().any(|k| k.id == parts.key_id());
+        let mut keys = self.keys.iter().filter(|k| !named || k.id == parts.key_id());
+        // The one algorithm that is ever used with a key: a header cannot choose another.
+        if !keys.any(|k| parts.header["alg"] == k.preferred() && parts.signed_by(k)) {
+            return Err("invalid signature".into());
         }
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref())
-            .verify(signed.as_bytes(), &decode(signature)?)
-            .map_err(|_| "invalid signature")?;
-        let claims: Value = serde_json::from_slice(&decode(payload)?).map_err(|e| e.to_string())?;
-        if claims["iss"] != self.issuer {
-            return Err("unexpected issuer".into());
+        let claims = &parts.claims;
+        match parts.issuer() {
+            LEGACY_ISSUER => return self.legacy(claims),
+            issuer if issuer == self.issuer => {}
+            _ => return Err("unexpected issuer".into()),
         }
         if claims["nbf"].as_i64().is_some_and(|nbf| nbf > now.as_second()) {
             return Err("service account token is not valid yet".into());
@@ -218,30 +245,63 @@ impl Tokens {
             pod: reference(&private["pod"]),
             node: reference(&private["node"]),
             secret: reference(&private["secret"]),
-            audiences: claims["aud"]
-                .as_array()
-                .map(|l| l.iter().filter_map(|a| a.as_str().map(str::to_owned)).collect())
-                .unwrap_or_default(),
-            expires: claims["exp"].as_i64().ok_or("no expiry")?,
+            audiences: parts.audiences(),
+            expires: Some(claims["exp"].as_i64().ok_or("no expiry")?),
+            warn_after: private["warnafter"].as_i64(),
             id: claims["jti"].as_str().unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// The claims of a token that is kept in a Secret. It names no audience: it is for the API server.
+    fn legacy(&self, claims: &Value) -> Result<Claims, String> {
+        let text = |name: &str, missing: &str| {
+            let value = claims[format!("{LEGACY_CLAIMS}{name}")].as_str().unwrap_or_default();
+            if value.is_empty() { Err(format!("{missing} claim is missing")) } else { Ok(value.to_owned()) }
+        };
+        let namespace = text("namespace", "namespace")?;
+        let secret = Reference { name: text("secret.name", "secretName")?, uid: String::new() };
+        let name = text("service-account.name", "serviceAccountName")?;
+        let account = Reference { name, uid: text("service-account.uid", "serviceAccountUID")? };
+        if claims["sub"] != format!("{SERVICE_ACCOUNT_PREFIX}{namespace}:{}", account.name) {
+            return Err("sub claim is invalid".into());
+        }
+        Ok(Claims {
+            namespace,
+            account,
+            pod: None,
+            node: None,
+            secret: Some(secret),
+            audiences: self.api_audiences.clone(),
+            expires: None,
+            warn_after: None,
+            id: String::new(),
         })
     }
 
     /// The `/openid/v1/jwks` document.
     pub fn jwks(&self) -> Value {
-        let point = self.key.public_key().as_ref();
-        // Uncompressed: 0x04, x, y.
-        let (x, y) = (&point[1..33], &point[33..65]);
-        json!({"keys": [{"use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256",
-            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}]})
+        json!({"keys": self.keys.iter().map(PublicKey::jwk).collect::<Vec<_>>()})
     }
 
     /// The `/.well-known/openid-configuration` document.
     pub fn discovery(&self) -> Value {
+        let mut algorithms: Vec<_> = self.keys.iter().map(PublicKey::preferred).collect();
+        algorithms.sort_unstable();
+        algorithms.dedup();
         json!({"issuer": self.issuer, "jwks_uri": format!("{}/openid/v1/jwks", self.issuer),
             "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"]})
+            "id_token_signing_alg_values_supported": algorithms})
     }
+}
+
+/// What a token is good for.
+#[derive(Debug)]
+pub struct Accepted {
+    pub identity: Identity,
+    /// Those of the wanted audiences that it is for.
+    pub audiences: Vec<String>,
+    /// Seconds since it should have been replaced, of a token whose life was extended for clients that never look again.
+    pub stale_seconds: Option<i64>,
 }
 
 /// Whether what the token is bound to is still what it was.
@@ -275,6 +335,46 @@ fn still_there(claims: &Claims, now: Timestamp, view: &dyn View) -> Result<(), S
         find("node", "nodes", "", node)?;
     }
     Ok(())
+}
+
+/// Whether the Secret still keeps the token, and the account that it stands for is still the same.
+fn still_kept(claims: &Claims, token: &str, view: &dyn View) -> Result<(), String> {
+    let (namespace, account) = (&claims.namespace, &claims.account);
+    let name = claims.secret.as_ref().map_or("", |s| s.name.as_str());
+    let kept = view
+        .get(&format!("core/secrets/{namespace}/{name}"))
+        .filter(|entry| !crate::verbs::facts::facts(entry).deleting)
+        .ok_or("Token has been invalidated")?;
+    let secret: Value = serde_json::from_slice(&kept.value).map_err(|e| e.to_string())?;
+    let encoded = STANDARD.encode(token);
+    let same = secret["data"]["token"].as_str().is_some_and(|kept| same(kept.as_bytes(), encoded.as_bytes()));
+    if !same {
+        return Err("Token does not match server's copy".into());
+    }
+    let found = view
+        .get(&format!("core/serviceaccounts/{namespace}/{}", account.name))
+        .ok_or_else(|| format!("serviceaccounts {:?} not found", account.name))?;
+    let facts = crate::verbs::facts::facts(&found);
+    if facts.deleting {
+        return Err(format!("ServiceAccount {namespace}/{} has been deleted", account.name));
+    }
+    if facts.uid.as_ref() != account.uid {
+        return Err(format!("ServiceAccount UID ({}) does not match claim ({})", facts.uid, account.uid));
+    }
+    if secret["metadata"]["labels"][INVALID_SINCE].as_str().is_some_and(|since| !since.is_empty()) {
+        return Err(format!(
+            "the token in secret {namespace}/{name} for service account {namespace}/{} has been marked invalid. Use tokens from \
+             the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the \
+             secret to temporarily allow use of this token",
+            account.name
+        ));
+    }
+    Ok(())
+}
+
+/// Compares in a time that says nothing about where two texts differ.
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
 fn identity(claims: &Claims) -> Identity {

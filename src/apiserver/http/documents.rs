@@ -55,10 +55,10 @@ pub fn answer(
             return Ok(respond::bytes(200, content_type, shared.metrics.text()));
         }
         ["openid", "v1", "jwks"] => {
-            let body = shared.tokens.jwks().to_string();
+            let body = shared.authenticator.tokens.jwks().to_string();
             return Ok(respond::bytes(200, "application/jwk-set+json", body));
         }
-        [".well-known", "openid-configuration"] => return json_only(headers, &shared.tokens.discovery()),
+        [".well-known", "openid-configuration"] => return json_only(headers, &shared.authenticator.tokens.discovery()),
         ["openapi", "v2"] => return openapi_v2(headers),
         ["openapi", "v3"] => {
             let index = openapi::v3_index();

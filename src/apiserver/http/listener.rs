@@ -25,7 +25,7 @@ use super::activity::{Activity, Sending};
 use super::body::Body;
 use super::respond;
 use crate::auth::x509;
-use crate::server::{ApiServer, Error, Peer};
+use crate::server::{ApiServer, Certificate, Error, Peer};
 
 /// Open connections. Each costs some tens of KiB while idle; more than this is a leak in some client.
 const CONNECTIONS_MAX: usize = 4096;
@@ -92,6 +92,14 @@ impl ClientCertVerifier for AskForCertificate {
 pub struct Tls {
     config: Arc<ServerConfig>,
     clients: Arc<dyn ClientCertVerifier>,
+    front_proxy: Option<FrontProxy>,
+}
+
+/// Proxies that are believed about whom they ask for.
+struct FrontProxy {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// Common names; empty: any.
+    names: Vec<String>,
 }
 
 impl Tls {
@@ -102,11 +110,7 @@ impl Tls {
         client_ca: CertificateDer<'static>,
     ) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(client_ca).map_err(Error::Tls)?;
-        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
-            .build()
-            .map_err(|e| Error::Tls(rustls::Error::General(e.to_string())))?;
+        let clients = verifier(client_ca)?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(Error::Tls)?
@@ -114,8 +118,24 @@ impl Tls {
             .with_single_cert(chain, key)
             .map_err(Error::Tls)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), clients })
+        Ok(Self { config: Arc::new(config), clients, front_proxy: None })
     }
+
+    /// Believes what certificates signed by `ca` say about whom they ask for, when their common name is one of `names`
+    /// (empty: any).
+    pub fn with_front_proxy(mut self, ca: CertificateDer<'static>, names: Vec<String>) -> Result<Self, Error> {
+        self.front_proxy = Some(FrontProxy { verifier: verifier(ca)?, names });
+        Ok(self)
+    }
+}
+
+fn verifier(ca: CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca).map_err(Error::Tls)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+        .build()
+        .map_err(|e| Error::Tls(rustls::Error::General(e.to_string())))
 }
 
 /// Serves until `stop`; then waits for open requests for a few seconds.
@@ -239,19 +259,25 @@ fn malformed(why: &str) -> Response<Body> {
 }
 
 /// Who the client's certificate names, if its chain is good at this moment.
-fn identify(
-    tls: &Tls,
-    server: &ApiServer,
-    certificates: Option<&[CertificateDer<'static>]>,
-) -> Result<Option<Arc<crate::Identity>>, ()> {
-    let Some((leaf, intermediates)) = certificates.and_then(|c| c.split_first()) else { return Ok(None) };
+fn identify(tls: &Tls, server: &ApiServer, certificates: Option<&[CertificateDer<'static>]>) -> Certificate {
+    let Some((leaf, intermediates)) = certificates.and_then(|c| c.split_first()) else { return Certificate::Absent };
     let seconds = u64::try_from(server.now().as_second()).unwrap_or_default();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    if let Some(proxy) = &tls.front_proxy
+        && proxy.verifier.verify_client_cert(leaf, intermediates, now).is_ok()
+    {
+        let name = x509::common_name(leaf);
+        if proxy.names.is_empty() || proxy.names.contains(&name) {
+            return Certificate::FrontProxy;
+        }
+        tracing::info!(name, "refused the certificate of a front proxy with this name");
+        return Certificate::Unknown;
+    }
     match tls.clients.verify_client_cert(leaf, intermediates, now) {
-        Ok(_) => x509::identity(leaf).map(|i| Some(Arc::new(i))).ok_or(()),
+        Ok(_) => x509::identity(leaf).map_or(Certificate::Unknown, |i| Certificate::Client(Arc::new(i))),
         Err(error) => {
             tracing::info!(%error, "refused a client certificate");
-            Err(())
+            Certificate::Unknown
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod body;
 pub mod deadline;
 pub mod discovery;
 pub mod documents;
+pub mod fetch;
 pub mod gzip;
 pub mod health;
 pub mod listener;

@@ -117,7 +117,7 @@ pub async fn create(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
         lifetime_seconds: spec["expirationSeconds"].as_i64().unwrap_or(LIFETIME_SECONDS),
     };
     let lifetime = wanted.lifetime_seconds;
-    let issued = ask.shared.tokens.issue(wanted, ask.now, types::random::uuid()).map_err(|why| {
+    let issued = ask.shared.authenticator.tokens.issue(wanted, ask.now, types::random::uuid()).map_err(|why| {
         tracing::error!(why, "a token could not be signed");
         Status::internal("a token could not be signed")
     })?;

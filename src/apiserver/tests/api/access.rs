@@ -1,6 +1,6 @@
 //! Who may do what, and how refusals read.
 
-use apiserver::{Identity, Peer};
+use apiserver::{Certificate, Identity, Peer};
 use serde_json::json;
 
 use crate::harness::{Server, config_map};
@@ -29,7 +29,7 @@ async fn refusals_are_upstreams() {
     stranger.get("/apis").await.refused(401, "Unauthorized");
     server.stranger(&[("authorization", "Bearer nonsense")]).get("/version").await.refused(401, "Unauthorized");
     let mut wrong = server.stranger(&[]);
-    wrong.peer = Peer::Remote { address: "192.0.2.9:1".parse().unwrap(), certificate: Err(()) };
+    wrong.peer = Peer::Remote { address: "192.0.2.9:1".parse().unwrap(), certificate: Certificate::Unknown };
     wrong.get("/version").await.refused(401, "Unauthorized");
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use apiserver::{ApiServer, Body, Config, Identity, Peer, Version};
+use apiserver::{ApiServer, Body, Certificate, Config, Identity, Peer, Version};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt as _;
@@ -37,11 +37,21 @@ impl Server {
         folder: tempfile::TempDir,
         dialer: Option<Arc<dyn apiserver::verbs::connect::Dial>>,
     ) -> Self {
+        let address = address.parse().unwrap();
+        Self::start_in_with(folder, |config| (config.advertise, config.dialer) = (Some(address), dialer)).await
+    }
+
+    /// Starts a server with a configuration of its own.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_in_with(tempfile::tempdir().unwrap(), change).await
+    }
+
+    pub async fn start_in_with(folder: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let path: PathBuf = folder.path().join("state.db");
         let facts = Arc::new(apiserver::facts_of);
         let store = store::SqliteStore::open(&path, facts, store::Options::default()).unwrap();
         let pki = cluster::pki::Pki::open(&folder.path().join("tls"), now()).unwrap();
-        let config = Config {
+        let mut config = Config {
             clock: Arc::new(now),
             version: Version {
                 git_version: "v1.36.2+kedge0.1.0".into(),
@@ -51,11 +61,13 @@ impl Server {
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
             api_audiences: vec!["https://kubernetes.default.svc.cluster.local".into()],
             service_account_key_pem: pki.service_account_key_pem().to_owned(),
-            dialer,
+            authentication: apiserver::auth::Settings::default(),
+            dialer: None,
             service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
             node_ports: (30000, 32767),
-            advertise: Some(address.parse().unwrap()),
+            advertise: Some("192.0.2.1:6443".parse().unwrap()),
         };
+        change(&mut config);
         let api = ApiServer::new(config, store.clone()).await.unwrap();
         Self { api, store, pki, folder }
     }
@@ -70,7 +82,7 @@ impl Server {
 
     /// Somebody at the other end of a connection, with or without credentials in the headers.
     pub fn stranger(&self, headers: &[(&'static str, &str)]) -> Client<'_> {
-        let peer = Peer::Remote { address: "192.0.2.9:1".parse().unwrap(), certificate: Ok(None) };
+        let peer = Peer::Remote { address: "192.0.2.9:1".parse().unwrap(), certificate: Certificate::Absent };
         Client { server: self, peer, headers: HeaderMap::new() }.with(headers)
     }
 }

@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod credentials;
 mod custom;
 mod evictions;
 mod harness;

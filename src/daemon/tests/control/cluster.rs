@@ -60,6 +60,7 @@ impl Server {
             service_account_issuer: issuer.clone(),
             api_audiences: vec![issuer],
             service_account_key_pem: pki.service_account_key_pem().to_owned(),
+            authentication: apiserver::auth::Settings::default(),
             dialer: None,
             service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
             node_ports: (30000, 32767),
@@ -127,7 +128,7 @@ impl Cluster {
         };
         let named = noting.clone();
         let clients: control::Clients = Arc::new(move |name: &str| match name {
-            control::INFORMERS => named(name, Identity::component("system:kube-controller-manager")),
+            control::INFORMERS | control::MANAGER => named(name, Identity::component("system:kube-controller-manager")),
             controller => named(name, Identity::service_account("kube-system", controller)),
         });
         let config = control::Config {

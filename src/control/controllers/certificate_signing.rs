@@ -1,0 +1,178 @@
+//! Certificate signing. An approved request of one of the cluster's own signers gets its certificate, or the reason why it
+//! never will.
+//!
+//! Source: kubernetes `pkg/controller/certificates/signer/signer.go`.
+
+use std::sync::Arc;
+
+use client::runner::{Controller, Plan, Seen};
+use client::{Cache, Client, Key, Object, Result, Selector, WriteParams};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use serde_json::{Value, json};
+
+use super::certificate::{API_CLIENT, KUBELET_CLIENT, KUBELET_SERVING, NAME, check, has, is_issued, with_condition};
+use crate::Context;
+use crate::keys::Keys;
+
+/// Requests worked on at once: a signature and a write each.
+const WORKERS: usize = 2;
+/// Longest life of a certificate, and what it has when nothing is asked for. Source: `--cluster-signing-duration`.
+const LIFETIME: SignedDuration = SignedDuration::from_hours(365 * 24);
+/// Nobody can renew in less.
+const LIFETIME_MIN: SignedDuration = SignedDuration::from_mins(10);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Issue(String),
+    /// It never will be signed; the message says why.
+    Fail(String),
+}
+
+pub fn plan(request: Option<&CertificateSigningRequest>, keys: &dyn Keys, now: Timestamp) -> Plan<Action> {
+    let mut plan = Plan::nothing();
+    let Some(request) = request else { return plan };
+    let spec = &request.spec;
+    let ours = [API_CLIENT, KUBELET_CLIENT, KUBELET_SERVING].contains(&spec.signer_name.as_str());
+    if !ours || !has(request, "Approved") || has(request, "Denied") || has(request, "Failed") || is_issued(request) {
+        return plan;
+    }
+    let usages = spec.usages.clone().unwrap_or_default();
+    let signed = keys.read_request(&spec.request.0).and_then(|requested| {
+        check(&spec.signer_name, &requested, &usages)?;
+        let asked = spec.expiration_seconds.map(|s| SignedDuration::from_secs(s.into()));
+        let lifetime = asked.map_or(LIFETIME, |asked| asked.clamp(LIFETIME_MIN, LIFETIME));
+        keys.sign_request(&spec.request.0, &usages, lifetime, now)
+    });
+    match signed {
+        Ok(certificate) => plan.push(Action::Issue(certificate), "it is approved"),
+        Err(why) => {
+            plan.why.push(why.clone());
+            plan.actions.push(Action::Fail(why));
+        }
+    }
+    plan
+}
+
+struct Signer {
+    client: Client,
+    requests: Arc<Cache<CertificateSigningRequest>>,
+    keys: Arc<dyn Keys>,
+}
+
+pub fn start(context: &Context) {
+    let Some(keys) = context.config.keys.clone() else { return };
+    let requests = context.informers.cache::<CertificateSigningRequest>(Selector::all());
+    let queue = context.queue();
+    let dirty = Arc::clone(&queue);
+    requests.on_change(Box::new(move |_, new| {
+        if let Some(request) = new {
+            dirty.add(request.key());
+        }
+    }));
+    context.run(Signer { client: context.client(NAME), requests, keys }, queue, WORKERS);
+}
+
+impl Controller for Signer {
+    type Action = Action;
+
+    fn name(&self) -> &'static str {
+        "csrsigning"
+    }
+
+    fn plan(&self, key: &Key, now: Timestamp) -> Plan<Action> {
+        plan(self.requests.get(key).as_deref(), &*self.keys, now)
+    }
+
+    async fn apply(&self, key: &Key, action: Action) -> Result<Vec<Seen>> {
+        let Some(request) = self.requests.get(key) else { return Ok(vec![]) };
+        let object: Value = match action {
+            Action::Issue(certificate) => {
+                let mut request = (*request).clone();
+                request.status.get_or_insert_default().certificate = Some(ByteString(certificate.into_bytes()));
+                serde_json::to_value(&request).unwrap_or_default()
+            }
+            Action::Fail(why) => {
+                let condition =
+                    json!({"type": "Failed", "status": "True", "reason": "SignerValidationFailure", "message": why});
+                with_condition(&request, condition)
+            }
+        };
+        let path = client::api::object_path(
+            &client::api::collection_path::<CertificateSigningRequest>(""),
+            &key.name,
+            "status",
+        );
+        let params = WriteParams::default();
+        match self.client.update_path::<CertificateSigningRequest>(&path, &object, &params).await {
+            Ok(request) => Ok(vec![Box::pin(self.requests.reached(request.revision()))]),
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(vec![]),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::keys::{Account, Requested};
+
+    /// Reads every request as that of a node and signs with how long it signs for.
+    #[derive(Debug, Default)]
+    pub struct Scripted;
+
+    impl Keys for Scripted {
+        fn read_request(&self, _: &[u8]) -> std::result::Result<Requested, String> {
+            let (common_name, organizations) = ("system:node:n1".into(), vec!["system:nodes".into()]);
+            Ok(Requested { common_name, organizations, ..Requested::default() })
+        }
+        fn sign_request(
+            &self,
+            _: &[u8],
+            _: &[String],
+            lifetime: SignedDuration,
+            _: Timestamp,
+        ) -> std::result::Result<String, String> {
+            Ok(lifetime.as_secs().to_string())
+        }
+        fn expiry(&self, certificate: &[u8]) -> Option<Timestamp> {
+            Timestamp::from_second(std::str::from_utf8(certificate).ok()?.parse().ok()?).ok()
+        }
+        fn account_token(&self, account: &Account, secret: &str) -> std::result::Result<String, String> {
+            Ok(format!("{} {secret}", account.name))
+        }
+    }
+
+    /// The request of a node, with this condition unless it is empty.
+    pub fn request(condition: &str) -> CertificateSigningRequest {
+        let mut request = json!({"metadata": {"name": "r", "uid": "1"}, "spec": {"request": "", "username": "system:node:n1",
+            "signerName": KUBELET_CLIENT, "usages": ["digital signature", "client auth"]}});
+        if !condition.is_empty() {
+            request["status"]["conditions"] = json!([{"type": condition, "status": "True"}]);
+        }
+        serde_json::from_value(request).unwrap()
+    }
+
+    #[test]
+    fn approved_requests_are_signed_once() {
+        let issue = |seconds: i64| vec![Action::Issue(seconds.to_string())];
+        type Row = (&'static str, fn(&mut CertificateSigningRequest), Vec<Action>);
+        let usages = "usages did not match [client auth digital signature key encipherment]";
+        let rows: [Row; 8] = [
+            ("approved", |_| (), issue(31_536_000)),
+            ("a day", |r| r.spec.expiration_seconds = Some(86_400), issue(86_400)),
+            ("a moment", |r| r.spec.expiration_seconds = Some(1), issue(600)),
+            ("for ever", |r| r.spec.expiration_seconds = Some(i32::MAX), issue(31_536_000)),
+            ("open", |r| *r = request(""), vec![]),
+            ("signed", |r| r.status.as_mut().unwrap().certificate = Some(ByteString(vec![1])), vec![]),
+            ("another signer", |r| r.spec.signer_name = "example.com/mine".into(), vec![]),
+            ("wrong use", |r| r.spec.usages = Some(vec!["server auth".into()]), vec![Action::Fail(usages.into())]),
+        ];
+        for (name, change, wanted) in rows {
+            let mut request = request("Approved");
+            change(&mut request);
+            assert_eq!(plan(Some(&request), &Scripted, Timestamp::UNIX_EPOCH).actions, wanted, "{name}");
+        }
+    }
+}
