@@ -13,11 +13,13 @@
 //! typed Kubernetes structs, SQLite, a controller.
 
 pub mod admission;
+pub mod audit;
 pub mod auth;
 pub mod cel;
 pub mod codec;
 pub mod conversion;
 pub mod custom;
+pub mod flow;
 pub mod hooks;
 pub mod http;
 pub mod managed;

@@ -6,18 +6,18 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 
 use ::http::header::{ACCEPT, HeaderValue, USER_AGENT};
-use ::http::{HeaderMap, Method, Request, Response};
+use ::http::{HeaderMap, Method, Request, Response, Uri};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use store::Store;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use types::registry::{KindRef, WriteClass};
+use types::registry::WriteClass;
 use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
 use crate::admission::{self, Plugins};
-use crate::auth::authenticate::{Authenticator, impersonate};
+use crate::audit::{self, Level, Origin, Record, Stage};
+use crate::auth::authenticate::{Authenticator, Sender, impersonate};
 use crate::auth::identity::Identity;
 use crate::auth::rbac::{self, Rbac};
 use crate::auth::review;
@@ -26,17 +26,14 @@ use crate::auth::{Attributes, Authorizer, Settings, Target};
 use crate::codec::{Accepted, As};
 use crate::conversion;
 use crate::custom::{self, Kinds};
+use crate::flow::{self, Class, Flow};
 use crate::http::body::Body;
-use crate::http::metrics::Metrics;
+use crate::http::metrics::{Labels, Metrics, method_name};
 use crate::http::query::{Query, percent_decode};
 use crate::http::router::{self, Path, Resource};
 use crate::http::{deadline, documents, gzip, respond};
 use crate::verbs::ask::{Answer, Ask};
 use crate::verbs::{self, connect::Dial, object};
-
-/// Requests from outside that are worked on at once, watches and streams not counted. Source: upstream's two limits of
-/// 400 and 200 together.
-const IN_FLIGHT_MAX: usize = 600;
 
 /// The time, for everything that is written into objects. Comes in, so that tests can choose it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -64,6 +61,8 @@ pub struct Config {
     pub service_account_key_pem: String,
     /// Who else is believed.
     pub authentication: Settings,
+    /// What is recorded of requests, if anything.
+    pub audit: Option<audit::Settings>,
     /// Reaches node agents (logs, exec, port-forward); `None`: those answer 503.
     pub dialer: Option<Arc<dyn Dial>>,
     /// Service address ranges, primary first; from `--service-cidr`.
@@ -137,7 +136,7 @@ pub struct Shared {
     pub(crate) admission: Plugins,
     pub(crate) metrics: Metrics,
     pub(crate) frames: verbs::frame::Frames,
-    in_flight: Semaphore,
+    flow: Arc<Flow>,
     /// Cancelled when the server begins to stop.
     pub(crate) stop: CancellationToken,
 }
@@ -169,6 +168,8 @@ impl ApiServer {
         let authorizer = Authorizer { rbac: Rbac::new(store.clone()) };
         let admission = Plugins::new(store.clone());
         let authenticator = Authenticator::new(tokens, config.authentication.clone());
+        let flow = Flow::new(&*store.snapshot());
+        let metrics = Metrics::new(&config, &flow);
         let shared = Arc::new(Shared {
             config,
             store,
@@ -177,12 +178,11 @@ impl ApiServer {
             allocator,
             kinds,
             admission,
-            metrics: Metrics::default(),
+            metrics,
             frames: verbs::frame::Frames::default(),
-            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            flow,
             stop: CancellationToken::new(),
         });
-        tokio::spawn(follow(Arc::downgrade(&shared), rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed()));
         tokio::spawn(follow(Arc::downgrade(&shared), admission::webhook::STORE_PREFIX, |shared| {
             shared.admission.changed(admission::webhook::GROUP);
         }));
@@ -191,6 +191,10 @@ impl ApiServer {
         }));
         tokio::spawn(custom::keeper::follow(Arc::downgrade(&shared)));
         tokio::spawn(admission::policy::status::keep(Arc::downgrade(&shared)));
+        tokio::spawn(follow(Arc::downgrade(&shared), rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed()));
+        tokio::spawn(follow(Arc::downgrade(&shared), flow::STORE_PREFIX, |shared| {
+            shared.flow.changed(&*shared.store.snapshot());
+        }));
         let server = Self { shared };
         if let Some(advertise) = server.shared.config.advertise {
             let address = server.shared.allocator.kubernetes_service_ip();
@@ -227,15 +231,25 @@ impl ApiServer {
         let mut trace = Trace::default();
         let audit_id = audit_id(request.headers());
         let head = request.method() == Method::HEAD;
-        let outcome = AssertUnwindSafe(self.answer(request, &peer, &mut trace)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(self.answer(request, &peer, &audit_id, &mut trace)).catch_unwind().await;
+        let mut record = trace.audit.take();
+        let panicked = outcome.is_err();
         let mut response = match outcome {
-            Ok(Ok(response)) => response,
-            Ok(Err(status)) => respond::error(&accepted.unwrap_or(Accepted::JSON), &status),
+            Ok(Ok(response)) => {
+                answered(&mut record, response.status().as_u16(), None);
+                response
+            }
+            Ok(Err(status)) => {
+                answered(&mut record, status.code, Some(&status));
+                respond::error(&accepted.unwrap_or(Accepted::JSON), &status)
+            }
             Err(_) => {
                 // The panic itself has been logged where it happened. Others' requests go on.
                 self.shared.metrics.panicked();
                 let text = "This request caused apiserver to panic. Look in the logs for details.";
-                respond::error(&Accepted::JSON, &Status::new(Reason::InternalError, text))
+                let status = Status::new(Reason::InternalError, text);
+                answered(&mut record, status.code, Some(&status));
+                respond::error(&Accepted::JSON, &status)
             }
         };
         if head && response.status() != ::http::StatusCode::SWITCHING_PROTOCOLS {
@@ -243,55 +257,98 @@ impl ApiServer {
         }
         let headers = response.headers_mut();
         headers.insert("audit-id", audit_id);
+        if let Some(class) = &trace.class {
+            for (name, uid) in [
+                ("x-kubernetes-pf-flowschema-uid", &class.schema_uid),
+                ("x-kubernetes-pf-prioritylevel-uid", &class.level_uid),
+            ] {
+                if let Ok(uid) = HeaderValue::from_str(uid) {
+                    headers.insert(name, uid);
+                }
+            }
+        }
         respond::add_warnings(headers, &trace.warnings);
         let code = response.status().as_u16();
-        self.shared.metrics.observe(trace.verb, trace.kind.as_ref(), code, started.elapsed());
-        response
+        self.shared.metrics.observe(&trace.labels, code, started.elapsed());
+        match record {
+            None => response,
+            Some(record) if panicked => {
+                record.say(Stage::Panic);
+                response
+            }
+            Some(record) if trace.streams && code != 101 => {
+                record.say(Stage::ResponseStarted);
+                response.map(|body| Body::stream(audit::Recorded::new(body, record)))
+            }
+            Some(record) => {
+                record.say(Stage::ResponseComplete);
+                response
+            }
+        }
     }
 
-    async fn answer(&self, request: Request<Body>, peer: &Peer, trace: &mut Trace) -> Result<Response<Body>, Status> {
+    async fn answer(
+        &self,
+        request: Request<Body>,
+        peer: &Peer,
+        audit_id: &HeaderValue,
+        trace: &mut Trace,
+    ) -> Result<Response<Body>, Status> {
         let shared = &self.shared;
         let now = self.now();
         let path = percent_decode(request.uri().path(), false);
         let query = Query::parse(request.uri().query());
         let method = request.method().clone();
         let view = shared.store.snapshot();
-        let sender = shared.authenticator.authenticate(request.headers(), &path, peer, now, &*view).await?;
+        let parsed = router::parse(&path);
+        let lower;
+        let verb = match &parsed {
+            Path::Resource(resource) => resource.verb(&method, &query),
+            Path::Other => {
+                lower = method.as_str().to_ascii_lowercase();
+                lower.as_str()
+            }
+        };
+        let asked =
+            Asked { uri: request.uri(), headers: request.headers(), path: &path, parsed: &parsed, verb, peer, now };
+        let sender = shared.authenticator.authenticate(request.headers(), &path, peer, now, &*view).await;
+        trace.audit = asked.record(shared, audit_id, sender.as_ref().ok());
+        let sender = sender?;
         let identity = impersonate(request.headers(), &sender.identity, &shared.authorizer, &*view)?;
-        let resource = match router::parse(&path) {
+        if let Some(record) = &mut trace.audit
+            && !Arc::ptr_eq(&identity, &sender.identity)
+        {
+            record.impersonates(&identity);
+        }
+        let _seat = asked.seat(shared, &identity, trace).await?;
+        let resource = match parsed {
             Path::Resource(resource) => resource,
             Path::Other => {
-                trace.verb = "path";
-                let verb = method.as_str().to_ascii_lowercase();
-                let attributes = Attributes { identity: &identity, verb: &verb, target: Target::Path(&path) };
-                shared.authorizer.authorize(&attributes, &*view).map_err(|why| attributes.forbidden(&why))?;
+                trace.labels.verb = method_name(&method);
+                let attributes = Attributes { identity: &identity, verb, target: Target::Path(&path) };
+                let decision =
+                    shared.authorizer.authorize(&attributes, &*view).map_err(|why| attributes.forbidden(&why));
+                authorized(&mut trace.audit, decision)?;
                 let accepted = negotiate(request.headers(), &query);
                 let response = documents::answer(shared, &method, &path, &query, request.headers(), accepted)?;
                 return Ok(gzip::compress(request.headers(), response));
             }
         };
-        let verb = resource.verb(&method, &query);
-        authorize(shared, &identity, &resource, verb, request.headers(), &query, &*view)?;
+        let decision = authorize(shared, &identity, &resource, verb, request.headers(), &query, &*view);
+        authorized(&mut trace.audit, decision)?;
         drop(view);
         let found = shared.kinds.served().find(resource.group, resource.version, resource.plural);
         let sub = resource.resolve(&method, verb, found.as_deref())?;
         let Some(served) = &found else { return Err(Status::no_such_path()) };
         let kind = &conversion::keeper(served);
-        trace.verb = verb;
-        trace.kind = Some(served.clone());
+        trace.labels = shared.metrics.labels(served, &resource, verb, &method, &query, request.headers());
         let subresource = sub.map_or("", |s| &*s.name);
         // What a proxied server answers is between it and the client.
         let proxied = subresource == "proxy";
         let accepted = if proxied { Accepted::JSON } else { negotiate(request.headers(), &query)? };
         let connects = proxied || matches!(subresource, "log" | "exec" | "attach" | "portforward");
-        let streaming = verb == "watch" || connects;
-        let _permit =
-            match peer {
-                Peer::Remote { .. } if !streaming => Some(shared.in_flight.try_acquire().map_err(|_| {
-                    Status::too_many_requests("The apiserver is overloaded, please try again later.", 1)
-                })?),
-                _ => None,
-            };
+        trace.streams = verb == "watch" || connects;
+        let _working = (!trace.streams).then(|| shared.metrics.work_on(verb));
         let (parts, body) = request.into_parts();
         let mut ask = Ask {
             shared,
@@ -316,7 +373,6 @@ impl ApiServer {
         };
         respond::check_shape(kind, &accepted)?;
         let answer = if connects {
-            trace.verb = "connect";
             let mut request = Request::from_parts(parts.clone(), body);
             // Cloned parts do not carry the connection's promise to be upgraded.
             *request.extensions_mut() = parts.extensions.clone();
@@ -332,11 +388,20 @@ impl ApiServer {
                 Method::GET | Method::HEAD => Bytes::new(),
                 _ => body.read(&parts.headers).await?,
             };
+            if let Some(record) = &mut trace.audit {
+                record.request(request_object(&ask, &body));
+            }
             let late = |_| Err(Status::timeout("Timeout: request did not complete within the allotted timeout"));
             tokio::time::timeout(limit, dispatch(&mut ask, verb, &method, &body)).await.unwrap_or_else(late)
         };
         trace.warnings = std::mem::take(&mut ask.warnings);
-        let response = finish(&ask, answer?)?;
+        let answer = answer?;
+        if let Some(record) = &mut trace.audit
+            && !trace.streams
+        {
+            record.response(|| response_object(&answer));
+        }
+        let response = finish(&ask, answer)?;
         if verb == "watch"
             && let Some(socket) = verbs::message_socket::Wish::of(&parts.headers, &parts.extensions)?
         {
@@ -351,20 +416,139 @@ impl ApiServer {
 }
 
 /// What is counted and said of a request besides its answer.
+#[derive(Default)]
 struct Trace {
-    verb: &'static str,
-    kind: Option<KindRef>,
+    labels: Labels,
     warnings: Vec<String>,
+    /// Which schema and level it belongs to.
+    class: Option<Class>,
+    audit: Option<Record>,
+    /// It is a watch, or carried to somewhere else: it may take as long as it likes.
+    streams: bool,
 }
 
-impl Default for Trace {
-    fn default() -> Self {
-        Self { verb: "refused", kind: None, warnings: Vec::new() }
+/// What is known of a request before anybody has decided about it.
+struct Asked<'a> {
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    path: &'a str,
+    parsed: &'a Path<'a>,
+    verb: &'a str,
+    peer: &'a Peer,
+    now: jiff::Timestamp,
+}
+
+impl Asked<'_> {
+    /// Begins its record, when the policy wants to know of it.
+    fn record(&self, shared: &Shared, id: &HeaderValue, sender: Option<&Sender>) -> Option<Record> {
+        let settings = shared.config.audit.as_ref()?;
+        let (target, version) = match self.parsed {
+            Path::Other => (audit::policy::Target::Path(self.path), ""),
+            Path::Resource(r) => (
+                audit::policy::Target::Resource {
+                    group: r.group,
+                    resource: r.plural,
+                    subresource: r.subresource,
+                    namespace: r.authorized_namespace(),
+                    name: r.name,
+                },
+                r.version,
+            ),
+        };
+        let user = sender.map(|s| &*s.identity);
+        let decision = settings.policy.decide(&audit::policy::Request { user, verb: self.verb, target });
+        if decision.level == Level::None {
+            return None;
+        }
+        let address = match self.peer {
+            Peer::Local(_) => None,
+            Peer::Remote { address, .. } => Some(address.ip()),
+        };
+        let origin = Origin {
+            id: id.to_str().unwrap_or_default(),
+            uri: self.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+            verb: self.verb,
+            headers: self.headers,
+            address,
+            user,
+            target,
+            version,
+            received: self.now,
+        };
+        let mut record = Record::begin(&settings.log, decision, &origin, &shared.config.clock);
+        if let Some((sender, seconds)) = sender.and_then(|s| Some((s, s.stale_seconds?))) {
+            let text = format!("subject: {}, seconds after warning threshold: {seconds}", sender.identity.user);
+            record.annotate("authentication.k8s.io/stale-token", text);
+        }
+        Some(record)
+    }
+
+    /// Waits until it may be worked on. Parts of the same process and what may take as long as it likes do not wait.
+    async fn seat(
+        &self,
+        shared: &Shared,
+        identity: &Identity,
+        trace: &mut Trace,
+    ) -> Result<Option<flow::Seat>, Status> {
+        if matches!(self.peer, Peer::Local(_)) {
+            return Ok(None);
+        }
+        let (target, streams) = match self.parsed {
+            Path::Other => (flow::Target::Path(self.path), false),
+            Path::Resource(r) => (
+                flow::Target::Resource {
+                    group: r.group,
+                    resource: r.plural,
+                    subresource: r.subresource,
+                    namespace: r.authorized_namespace(),
+                },
+                self.verb == "watch" || matches!(r.subresource, "proxy" | "log" | "exec" | "attach" | "portforward"),
+            ),
+        };
+        let class = trace.class.insert(shared.flow.classify(&flow::Request { identity, verb: self.verb, target }));
+        if streams {
+            return Ok(None);
+        }
+        shared
+            .flow
+            .enter(class)
+            .await
+            .map_err(|_| Status::too_many_requests("Too many requests, please try again later.", 1))
     }
 }
 
-/// Keeps what was read of some objects in step with what other writers of the store do to them. Ends with the store.
-async fn follow(shared: Weak<Shared>, prefix: &str, changed: fn(&Shared)) {
+fn authorized(record: &mut Option<Record>, decision: Result<(), Status>) -> Result<(), Status> {
+    if let Some(record) = record {
+        record.authorized(decision.is_ok(), "");
+    }
+    decision
+}
+
+fn answered(record: &mut Option<Record>, code: u16, failure: Option<&Status>) {
+    if let Some(record) = record {
+        record.answered(code, failure);
+    }
+}
+
+/// The body of a request as an object, whatever its format; `None` when it is none.
+fn request_object(ask: &Ask<'_>, body: &Bytes) -> Option<serde_json::Value> {
+    if body.is_empty() {
+        return None;
+    }
+    let json = serde_json::from_slice(body).ok();
+    json.or_else(|| crate::codec::decode(ask.content_type(), body, &ask.kind.gvk()).ok())
+}
+
+fn response_object(answer: &Answer) -> Option<serde_json::Value> {
+    match answer {
+        Answer::Entry { entry, .. } => serde_json::from_slice(&entry.value).ok(),
+        Answer::Object { value, .. } => Some(value.clone()),
+        Answer::Response(response) => serde_json::from_slice(response.body().as_full()?).ok(),
+    }
+}
+
+/// Keeps what is compiled from a group's objects in step with them, whoever writes them. Ends with the store.
+async fn follow(shared: Weak<Shared>, prefix: &'static str, changed: fn(&Shared)) {
     loop {
         let Some(store) = shared.upgrade().map(|s| s.store.clone()) else { return };
         let Ok(mut feed) = store.watch(prefix, store.snapshot().revision()) else { return };

@@ -1,8 +1,10 @@
 //! What servers and nodes need to trust each other, and (with more than one server) to agree.
 //!
 //! Today: the certificate authority, the leaves it signs, the key that signs ServiceAccount tokens, and the kubeconfigs
-//! made from them ([`pki`]), and what is signed for others ([`signing`]). The Raft-replicated store will live here too. What never lives here: an API object, HTTP.
+//! made from them ([`pki`]), what is signed for others ([`signing`]), and
+//! the keys under which values are kept on disk ([`encryption`]). The Raft-replicated store will live here too. What never lives here: an API object, HTTP.
 
+pub mod encryption;
 pub mod files;
 pub mod kubeconfig;
 pub mod pki;

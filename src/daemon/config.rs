@@ -162,9 +162,27 @@ pub struct Server {
     /// AuthenticationConfiguration file: foreign token issuers, anonymous requests
     #[arg(long, env = "KEDGE_AUTHENTICATION_CONFIG", value_name = "FILE")]
     pub authentication_config: Option<PathBuf>,
-    /// Encrypt Secrets in the store
+    /// Encrypt Secrets in the store, with a key made at the first start
     #[arg(long, env = "KEDGE_SECRETS_ENCRYPTION")]
     pub secrets_encryption: bool,
+    /// EncryptionConfiguration file: what is encrypted in the store, and with which keys
+    #[arg(long, env = "KEDGE_ENCRYPTION_PROVIDER_CONFIG", value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Policy of the audit log; without it there is none
+    #[arg(long, env = "KEDGE_AUDIT_POLICY_FILE", value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// The audit log; - is the standard output. audit/audit.log under the data folder by default
+    #[arg(long, env = "KEDGE_AUDIT_LOG_PATH", value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Days that old audit logs are kept; 0: for ever
+    #[arg(long, env = "KEDGE_AUDIT_LOG_MAXAGE", value_name = "DAYS", default_value_t = 0)]
+    pub audit_log_maxage: u32,
+    /// Old audit logs that are kept; 0: all
+    #[arg(long, env = "KEDGE_AUDIT_LOG_MAXBACKUP", value_name = "N", default_value_t = 10)]
+    pub audit_log_maxbackup: usize,
+    /// Size in MiB at which an audit log is put aside; 0: never
+    #[arg(long, env = "KEDGE_AUDIT_LOG_MAXSIZE", value_name = "MIB", default_value_t = 100)]
+    pub audit_log_maxsize: u64,
 }
 
 /// `kedge agent`: the node half only, joined to a server

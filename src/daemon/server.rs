@@ -123,7 +123,7 @@ async fn start(config: &Server, started: &mut Started) -> Result<()> {
     let listener = listen(config)?;
     let pid_file = write_pid(&config.common.run_dir)?;
     started.push("pid file", async move { pid_file.remove() });
-    let store = open_store(&place.server_dir).await?;
+    let store = open_store(config, &place.server_dir).await?;
     let closing = Arc::clone(&store);
     started.push("store", async move {
         if let Err(error) = closing.close().await {
@@ -132,7 +132,13 @@ async fn start(config: &Server, started: &mut Started) -> Result<()> {
     });
 
     let pki = Arc::new(Pki::open(&place.server_dir.join("tls"), clock::now()).context("certificates")?);
-    let server = api_server(config, &place, &pki, store).await?;
+    let audit = audit(config)?;
+    if let Some(audit) = audit.clone() {
+        started.push("audit log", async move {
+            let _ = tokio::task::spawn_blocking(move || audit.log.close()).await;
+        });
+    }
+    let server = api_server(config, &place, &pki, store, audit).await?;
     let serving = CancellationToken::new();
     let leaf = pki.api_server(&serving_hosts(config, &place)).context("certificates")?;
     let tls = apiserver::http::listener::Tls::new(leaf.chain()?, leaf.key()?, pki.ca_der().clone())
@@ -237,17 +243,23 @@ fn write_pid(run_dir: &Path) -> Result<Mine> {
     Ok(Mine::of(path))
 }
 
-async fn open_store(server_dir: &Path) -> Result<Arc<dyn Store>> {
+async fn open_store(config: &Server, server_dir: &Path) -> Result<Arc<dyn Store>> {
     cluster::files::make_folder(server_dir)?;
     let path = server_dir.join("state.db");
-    let opened = tokio::task::spawn_blocking(move || {
-        store::SqliteStore::open(&path, Arc::new(apiserver::facts_of), store::Options::default())
-    });
+    let options = store::Options { seal: seal(config, server_dir)?, ..store::Options::default() };
+    let opened =
+        tokio::task::spawn_blocking(move || store::SqliteStore::open(&path, Arc::new(apiserver::facts_of), options));
     let store = opened.await.context("opening the store")??;
     Ok(store)
 }
 
-async fn api_server(config: &Server, place: &Place, pki: &Pki, store: Arc<dyn Store>) -> Result<ApiServer> {
+async fn api_server(
+    config: &Server,
+    place: &Place,
+    pki: &Pki,
+    store: Arc<dyn Store>,
+    audit: Option<apiserver::audit::Settings>,
+) -> Result<ApiServer> {
     let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
     let kubelet = pki.kubelet_client().context("certificates")?;
     let dialer = apiserver::verbs::connect::TlsDial(Arc::new(client_tls(pki, &kubelet)?));
@@ -258,12 +270,51 @@ async fn api_server(config: &Server, place: &Place, pki: &Pki, store: Arc<dyn St
         api_audiences: vec![issuer.clone()],
         service_account_key_pem: pki.service_account_key_pem().to_owned(),
         authentication: authentication(config, &issuer)?,
+        audit: audit.clone(),
         dialer: Some(Arc::new(dialer)),
         service_cidrs: config.service_cidr.clone(),
         node_ports: config.service_node_port_range,
         advertise: Some(SocketAddr::new(place.advertise, config.https_listen_port)),
     };
     ApiServer::new(settings, store).await.context("the API server")
+}
+
+/// How values are kept on disk: as a file says, with a key of our own, or as they are. A key that was made stays for reading
+/// when encryption is switched off again.
+fn seal(config: &Server, server_dir: &Path) -> Result<Option<Arc<dyn store::Seal>>> {
+    let given = config.encryption_provider_config.clone();
+    let path = given.clone().unwrap_or_else(|| server_dir.join("encryption-config.yaml"));
+    let text = match cluster::files::read(&path)? {
+        Some(text) => text,
+        None if given.is_some() => bail!("{} is not there", path.display()),
+        None if !config.secrets_encryption => return Ok(None),
+        None => {
+            let text = cluster::encryption::generate().map_err(anyhow::Error::msg)?;
+            cluster::files::write(&path, text.as_bytes())?;
+            text
+        }
+    };
+    let encryption =
+        cluster::encryption::Encryption::parse(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
+    let writes = given.is_some() || config.secrets_encryption;
+    Ok(Some(Arc::new(if writes { encryption } else { encryption.read_only() })))
+}
+
+/// What is recorded of requests, and where; nothing without a policy.
+fn audit(config: &Server) -> Result<Option<apiserver::audit::Settings>> {
+    let Some(path) = &config.audit_policy_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let policy = apiserver::audit::policy::parse(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
+    let place = apiserver::audit::log::Place {
+        path: config.audit_log_path.clone().unwrap_or_else(|| config.common.data_dir.join("audit/audit.log")),
+        age_days_max: config.audit_log_maxage,
+        backups_max: config.audit_log_maxbackup,
+        size_mib_max: config.audit_log_maxsize,
+    };
+    let shown = place.path.display().to_string();
+    let log =
+        apiserver::audit::Log::open(place, Arc::new(clock::now)).with_context(|| format!("cannot write {shown}"))?;
+    Ok(Some(apiserver::audit::Settings { policy: Arc::new(policy), log }))
 }
 
 /// Who is believed besides this cluster's own certificates and tokens.

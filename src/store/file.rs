@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use crate::memory::{Map, MemoryView};
-use crate::{Entry, Error, FactsOf, Revision, stamp};
+use crate::{Entry, Error, FactsOf, Revision, Seal, stamp};
 
 /// Marks the file as ours ("KEDG"), so that another program's database is not taken over.
 const APPLICATION_ID: i64 = 0x4b45_4447;
@@ -40,6 +40,7 @@ pub(crate) type Rows = BTreeMap<Revision, Option<Arc<Entry>>>;
 pub(crate) struct StateFile {
     conn: Connection,
     path: PathBuf,
+    seal: Option<Arc<dyn Seal>>,
 }
 
 /// What was found in the file.
@@ -47,6 +48,8 @@ pub(crate) struct Loaded {
     pub map: Map,
     /// No revision up to this one may be used again.
     pub revision: Revision,
+    /// Rows that would be kept in another form now.
+    pub stale: Rows,
 }
 
 /// A commit that did not happen.
@@ -131,11 +134,16 @@ fn create(path: &Path) -> std::io::Result<File> {
 
 impl StateFile {
     /// Opens or creates the file, and loads it. Holds a lock against other processes until dropped.
-    pub fn open(path: &Path, facts_of: &FactsOf) -> Result<(StateFile, Loaded), Error> {
-        Self::open_with(path, facts_of, MIGRATIONS)
+    pub fn open(path: &Path, facts_of: &FactsOf, seal: Option<Arc<dyn Seal>>) -> Result<(StateFile, Loaded), Error> {
+        Self::open_with(path, facts_of, seal, MIGRATIONS)
     }
 
-    fn open_with(path: &Path, facts_of: &FactsOf, migrations: &[&str]) -> Result<(StateFile, Loaded), Error> {
+    fn open_with(
+        path: &Path,
+        facts_of: &FactsOf,
+        seal: Option<Arc<dyn Seal>>,
+        migrations: &[&str],
+    ) -> Result<(StateFile, Loaded), Error> {
         let len = create(path).and_then(|file| file.metadata()).map_err(|e| cannot_open(path, e))?.len();
         if (1..SQLITE_PAGE_BYTES_MIN).contains(&len) {
             // SQLite would take this for a new file too.
@@ -159,7 +167,11 @@ impl StateFile {
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -1024; PRAGMA wal_autocheckpoint = 1000;",
         )
         .map_err(|e| open_error(path, e))?;
-        let file = StateFile { conn, path: path.to_owned() };
+        if seal.is_some() {
+            // What is replaced by its sealed form must not stay in free pages.
+            conn.execute_batch("PRAGMA secure_delete = ON;").map_err(|e| open_error(path, e))?;
+        }
+        let file = StateFile { conn, path: path.to_owned(), seal };
         let loaded = file.load(facts_of)?;
         Ok((file, loaded))
     }
@@ -180,23 +192,47 @@ impl StateFile {
             })?;
         let revision = Revision(revision as u64);
         let mut entries: Vec<Arc<Entry>> = Vec::new();
+        let mut stale = Rows::new();
         let mut statement =
             self.conn.prepare("SELECT created, modified, stamp_at, key, value FROM entry").map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             let mut entry = entry_of(row).map_err(|error| self.damaged(format!("a row cannot be read: {error}")))?;
+            let is_stale = self.unseal(&mut entry)?;
             let Entry { created, modified, stamp_at, .. } = entry;
             if created > modified || modified > revision || !stamp::is_stamped(&entry.value, stamp_at, modified) {
                 return Err(self.damaged(format!("the row of {} contradicts itself", entry.key)));
             }
             entry.facts = facts_of(&entry.key, &entry.value);
-            entries.push(Arc::new(entry));
+            let entry = Arc::new(entry);
+            if is_stale {
+                stale.insert(created, Some(entry.clone()));
+            }
+            entries.push(entry);
         }
         entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         if let Some(pair) = entries.windows(2).find(|pair| pair[0].key == pair[1].key) {
             return Err(self.damaged(format!("{} is there twice", pair[0].key)));
         }
-        Ok(Loaded { map: entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect(), revision })
+        Ok(Loaded { map: entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect(), revision, stale })
+    }
+
+    /// Turns what is on disk into the value. Whether it would be kept in another form now.
+    fn unseal(&self, entry: &mut Entry) -> Result<bool, Error> {
+        let Some(seal) = &self.seal else { return Ok(false) };
+        let opened = seal.open(&entry.key, &entry.value);
+        let opened = opened.map_err(|why| self.damaged(format!("the row of {} cannot be opened: {why}", entry.key)))?;
+        if let Some(value) = opened.value {
+            entry.value = value.into();
+        }
+        Ok(opened.stale)
+    }
+
+    /// Writes rows again as they would be kept now, and leaves nothing of their old form behind.
+    pub fn rewrite(&mut self, rows: &Rows) -> Result<(), CommitFailed> {
+        self.commit(&[rows], None)?;
+        let emptied = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        emptied.map_err(|error| CommitFailed { reason: format!("{}: {error}", self.path.display()), in_doubt: false })
     }
 
     /// Writes rows and, if given, the revision up to which numbers are taken, in one transaction; on disk when it returns.
@@ -226,7 +262,14 @@ impl StateFile {
         for (created, state) in rows.iter().copied().flatten() {
             let created = created.0 as i64;
             match state {
-                Some(e) => put.execute(params![created, e.modified.0 as i64, e.stamp_at, &*e.key, &*e.value])?,
+                Some(e) => {
+                    let sealed = match &self.seal {
+                        Some(seal) => seal.seal(&e.key, &e.value).map_err(cannot_seal)?,
+                        None => None,
+                    };
+                    let value = sealed.as_deref().unwrap_or(&e.value);
+                    put.execute(params![created, e.modified.0 as i64, e.stamp_at, &*e.key, value])?
+                }
                 None => delete.execute([created])?,
             };
         }
@@ -237,6 +280,11 @@ impl StateFile {
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
     }
+}
+
+/// A value that has no form for the disk fails its commit like a disk that does not take it.
+fn cannot_seal(why: String) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(why.into())
 }
 
 /// The entry of a row, without facts.
@@ -254,11 +302,11 @@ fn entry_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
 
 /// Writes `view` to a database of its own at `to`. Needs neither the writer nor the file it writes to, holds up nobody, and
 /// comes out without free pages. The file is complete or absent.
-pub(crate) fn write_copy(view: &MemoryView, to: &Path) -> Result<(), Error> {
+pub(crate) fn write_copy(view: &MemoryView, to: &Path, seal: Option<Arc<dyn Seal>>) -> Result<(), Error> {
     let mut partial = to.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    let written = write_partial(view, &partial).and_then(|()| {
+    let written = write_partial(view, &partial, seal).and_then(|()| {
         std::fs::rename(&partial, to).map_err(|e| cannot_open(to, e))?;
         let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| cannot_open(folder, e))
@@ -270,7 +318,7 @@ pub(crate) fn write_copy(view: &MemoryView, to: &Path) -> Result<(), Error> {
     written
 }
 
-fn write_partial(view: &MemoryView, partial: &Path) -> Result<(), Error> {
+fn write_partial(view: &MemoryView, partial: &Path, seal: Option<Arc<dyn Seal>>) -> Result<(), Error> {
     if let Err(error) = std::fs::remove_file(partial)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -286,7 +334,7 @@ fn write_partial(view: &MemoryView, partial: &Path) -> Result<(), Error> {
     conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1024;")
         .map_err(failed)?;
     migrate(&conn, partial, MIGRATIONS)?;
-    let copy = StateFile { conn, path: partial.to_owned() };
+    let copy = StateFile { conn, path: partial.to_owned(), seal };
     let rows: Rows = view.map.values().map(|entry| (entry.created, Some(entry.clone()))).collect();
     copy.write(&[&rows], Some(view.revision)).map_err(failed)?;
     copy.conn.close().map_err(|(_, error)| failed(error))?;
@@ -309,16 +357,19 @@ mod tests {
         let second = [MIGRATIONS[0], "CREATE TABLE second (x); UPDATE meta SET number = number + 1;"];
         let version = |file: &StateFile| pragma(&file.conn, "user_version").unwrap();
 
-        let (file, loaded) = StateFile::open(&path, &facts_of()).unwrap();
+        let (file, loaded) = StateFile::open(&path, &facts_of(), None).unwrap();
         assert_eq!((version(&file), loaded.revision), (1, Revision(0)));
         drop(file);
         // One that fails leaves the file as it was.
-        assert!(StateFile::open_with(&path, &facts_of(), &broken).is_err());
+        assert!(StateFile::open_with(&path, &facts_of(), None, &broken).is_err());
         for _ in 0..2 {
-            let (file, loaded) = StateFile::open_with(&path, &facts_of(), &second).unwrap();
+            let (file, loaded) = StateFile::open_with(&path, &facts_of(), None, &second).unwrap();
             assert_eq!((version(&file), loaded.revision), (2, Revision(1)));
         }
-        assert!(matches!(StateFile::open(&path, &facts_of()), Err(Error::NewerSchema { found: 2, known: 1, .. })));
+        assert!(matches!(
+            StateFile::open(&path, &facts_of(), None),
+            Err(Error::NewerSchema { found: 2, known: 1, .. })
+        ));
     }
 
     #[test]
@@ -333,15 +384,55 @@ mod tests {
         for (values, expected) in rows {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("state.db");
-            let (file, _) = StateFile::open(&path, &facts_of()).unwrap();
+            let (file, _) = StateFile::open(&path, &facts_of(), None).unwrap();
             let sql = format!("UPDATE meta SET number = 5; INSERT INTO entry VALUES {values}");
             file.conn.execute_batch(&sql).unwrap();
             drop(file);
-            match StateFile::open(&path, &facts_of()) {
+            match StateFile::open(&path, &facts_of(), None) {
                 Err(Error::Damaged { detail, .. }) => assert_eq!(detail, *expected),
                 Err(error) => panic!("{values}: {error}"),
                 Ok(_) => panic!("{values}: opened"),
             }
         }
+    }
+
+    /// Turns every letter around. What begins with `*` is in this form.
+    #[derive(Debug)]
+    struct Backwards;
+    impl Seal for Backwards {
+        fn seal(&self, _: &str, value: &[u8]) -> Result<Option<Vec<u8>>, String> {
+            Ok(Some(std::iter::once(b'*').chain(value.iter().rev().copied()).collect()))
+        }
+        fn open(&self, _: &str, stored: &[u8]) -> Result<crate::Opened, String> {
+            let turned = stored.strip_prefix(b"*").map(|rest| rest.iter().rev().copied().collect());
+            Ok(crate::Opened { stale: turned.is_none(), value: turned })
+        }
+    }
+
+    #[test]
+    fn sealed_values_are_in_the_file_in_their_own_form_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let (file, _) = StateFile::open(&path, &facts_of(), None).unwrap();
+        let sql = "UPDATE meta SET number = 5; INSERT INTO entry VALUES (1, 1, NULL, 'k', CAST('served' AS BLOB))";
+        file.conn.execute_batch(sql).unwrap();
+        drop(file);
+        let seal = || Some(Arc::new(Backwards) as Arc<dyn Seal>);
+        let (mut file, loaded) = StateFile::open(&path, &facts_of(), seal()).unwrap();
+        assert_eq!(&*loaded.map["k"].value, b"served");
+        assert_eq!(loaded.stale.len(), 1, "from before there was a seal");
+        file.rewrite(&loaded.stale).unwrap();
+        drop(file);
+        for name in ["state.db", "state.db-wal"] {
+            let bytes = std::fs::read(folder.path().join(name)).unwrap_or_default();
+            assert!(!bytes.windows(6).any(|w| w == b"served"), "{name}");
+        }
+        let (file, loaded) = StateFile::open(&path, &facts_of(), seal()).unwrap();
+        assert_eq!((&*loaded.map["k"].value, loaded.stale.len()), (&b"served"[..], 0));
+        let view = MemoryView { revision: loaded.revision, map: loaded.map };
+        let copy = folder.path().join("copy.db");
+        write_copy(&view, &copy, seal()).unwrap();
+        drop(file);
+        assert_eq!(StateFile::open(&copy, &facts_of(), seal()).unwrap().1.stale.len(), 0);
     }
 }

@@ -20,6 +20,7 @@ mod history;
 mod log;
 mod memory;
 mod queue;
+mod seal;
 mod sqlite;
 mod stage;
 mod stamp;
@@ -27,4 +28,5 @@ mod writer;
 
 pub use api::*;
 pub use history::HistoryLimits;
+pub use seal::{Opened, Seal};
 pub use sqlite::{Options, SqliteStore};

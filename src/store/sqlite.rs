@@ -15,7 +15,7 @@ use crate::log::{Log, Read};
 use crate::memory::MemoryView;
 use crate::queue::Queue;
 use crate::writer::{Pace, Writer};
-use crate::{Batch, Error, Event, FactsOf, Op, Pending, Revision, Snapshot, Store, Watcher, Written};
+use crate::{Batch, Error, Event, FactsOf, Op, Pending, Revision, Seal, Snapshot, Store, Watcher, Written};
 
 /// Events handed over by one call of [`Watcher::next`]: enough to amortise the call, little enough that nobody's buffer grows.
 const EVENTS_PER_CALL: usize = 512;
@@ -40,6 +40,8 @@ pub struct Options {
     /// Added to the revision when the file is opened: who restores a backup skips the revisions that clients may have seen
     /// after it was made. Kept on disk.
     pub skip_revisions: u64,
+    /// How values are kept on disk; `None`: as they are served.
+    pub seal: Option<Arc<dyn Seal>>,
 }
 
 impl Default for Options {
@@ -52,6 +54,7 @@ impl Default for Options {
             // Two commits' worth.
             queue_bytes_max: 8 << 20,
             skip_revisions: 0,
+            seal: None,
         }
     }
 }
@@ -136,6 +139,7 @@ pub struct SqliteStore {
     ended: watch::Receiver<bool>,
     /// How the last flush went, for the first who asks.
     outcome: Arc<Mutex<Option<Error>>>,
+    seal: Option<Arc<dyn Seal>>,
     /// One backup at a time: two to the same place would write over each other.
     backup: Arc<Mutex<()>>,
 }
@@ -148,7 +152,11 @@ impl SqliteStore {
     /// version wrote it (it is left as it is), [`Error::Damaged`] when it is no database, not one of ours, or contradicts
     /// itself, [`Error::Io`] when it cannot be read or created.
     pub fn open(path: &Path, facts_of: FactsOf, options: Options) -> Result<Arc<SqliteStore>, Error> {
-        let (mut file, loaded) = StateFile::open(path, &facts_of)?;
+        let (mut file, loaded) = StateFile::open(path, &facts_of, options.seal.clone())?;
+        if !loaded.stale.is_empty() {
+            tracing::info!(rows = loaded.stale.len(), "writing again what is kept in another form now");
+            file.rewrite(&loaded.stale).map_err(|failed| Error::ReadOnly { reason: failed.reason })?;
+        }
         let mut revision = loaded.revision;
         if options.skip_revisions > 0 {
             revision.0 += options.skip_revisions;
@@ -184,7 +192,8 @@ impl SqliteStore {
                 drop(end);
             })
             .map_err(|error| Error::Io(Box::new(error)))?;
-        Ok(Arc::new(SqliteStore { shared, queue, ended: ended_receiver, outcome, backup: Arc::default() }))
+        let (ended, backup) = (ended_receiver, Arc::default());
+        Ok(Arc::new(SqliteStore { shared, queue, ended, outcome, seal: options.seal, backup }))
     }
 }
 
@@ -258,9 +267,10 @@ impl Store for SqliteStore {
     fn backup<'a>(&'a self, to: &'a Path) -> Pending<'a, Result<(), Error>> {
         Box::pin(async move {
             let (view, to, one) = (self.shared.view(), to.to_owned(), self.backup.clone());
+            let seal = self.seal.clone();
             let copy = tokio::task::spawn_blocking(move || {
                 let _one = one.lock();
-                file::write_copy(&view, &to)
+                file::write_copy(&view, &to, seal)
             });
             copy.await.map_err(|error| Error::Io(Box::new(error)))?
         })

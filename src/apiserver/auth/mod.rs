@@ -29,6 +29,7 @@ use store::View;
 
 pub use attributes::{Attributes, Target};
 use identity::GROUP_MASTERS;
+pub use identity::Identity;
 pub use settings::Settings;
 
 /// Decides. Holds the compiled roles; cheap to ask.

@@ -34,6 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         api_audiences: vec![issuer],
         service_account_key_pem: pki.service_account_key_pem().to_owned(),
         authentication: apiserver::auth::Settings::default(),
+        audit: None,
         dialer: None,
         service_cidrs: vec!["10.43.0.0/16".parse()?],
         node_ports: (30000, 32767),

@@ -110,6 +110,7 @@ async fn main() -> Result<(), Failure> {
         api_audiences: vec!["https://kubernetes.default.svc".into()],
         service_account_key_pem: pki.service_account_key_pem().to_owned(),
         authentication: apiserver::auth::Settings::default(),
+        audit: None,
         dialer: None,
         service_cidrs: vec!["10.43.0.0/16".parse()?],
         node_ports: (30000, 32767),

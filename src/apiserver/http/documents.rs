@@ -52,7 +52,7 @@ pub fn answer(
         ["version"] => return json_only(headers, &version(shared)),
         ["metrics"] => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            return Ok(respond::bytes(200, content_type, shared.metrics.text()));
+            return Ok(respond::bytes(200, content_type, shared.metrics.text(&*shared.store.snapshot())));
         }
         ["openid", "v1", "jwks"] => {
             let body = shared.authenticator.tokens.jwks().to_string();
@@ -132,6 +132,8 @@ fn paths(shared: &Shared) -> Vec<String> {
         "/openid/v1/jwks",
         "/readyz",
         "/readyz/etcd",
+        "/readyz/etcd-readiness",
+        "/readyz/informer-sync",
         "/readyz/log",
         "/readyz/ping",
         "/readyz/shutdown",

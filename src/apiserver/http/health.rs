@@ -12,6 +12,12 @@ struct Check {
     result: Result<(), String>,
 }
 
+const START_HOOKS: [&str; 3] = [
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/priority-and-fairness-config-producer",
+];
+
 /// Answers a health path: `Some((code, text))` when it is one.
 pub fn answer(path: &str, query: &Query, store: &dyn Store, stopping: bool) -> Option<(u16, String)> {
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
@@ -19,10 +25,18 @@ pub fn answer(path: &str, query: &Query, store: &dyn Store, stopping: bool) -> O
     if !matches!(root, "livez" | "readyz" | "healthz") {
         return None;
     }
-    let mut checks = vec![Check { name: "ping", result: Ok(()) }, Check { name: "log", result: Ok(()) }];
+    let passed = |name| Check { name, result: Ok(()) };
+    let mut checks = vec![passed("ping"), passed("log")];
     // A store that takes no writes still serves: the process is alive, but others should be asked.
     let writable = store.writable().map_err(|e| e.to_string());
-    checks.push(Check { name: "etcd", result: if root == "livez" { Ok(()) } else { writable } });
+    checks.push(Check { name: "etcd", result: if root == "livez" { Ok(()) } else { writable.clone() } });
+    if root == "readyz" {
+        checks.push(Check { name: "etcd-readiness", result: writable });
+        // Everything is read from memory, which is filled before the first request comes.
+        checks.push(passed("informer-sync"));
+    }
+    // What these hooks do upstream is done before the first request comes, too.
+    checks.extend(START_HOOKS.map(passed));
     if root == "readyz" {
         let stopping = if stopping { Err("process is shutting down".into()) } else { Ok(()) };
         checks.push(Check { name: "shutdown", result: stopping });

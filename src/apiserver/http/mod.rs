@@ -10,6 +10,7 @@ pub mod gzip;
 pub mod health;
 pub mod listener;
 pub mod metrics;
+mod process;
 pub mod query;
 pub mod respond;
 pub mod router;

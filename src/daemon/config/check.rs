@@ -30,11 +30,18 @@ pub fn server(s: &Server) -> Outcome {
         ("--server", s.common.server.is_some()),
         ("--cluster-init", s.cluster_init),
         ("--datastore-endpoint", s.datastore_endpoint.is_some()),
-        ("--secrets-encryption", s.secrets_encryption),
     ] {
         if given {
             return invalid(format!("{flag} is not served by this version: one server with its own store is"));
         }
+    }
+    if s.secrets_encryption && s.encryption_provider_config.is_some() {
+        return invalid(
+            "--secrets-encryption and --encryption-provider-config say the same; one of them is wanted".into(),
+        );
+    }
+    if s.audit_log_path.is_some() && s.audit_policy_file.is_none() {
+        return invalid("--audit-log-path needs --audit-policy-file, which says what is recorded".into());
     }
     if let Some(component) = s.disable.first() {
         return refuse(

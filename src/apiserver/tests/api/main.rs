@@ -12,6 +12,7 @@ mod kinds;
 mod kubectl;
 mod managed;
 mod objects;
+mod operations;
 mod policies;
 mod proxy;
 mod reading;

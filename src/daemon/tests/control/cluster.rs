@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::local;
+use crate::{keys, local};
 
 pub const NODE: &str = "n1";
 /// Every wait of these tests; far above what a slow machine needs.
@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     pub api: ApiServer,
-    pub pki: cluster::pki::Pki,
+    pub pki: Arc<cluster::pki::Pki>,
     pub admin: Client,
     pub informers: Informers,
     control: control::Handle,
@@ -61,6 +61,7 @@ impl Server {
             api_audiences: vec![issuer],
             service_account_key_pem: pki.service_account_key_pem().to_owned(),
             authentication: apiserver::auth::Settings::default(),
+            audit: None,
             dialer: None,
             service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
             node_ports: (30000, 32767),
@@ -118,6 +119,7 @@ impl Cluster {
     pub async fn start() -> Self {
         let clock = Clock::system();
         let Server { api, pki, folder } = Server::start().await;
+        let pki = Arc::new(pki);
         let complaints = Complaints::default();
         let noting = {
             let (api, complaints) = (api.clone(), Arc::clone(&complaints));
@@ -136,6 +138,7 @@ impl Cluster {
             advertise: vec!["192.0.2.1".parse().unwrap()],
             // The node sends no heartbeats.
             node_grace_seconds: 1_000_000,
+            keys: Some(Arc::new(keys::Holder::new(Arc::clone(&pki), api.clone()))),
             ..control::Config::default()
         };
         let control = control::start(clients, config);

@@ -4,8 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod cluster;
+#[path = "../../keys.rs"]
+mod keys;
 mod kubectl;
 #[path = "../../local.rs"]
 mod local;
+mod signing;
 mod story;
 mod wire;
