@@ -383,7 +383,7 @@ impl ApiServer {
             }
         } else {
             // A watch has a `timeoutSeconds` of its own.
-            let limit = if streaming { deadline::LIMIT } else { deadline::of(&query)? };
+            let limit = if trace.streams { deadline::LIMIT } else { deadline::of(&query)? };
             let body = match method {
                 Method::GET | Method::HEAD => Bytes::new(),
                 _ => body.read(&parts.headers).await?,
