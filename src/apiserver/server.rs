@@ -671,7 +671,9 @@ fn finish(ask: &Ask<'_>, answer: Answer) -> Result<Response<Body>, Status> {
     let accepted = ask.accepted;
     let (code, text) = match answer {
         Answer::Response(response) => return Ok(response),
-        Answer::Entry { code, entry } => (code, conversion::text(ask.served, &entry.value)?),
+        Answer::Entry { code, entry } => {
+            (code, conversion::text(ask.served, &custom::present(ask.kind, entry)?.value)?)
+        }
         // A Status has no other shape; what a subresource exchanges says itself what it is.
         Answer::Object { code, value } if accepted.as_ == As::Object || value["kind"] == "Status" => {
             let shown = if value["kind"] == "Status" { Cow::Borrowed(&value) } else { ask.shown(&value) };

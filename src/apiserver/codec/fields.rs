@@ -3,13 +3,14 @@
 //! Source: KEP-2885 (server-side field validation); sigs.k8s.io/json; apiserver `pkg/endpoints/handlers`.
 
 use serde_json::{Map, Value};
-use types::registry::GroupVersionKind;
+use types::registry::{GroupVersionKind, Kind};
 use types::status::Status;
 
 use super::gojson::type_of as json_type;
 use super::scalar::{self, Wrong};
 use super::strict;
 use super::trail::{Step, Trail, go_path, strict_path};
+use crate::custom;
 use crate::schema::{self, Container, Field, Item, Type};
 
 /// What the `fieldValidation` query parameter says.
@@ -69,6 +70,52 @@ pub(crate) fn canonicalize(gvk: &GroupVersionKind, value: &mut Value, collect: b
         walker.message(ty, object, None)?;
     }
     Ok(walker.problems)
+}
+
+/// [`canonicalize`] for an object of a kind, built in or custom.
+pub(crate) fn canonicalize_kind(kind: &Kind, value: &mut Value, collect: bool) -> Result<Vec<String>, String> {
+    match custom::of(kind) {
+        Some(custom) => custom.canonicalize(value, collect),
+        None => canonicalize(&kind.gvk(), value, collect),
+    }
+}
+
+/// [`canonicalize`] for metadata alone; unknown fields are bare paths in it.
+pub(crate) fn canonicalize_metadata(value: &mut Value, collect: bool) -> Result<Vec<String>, String> {
+    const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let mut walker = Walker { collect, problems: Vec::new() };
+    match (schema::type_named(OBJECT_META), value) {
+        (Some(ty), Value::Object(object)) => walker.message(ty, object, None)?,
+        (_, Value::Null) => {}
+        (_, other) => {
+            let what = json_type(other);
+            return Err(format!("json: cannot unmarshal {what} into Go value of type v1.ObjectMeta"));
+        }
+    }
+    let bare = |problem: String| {
+        problem.strip_prefix("unknown field \"").and_then(|p| p.strip_suffix('"')).map(str::to_owned).unwrap_or(problem)
+    };
+    Ok(walker.problems.into_iter().map(bare).collect())
+}
+
+/// [`check`] for an object of a custom kind.
+pub(crate) fn check_custom(
+    kind: &Kind,
+    value: &mut Value,
+    raw_json: Option<&[u8]>,
+    mode: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    let cannot = |why: &str| {
+        let Kind { kind, version, .. } = kind;
+        Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+    };
+    let collect = mode != FieldValidation::Ignore;
+    let mut problems = raw_json.filter(|_| collect).map(|raw| strict::problems(raw, None)).unwrap_or_default();
+    problems.extend(canonicalize_kind(kind, value, collect).map_err(|why| cannot(&why))?);
+    if mode == FieldValidation::Strict && !problems.is_empty() {
+        return Err(cannot(&strict_error(&problems)));
+    }
+    Ok(problems)
 }
 
 /// The text that upstream makes of unknown and duplicate fields; a PATCH carries it in a 422 about the field `patch`.

@@ -147,6 +147,11 @@ impl Definition {
         self.versions.iter().find(|v| v.storage)
     }
 
+    /// Whether objects can be had in that version.
+    pub fn serves(&self, version: &str) -> bool {
+        self.versions.iter().any(|v| v.served && v.name == version)
+    }
+
     /// Prefix of the keys of its objects.
     pub fn objects_prefix(&self) -> String {
         format!("{}/{}/", self.group, self.names.plural)

@@ -180,7 +180,7 @@ pub(super) fn kind_of(definition: &Arc<Definition>, at: usize) -> Kind {
         storage_version_hash: Cow::Owned(storage_hash(definition)),
         stored: true,
         kept_as: None,
-        extension: Extension::new(Arc::new(Custom { definition: definition.clone(), at })),
+        extension: Extension::new(Arc::new(Custom::new(definition.clone(), at))),
     }
 }
 

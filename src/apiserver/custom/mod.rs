@@ -10,28 +10,45 @@
 //!
 //! Source: apiextensions-apiserver `pkg/apiserver`, `pkg/registry/customresource`.
 
+mod columns;
 mod definition;
+mod jsonpath;
 pub mod keeper;
 mod kinds;
+mod present;
+mod scale;
+pub mod schema;
 pub mod settle;
 mod strategy;
 
+use std::sync::{Arc, OnceLock};
+
 use serde_json::Value;
-use std::sync::Arc;
-use types::field::FieldError;
+use types::field::{FieldError, Path, Problem};
+use types::names;
 use types::registry::{Kind, Verb};
 use types::status::Status;
 
 pub use definition::{Definition, GROUP, STORE_PREFIX};
 pub use kinds::{Kinds, Served};
+pub use present::{present, present_bytes, to_storage};
 
+use crate::codec::fields;
+use crate::hooks::json::{get, texts};
 use crate::verbs::ask::Ask;
+use schema::Schema;
+
+/// Unknown fields that are told of one object.
+const UNKNOWN_MAX: usize = 100;
 
 /// One served version of a custom kind, as it hangs on its [`Kind`].
 pub struct Custom {
     definition: Arc<Definition>,
     /// Which of the definition's versions it is.
     at: usize,
+    /// Read when the first object comes: most kinds of most clusters have none.
+    schema: OnceLock<Schema>,
+    columns: OnceLock<Vec<columns::Column>>,
 }
 
 /// What makes a kind a custom one; `None` for built-in ones.
@@ -66,12 +83,40 @@ pub fn check_create(kind: &Kind, name: &str) -> Result<(), Status> {
 }
 
 impl Custom {
+    pub fn new(definition: Arc<Definition>, at: usize) -> Self {
+        Self { definition, at, schema: OnceLock::new(), columns: OnceLock::new() }
+    }
+
     pub fn definition(&self) -> &Definition {
         &self.definition
     }
 
-    fn version(&self) -> &definition::Version {
+    pub fn version(&self) -> &definition::Version {
         &self.definition.versions[self.at]
+    }
+
+    pub fn schema(&self) -> &Schema {
+        self.schema.get_or_init(|| {
+            let value = serde_json::from_slice(&self.version().schema).unwrap_or_default();
+            let mut schema = Schema::root(&value);
+            schema.preserve_unknown |= self.definition.preserve_unknown_fields;
+            schema
+        })
+    }
+
+    /// The columns of the kind's tables; see [`columns`].
+    fn columns(&self) -> &[columns::Column] {
+        self.columns.get_or_init(|| columns::read(&self.version().columns))
+    }
+
+    /// The column definitions of a Table.
+    pub fn column_definitions(&self) -> Vec<Value> {
+        columns::definitions(self.columns())
+    }
+
+    /// The cells of an object.
+    pub fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        columns::cells(self.columns(), object, now)
     }
 
     fn has_status(&self) -> bool {
@@ -83,7 +128,26 @@ impl Custom {
         &self.version().warning
     }
 
-    pub fn default(&self, _object: &mut Value) {}
+    /// Brings a decoded object into the form in which it is kept: unknown fields are gone. Returns those when they are to be
+    /// collected.
+    ///
+    /// Errors: upstream's text for metadata of the wrong type.
+    pub fn canonicalize(&self, object: &mut Value, collect: bool) -> Result<Vec<String>, String> {
+        let mut found = Vec::new();
+        if let Some(metadata) = object.get_mut("metadata") {
+            let unknown = fields::canonicalize_metadata(metadata, collect)?;
+            found.extend(unknown.into_iter().map(|field| format!("metadata.{field}")));
+        }
+        let schema = self.schema();
+        let limit = if collect { UNKNOWN_MAX } else { 0 };
+        found.extend(schema::prune(object, schema, true, limit));
+        found.extend(schema::coerce(object, schema, &Path::root(), collect)?);
+        Ok(found.into_iter().map(|field| format!("unknown field {field:?}")).collect())
+    }
+
+    pub fn default(&self, object: &mut Value) {
+        schema::default(object, self.schema());
+    }
 
     pub fn prepare_create(&self, object: &mut Value) {
         strategy::prepare_create(object, self.has_status());
@@ -93,11 +157,90 @@ impl Custom {
         strategy::prepare_update(new, old, subresource, self.has_status());
     }
 
-    pub fn validate(&self, _object: &Value) -> Vec<FieldError> {
-        Vec::new()
+    pub fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        let schema = self.schema();
+        let mut errors = schema::validate(object, None, schema, &Path::root());
+        errors.extend(scale::validate(&self.version().subresources, object, false));
+        errors.extend(schema::embedded(object, schema, &Path::root()));
+        errors.extend(schema::duplicates(object, schema, &Path::root()));
+        self.rules(object, None, &mut errors);
+        errors
     }
 
-    pub fn validate_update(&self, _new: &Value, _old: &Value, _subresource: &str) -> Vec<FieldError> {
-        Vec::new()
+    pub fn validate_update(&self, new: &Value, old: &Value, subresource: &str) -> Vec<FieldError> {
+        let (schema, root) = (self.schema(), Path::root());
+        let mut errors;
+        if subresource == "status" {
+            errors = match (schema.property("status"), new.get("status")) {
+                (Some(schema), Some(status)) => {
+                    schema::validate(status, old.get("status"), schema, &Path::new("status"))
+                }
+                _ => Vec::new(),
+            };
+            errors.extend(scale::validate(&self.version().subresources, new, true));
+        } else {
+            errors = schema::validate(new, Some(old), schema, &root);
+            errors.extend(scale::validate(&self.version().subresources, new, false));
+            errors.extend(schema::embedded(new, schema, &root));
+        }
+        let twice = schema::duplicates(new, schema, &root);
+        // What was so before may stay so.
+        if !twice.is_empty() && schema::duplicates(old, schema, &root).is_empty() {
+            errors.extend(twice);
+        }
+        self.rules(new, Some(old), &mut errors);
+        errors
+    }
+
+    /// The rules of the schema, which expect what is otherwise valid.
+    fn rules(&self, new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+        let schema = self.schema();
+        if !schema.has_rules() {
+            return;
+        }
+        let blocking = |error: &FieldError| {
+            use Problem::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+            matches!(error.problem, NotSupported | Required | TooLong | TooMany | TypeInvalid)
+        };
+        if errors.iter().any(blocking) {
+            let words = "some validation rules were not checked because the object was invalid; correct the existing \
+                         errors to complete validation";
+            errors.push(FieldError::invalid(&Path::root(), &Value::Null, words));
+            return;
+        }
+        errors.extend(schema::rules::check(new, old, schema));
+    }
+
+    /// Texts for `Warning` headers about a new object. Source: `validateKubeFinalizerName`.
+    pub fn warnings_create(&self, object: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for name in texts(get(object, "metadata"), "finalizers") {
+            let say = |why: &str| format!("metadata.finalizers: {name:?}: {why}");
+            warnings.extend(names::qualified_name(name).iter().map(|why| say(why)));
+            if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
+                let path = if name.contains('.') { " including a path (/)" } else { "" };
+                warnings.push(say(&format!(
+                    "prefer a domain-qualified finalizer name{path} to avoid accidental conflicts with other finalizer writers"
+                )));
+            }
+        }
+        warnings
+    }
+
+    /// The Scale of an object.
+    ///
+    /// Errors: 400 when the object's counts are none.
+    pub fn scale_of(&self, object: &Value) -> Result<Value, Status> {
+        scale::scale_of(&self.version().subresources, object).map_err(Status::bad_request)
+    }
+
+    /// Writes the replicas of a Scale into the object.
+    pub fn apply_scale(&self, object: &mut Value, scale: &Value) {
+        scale::apply(&self.version().subresources, object, scale);
+    }
+
+    /// The path of the replicas, for the owners of a Scale's field.
+    pub fn replicas_path(&self) -> Vec<&str> {
+        scale::path(&self.version().subresources)
     }
 }

@@ -51,6 +51,28 @@ pub fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// Checks the metadata of an object within another, wherever that is.
+pub fn validate_embedded(meta: &Value, path: &Path) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let own = Path::new("metadata");
+    let namespace = text(meta, "namespace");
+    for (field, value) in [("generateName", text(meta, "generateName")), ("name", text(meta, "name"))] {
+        let wrong = names::path_segment(value).into_iter().filter(|_| !value.is_empty());
+        errors.extend(wrong.map(|why| FieldError::invalid(&own.child(field), value, why)));
+    }
+    if !namespace.is_empty() {
+        let wrong = names::dns1123_label(namespace);
+        errors.extend(wrong.into_iter().map(|why| FieldError::invalid(&own.child("namespace"), namespace, why)));
+    }
+    common(meta, &mut errors);
+    finalizers(meta, &mut errors);
+    for error in &mut errors {
+        let rest = error.path.as_str().strip_prefix("metadata").unwrap_or_default().to_owned();
+        error.path = Path::new(&format!("{path}{rest}"));
+    }
+    errors
+}
+
 /// Checks the metadata of a changed object against what it was.
 pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let (meta, before) = (get(new, "metadata"), get(old, "metadata"));

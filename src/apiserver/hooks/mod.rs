@@ -175,19 +175,20 @@ impl Behaviour<'_> {
     }
     pub fn validate(&self, object: &Value) -> Vec<FieldError> {
         match self.custom {
-            Some(custom) => custom.validate(object),
+            // What a custom object must be depends on what it was: `validate_create` and `validate_update` say.
+            Some(_) => Vec::new(),
             None => (self.hooks.validate)(object),
         }
     }
     pub fn validate_create(&self, object: &Value, context: &Context<'_>) -> Vec<FieldError> {
         match self.custom {
-            Some(_) => Vec::new(),
+            Some(custom) => custom.validate_create(object),
             None => (self.hooks.validate_create)(object, context),
         }
     }
     pub fn warnings_create(&self, object: &Value) -> Vec<String> {
         match self.custom {
-            Some(_) => Vec::new(),
+            Some(custom) => custom.warnings_create(object),
             None => (self.hooks.warnings_create)(object),
         }
     }

@@ -88,9 +88,14 @@ fn good(group: &str, kind: &str) -> Value {
         ("authorization.k8s.io", _) => {
             json!({"spec": {"user": "ann", "nonResourceAttributes": {"path": "/healthz", "verb": "get"}}})
         }
+        ("apiextensions.k8s.io", _) => json!({"spec": {
+            "group": "example.com", "scope": "Cluster", "names": {"plural": "cars", "kind": "Car"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+        }}),
         _ => others::good(group, kind),
     };
     let name = match kind {
+        "CustomResourceDefinition" => "cars.example.com",
         "IPAddress" => "10.96.0.7",
         "APIService" => "v1.acme.io",
         _ => "web",

@@ -43,8 +43,8 @@ pub fn applied(
     force: bool,
 ) -> Result<Applied, Status> {
     check_kind(config, writer.kind)?;
-    let shape = Shape::of_kind(writer.ty());
-    if let Some(problems) = check::problems(writer.ty(), config) {
+    let shape = Shape::of_kind(writer.kind);
+    if let Some(problems) = check::problems(shape, config) {
         return Err(unfit(format!("failed to create typed patch object ({}): {problems}", shown(config))));
     }
     let empty = Value::Object(serde_json::Map::new());
@@ -82,8 +82,8 @@ pub fn applied(
 /// Source: apiserver `pkg/admission/plugin/policy/mutating/patch/smd.go`.
 pub fn merged(kind: &GroupVersionKind, live: &Value, config: &Value) -> Result<Value, String> {
     let ty = crate::schema::type_of(&kind.group, &kind.version, &kind.kind);
-    let shape = Shape::of_kind(ty);
-    if let Some(problems) = check::problems(ty, config) {
+    let shape = ty.map_or(Shape::Any, Shape::Struct);
+    if let Some(problems) = check::problems(shape, config) {
         return Err(format!("failed to convert patch object to typed object: {problems}"));
     }
     let mut whole = Vec::new();
@@ -137,7 +137,7 @@ struct Attempt<'a> {
     object: &'a Value,
     managed: &'a Managed,
     config: &'a Value,
-    shape: Shape,
+    shape: Shape<'a>,
     writer: &'a Writer<'a>,
 }
 
@@ -155,7 +155,7 @@ impl Attempt<'_> {
         if let Some(last) = last.as_ref().filter(|last| !last.fields.is_empty()) {
             new = self.prune(new, &last.fields, &others, &own.fields);
         }
-        let difference = compare(writer.ty(), self.live, &new, &reset);
+        let difference = compare(self.shape, self.live, &new, &reset);
         let versions = Versions::of(&others, self.live, &new, writer);
         let mut conflicts: Conflicts = Vec::new();
         for entry in &mut others {
@@ -208,7 +208,7 @@ impl Attempt<'_> {
         let text = live["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap_or_default();
         let Ok(last @ Value::Object(_)) = serde_json::from_str::<Value>(text) else { return Set::new() };
         let nothing = Reset { root: &[], metadata: &[] };
-        let difference = compare(self.writer.ty(), Some(&last), live, &nothing);
+        let difference = compare(self.shape, Some(&last), live, &nothing);
         fields(self.shape, &last).difference(&difference.changed).difference(&difference.removed).into_owned()
     }
 }

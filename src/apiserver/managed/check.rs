@@ -8,14 +8,17 @@ use std::fmt::{Display, Write as _};
 use serde_json::Value;
 
 use super::shape::{Shape, element};
+use crate::custom::schema::{ListType, Schema, Type as Kinds};
 use crate::patch::go_text;
 use crate::schema::{Container, Field, Item, Type};
 
 /// What is wrong with a configuration of that type; `None` when nothing is. Custom kinds without a schema take anything.
-pub fn problems(ty: Option<&'static Type>, config: &Value) -> Option<String> {
+pub fn problems(shape: Shape<'_>, config: &Value) -> Option<String> {
     let mut walk = Walk::default();
-    if let Some(ty) = ty {
-        walk.message(ty, config);
+    match shape {
+        Shape::Struct(ty) => walk.message(ty, config),
+        Shape::Root(_) => walk.custom(shape, config),
+        _ => {}
     }
     match walk.found.as_slice() {
         [] => None,
@@ -50,6 +53,64 @@ impl Walk {
                 Some(field) => walk.field(field, value),
                 None => walk.say("field not declared in schema"),
             });
+        }
+    }
+
+    /// A value of a custom object.
+    fn custom(&mut self, shape: Shape<'_>, value: &Value) {
+        match shape {
+            Shape::Struct(ty) => self.message(ty, value),
+            Shape::Root(schema) | Shape::Custom(schema) if schema.type_ != Kinds::Array => {
+                let Some(object) = self.map(value) else { return };
+                for (name, value) in object {
+                    self.at(format_args!(".{name}"), |walk| match shape.member(name) {
+                        // What else a leaf must be is validation's to say.
+                        Some((Shape::Leaf, _)) => walk.custom_leaf(schema.member(name), value),
+                        Some((below, _)) => walk.custom(below, value),
+                        None => walk.say("field not declared in schema"),
+                    });
+                }
+            }
+            Shape::Custom(schema) => match value {
+                Value::Array(items) => {
+                    let mut seen = BTreeSet::new();
+                    for (i, item) in items.iter().enumerate() {
+                        if schema.list == ListType::Atomic {
+                            self.at(format_args!("[{i}]"), |walk| match shape.item() {
+                                Shape::Leaf => walk.custom_leaf(schema.items.as_deref(), item),
+                                below => walk.custom(below, item),
+                            });
+                            continue;
+                        }
+                        match element(shape, item) {
+                            Err(why) => self.say(format_args!("element {i}: {why}")),
+                            Ok(element) => {
+                                if seen.contains(&element) {
+                                    self.say(format_args!("duplicate entries for key {element}"));
+                                }
+                                self.at(&element, |walk| walk.custom(shape.item(), item));
+                                seen.insert(element);
+                            }
+                        }
+                    }
+                }
+                Value::Null => {}
+                other => self.say(format_args!("expected list, got &{{{}}}", go_text(other))),
+            },
+            _ => {}
+        }
+    }
+
+    fn custom_leaf(&mut self, schema: Option<&Schema>, value: &Value) {
+        let Some(schema) = schema.filter(|s| !s.int_or_string) else { return };
+        let (expected, fits) = match schema.type_ {
+            Kinds::String => ("string", value.is_string()),
+            Kinds::Integer | Kinds::Number => ("numeric (int or float)", value.is_number()),
+            Kinds::Boolean => ("boolean", value.is_boolean()),
+            _ => return,
+        };
+        if !fits && !value.is_null() {
+            self.say(format_args!("expected {expected}, got {}", go_type(value)));
         }
     }
 
@@ -115,16 +176,19 @@ impl Walk {
         if fits || value.is_null() {
             return;
         }
-        let go = match value {
-            Value::String(_) => "string",
-            Value::Bool(_) => "bool",
-            Value::Number(n) if n.is_f64() => "float64",
-            Value::Number(_) => "int64",
-            Value::Array(_) => "[]interface {}",
-            Value::Object(_) => "map[string]interface {}",
-            Value::Null => "<nil>",
-        };
-        self.say(format_args!("expected {expected}, got {go}"));
+        self.say(format_args!("expected {expected}, got {}", go_type(value)));
+    }
+}
+
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+        Value::Null => "<nil>",
     }
 }
 

@@ -11,8 +11,7 @@ use serde_json::Value;
 
 use super::reset::Reset;
 use super::set::{Element, Set};
-use super::shape::{Items, Object, Parts, Shape, always_there, is_zero};
-use crate::schema::Type;
+use super::shape::{Items, Object, Parts, Shape, is_zero};
 
 /// What is there on one side.
 #[derive(Clone, Copy)]
@@ -24,7 +23,7 @@ pub enum Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn object(self, shape: Shape) -> Option<&'a Object> {
+    fn object(self, shape: Shape<'_>) -> Option<&'a Object> {
         match self {
             Side::Is(value) => match shape.parts(value) {
                 Parts::Object(object) if !object.is_empty() => Some(object),
@@ -34,7 +33,7 @@ impl<'a> Side<'a> {
         }
     }
 
-    fn list(self, shape: Shape) -> Option<&'a [Value]> {
+    fn list(self, shape: Shape<'_>) -> Option<&'a [Value]> {
         match self {
             Side::Is(value) => match shape.parts(value) {
                 Parts::List(items) if !items.is_empty() => Some(items),
@@ -89,9 +88,9 @@ pub const UNOWNED_METADATA: &[&str] = &[
 
 /// Compares two versions of an object; `old` is `None` for a new one. What nobody owns and what the writer may not set is
 /// left out.
-pub fn compare<'a>(ty: Option<&'static Type>, old: Option<&'a Value>, new: &'a Value, reset: &Reset) -> Difference<'a> {
+pub fn compare<'a>(shape: Shape<'_>, old: Option<&'a Value>, new: &'a Value, reset: &Reset) -> Difference<'a> {
     let old = old.map_or(Side::Zero, Side::Is);
-    Walk { reset }.objects(Shape::of_kind(ty), old, Side::Is(new), Level::Root)
+    Walk { reset }.objects(shape, old, Side::Is(new), Level::Root)
 }
 
 /// Where fields without an owner may be.
@@ -118,7 +117,7 @@ impl Walk<'_> {
     fn node<'a>(
         &self,
         element: Element<'a>,
-        shape: Shape,
+        shape: Shape<'_>,
         old: Side<'a>,
         new: Side<'a>,
         level: Level,
@@ -146,7 +145,7 @@ impl Walk<'_> {
         }
     }
 
-    fn objects<'a>(&self, shape: Shape, old: Side<'a>, new: Side<'a>, level: Level) -> Difference<'a> {
+    fn objects<'a>(&self, shape: Shape<'_>, old: Side<'a>, new: Side<'a>, level: Level) -> Difference<'a> {
         let mut out = Difference::default();
         let (before, after) = (old.object(shape), new.object(shape));
         let mut left = before.into_iter().flatten().peekable();
@@ -164,22 +163,22 @@ impl Walk<'_> {
             if self.skips(level, name) {
                 continue;
             }
-            let Some((member, field)) = shape.member(name) else { continue };
+            let Some((below, member)) = shape.member(name) else { continue };
             // Go writes the field of a struct that is there at all.
             let zero = |side: Side<'a>, value: Option<&'a Value>| match (value, side) {
                 (Some(value), _) => Side::Is(value),
                 (None, Side::Absent) => Side::Absent,
-                (None, _) if field.is_some_and(always_there) => Side::Zero,
+                (None, _) if member.is_always_there() => Side::Zero,
                 (None, _) => Side::Absent,
             };
             let (from, to) = (zero(old, l.map(|(_, v)| v)), zero(new, r.map(|(_, v)| v)));
-            let below = if level == Level::Root && name == "metadata" { Level::Metadata } else { Level::Below };
-            self.node(Element::field(name), member, from, to, below, &mut out);
+            let level = if level == Level::Root && name == "metadata" { Level::Metadata } else { Level::Below };
+            self.node(Element::field(name), below, from, to, level, &mut out);
         }
         out
     }
 
-    fn lists<'a>(&self, shape: Shape, old: Side<'a>, new: Side<'a>) -> Difference<'a> {
+    fn lists<'a>(&self, shape: Shape<'_>, old: Side<'a>, new: Side<'a>) -> Difference<'a> {
         let mut out = Difference::default();
         let (before, after) = (Items::of(shape, old.list(shape)), Items::of(shape, new.list(shape)));
         let (mut left, mut right) = (before.groups().peekable(), after.groups().peekable());

@@ -9,18 +9,19 @@ use serde_json::{Map, Value};
 
 use super::set::{Element, Node, Set, Sort};
 use super::shape::{Items, Parts, Shape, element};
+use crate::custom::schema::ListType;
 
 /// Every leaf, list item and map entry of the value.
-pub fn fields(shape: Shape, value: &Value) -> Set<'_> {
+pub fn fields<'v>(shape: Shape<'_>, value: &'v Value) -> Set<'v> {
     let mut set = Set::new();
     match shape.parts(value) {
         Parts::None => {}
         Parts::Object(object) => {
             for (name, value) in object {
-                let Some((below, field)) = shape.member(name) else { continue };
+                let Some((below, kind)) = shape.member(name) else { continue };
                 let children = fields(below, value);
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-                let member = field.is_none() || empty || is_leaf(below, value);
+                let member = !kind.is_named() || empty || is_leaf(below, value);
                 set.push(Element::field(name), member, children);
             }
         }
@@ -36,16 +37,17 @@ pub fn fields(shape: Shape, value: &Value) -> Set<'_> {
     set
 }
 
-fn is_leaf(shape: Shape, value: &Value) -> bool {
+fn is_leaf(shape: Shape<'_>, value: &Value) -> bool {
     match (shape, value) {
         (Shape::Leaf, _) => true,
         (Shape::Any, value) => !value.is_object(),
-        (Shape::Struct(_) | Shape::Map(_) | Shape::Set | Shape::Keyed(_), _) => false,
+        (Shape::Custom(schema), value) => schema.list == ListType::Atomic && value.is_array(),
+        (Shape::Struct(_) | Shape::Map(_) | Shape::Set | Shape::Keyed(_) | Shape::Root(_), _) => false,
     }
 }
 
 /// The set with the fields of structs in it that have something in them: they are members in name only.
-pub fn with_named<'a>(shape: Shape, set: &Set<'a>) -> Set<'a> {
+pub fn with_named<'a>(shape: Shape<'_>, set: &Set<'a>) -> Set<'a> {
     let node = |node: &Node<'a>| {
         let (below, named) = below(shape, &node.element);
         let member = node.member || (named && !node.children.is_empty());
@@ -55,18 +57,18 @@ pub fn with_named<'a>(shape: Shape, set: &Set<'a>) -> Set<'a> {
 }
 
 /// The shape under an element, and whether that is a field of a struct.
-fn below(shape: Shape, element: &Element<'_>) -> (Shape, bool) {
+fn below<'s>(shape: Shape<'s>, element: &Element<'_>) -> (Shape<'s>, bool) {
     if element.sort != Sort::Field {
         return (shape.item(), false);
     }
     match shape.member(&element.text) {
-        Some((below, field)) => (below, field.is_some()),
+        Some((below, member)) => (below, member.is_named()),
         None => (Shape::Leaf, false),
     }
 }
 
 /// The value without the members of `set` and what is in them. What loses all that it holds is `null`.
-pub fn remove(shape: Shape, value: &Value, set: &Set<'_>) -> Value {
+pub fn remove(shape: Shape<'_>, value: &Value, set: &Set<'_>) -> Value {
     match shape.parts(value) {
         // Nobody owns a part of what is owned as a whole.
         Parts::None if value.is_object() || value.is_array() => Value::Null,
@@ -119,7 +121,7 @@ pub fn wholes(shape: Shape, config: &Value, path: &str, into: &mut Vec<String>) 
 }
 
 /// The configuration merged into the live value: it wins where it says something, and what it does not name stays.
-pub fn merge(shape: Shape, live: &Value, config: &Value) -> Value {
+pub fn merge(shape: Shape<'_>, live: &Value, config: &Value) -> Value {
     match (shape.parts(live), shape.parts(config)) {
         (Parts::Object(live), Parts::Object(config)) if !(live.is_empty() && config.is_empty()) => {
             let mut out = live.clone();
@@ -154,7 +156,7 @@ fn says_nothing(config: &Value) -> bool {
 
 /// Items that both have stand in the configuration's order; those that only the live list has keep their place before what
 /// follows them there.
-fn merge_lists(shape: Shape, live: &[Value], config: &[Value]) -> Vec<Value> {
+fn merge_lists(shape: Shape<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
     // Each element to the items that have it.
     let index = |list: &[Value]| {
         let mut places: BTreeMap<Element<'static>, Vec<usize>> = BTreeMap::new();

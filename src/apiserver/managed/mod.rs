@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use types::registry::Kind;
 
-use crate::schema::{self, Type};
+use crate::{custom, schema};
 
 mod apply;
 mod check;
@@ -44,6 +44,7 @@ use compare::compare;
 use entries::{Entry, Operation};
 use reset::Reset;
 use set::Set;
+use shape::Shape;
 use versions::Versions;
 
 /// Bytes of a manager's name. Source: apimachinery `pkg/apis/meta/v1/validation` `FieldManagerMaxLength`.
@@ -143,9 +144,6 @@ pub struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn ty(&self) -> Option<&'static Type> {
-        schema::type_of(&self.kind.group, &self.kind.version, &self.kind.kind)
-    }
     fn reset(&self) -> Reset {
         reset::of(self.kind, self.subresource)
     }
@@ -191,7 +189,7 @@ pub fn manager<'a>(named: Option<&'a str>, user_agent: &'a str) -> Cow<'a, str> 
 pub fn created(new: &Value, given: Given, writer: &Writer<'_>) -> Managed {
     match given {
         Given::Nothing | Given::Reset => {
-            let changed = compare(writer.ty(), None, new, &writer.reset()).changed;
+            let changed = compare(Shape::of_kind(writer.kind), None, new, &writer.reset()).changed;
             if changed.is_empty() {
                 return Managed::default();
             }
@@ -219,7 +217,7 @@ pub fn updated(live: &Value, managed: &Managed, new: &Value, given: Given, write
 }
 
 fn track(managed: Managed, live: Option<&Value>, new: &Value, writer: &Writer<'_>) -> Managed {
-    let difference = compare(writer.ty(), live, new, &writer.reset());
+    let difference = compare(Shape::of_kind(writer.kind), live, new, &writer.reset());
     if difference.is_empty() {
         return managed;
     }
@@ -265,5 +263,8 @@ fn track(managed: Managed, live: Option<&Value>, new: &Value, writer: &Writer<'_
 /// Whether entries of that version mean something to the kind.
 fn served(kind: &Kind, api_version: &str, own: &str) -> bool {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if let Some(custom) = custom::of(kind) {
+        return group == kind.group && custom.definition().serves(version);
+    }
     api_version == own || schema::type_of(group, version, &kind.kind).is_some()
 }

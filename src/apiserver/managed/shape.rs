@@ -1,19 +1,28 @@
-//! How a value is owned: in parts or as a whole. Read from the type table; custom kinds without a schema own maps in parts
-//! and lists as a whole. Source: KEP-555 "Lists", "Maps and Structs".
+//! How a value is owned: in parts or as a whole. Read from the type table, or from a custom kind's schema; where
+//! nothing is known, maps are owned in parts and lists as a whole. Source: KEP-555 "Lists", "Maps and Structs".
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value};
+use types::registry::Kind;
 
 use super::set::{Element, Sort};
-use crate::schema::{Container, Field, Item, ListType, Type};
+use crate::custom;
+use crate::custom::schema::{Additional, ListType as Lists, Schema, Type as Kinds};
+use crate::schema::{self, Container, Field, Item, ListType, Type};
 
 pub type Object = Map<String, Value>;
 
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
 #[derive(Clone, Copy)]
-pub enum Shape {
+pub enum Shape<'s> {
     /// A scalar, or anything that has one owner.
     Leaf,
+    /// A custom object.
+    Root(&'s Schema),
+    /// A value in a custom object.
+    Custom(&'s Schema),
     Struct(&'static Type),
     /// A map, each value of which is an item of the field.
     Map(&'static Field),
@@ -25,9 +34,46 @@ pub enum Shape {
     Any,
 }
 
-impl Shape {
-    pub fn of_kind(ty: Option<&'static Type>) -> Self {
-        ty.map_or(Shape::Any, Shape::Struct)
+/// What an object's member is to the object.
+#[derive(Clone, Copy)]
+pub enum Member {
+    /// A field of a struct.
+    Field(&'static Field),
+    /// A field that a custom schema names.
+    Named,
+    /// An entry of a map, or of something unknown.
+    Entry,
+}
+
+impl Member {
+    pub fn is_named(self) -> bool {
+        !matches!(self, Member::Entry)
+    }
+    pub fn is_always_there(self) -> bool {
+        matches!(self, Member::Field(field) if always_there(field))
+    }
+}
+
+impl<'s> Shape<'s> {
+    pub fn of_kind(kind: &'s Kind) -> Self {
+        if let Some(custom) = custom::of(kind) {
+            return Shape::Root(custom.schema());
+        }
+        schema::type_of(&kind.group, &kind.version, &kind.kind).map_or(Shape::Any, Shape::Struct)
+    }
+
+    /// Of a value with a custom schema.
+    fn of_custom(schema: &'s Schema) -> Self {
+        match schema.type_ {
+            Kinds::Object if schema.map_atomic => Shape::Leaf,
+            // Nothing is said of what is in it.
+            Kinds::Object if schema.properties.is_empty() && matches!(schema.additional, Additional::Unsaid) => {
+                Shape::Any
+            }
+            Kinds::Object | Kinds::Array => Shape::Custom(schema),
+            Kinds::Any if schema.preserve_unknown && !schema.int_or_string => Shape::Any,
+            _ => Shape::Leaf,
+        }
     }
 
     pub fn of(field: &'static Field) -> Self {
@@ -55,27 +101,42 @@ impl Shape {
     }
 
     /// Of a member of an object; `None` for one that a struct does not have.
-    pub fn member(self, name: &str) -> Option<(Shape, Option<&'static Field>)> {
+    pub fn member(self, name: &str) -> Option<(Shape<'s>, Member)> {
         match self {
-            Shape::Struct(ty) => ty.field(name).map(|field| (Shape::of(field), Some(field))),
-            Shape::Map(field) => Some((Shape::of_item(field), None)),
-            Shape::Any => Some((Shape::Any, None)),
-            Shape::Leaf | Shape::Set | Shape::Keyed(_) => Some((Shape::Leaf, None)),
+            Shape::Struct(ty) => ty.field(name).map(|field| (Shape::of(field), Member::Field(field))),
+            Shape::Map(field) => Some((Shape::of_item(field), Member::Entry)),
+            Shape::Root(_) if name == "metadata" => {
+                Some((schema::type_named(OBJECT_META).map_or(Shape::Any, Shape::Struct), Member::Named))
+            }
+            Shape::Root(_) if matches!(name, "apiVersion" | "kind") => Some((Shape::Leaf, Member::Named)),
+            Shape::Root(schema) | Shape::Custom(schema) => match (schema.property(name), &schema.additional) {
+                (Some(below), _) => Some((Shape::of_custom(below), Member::Named)),
+                (None, Additional::Of(below)) => Some((Shape::of_custom(below), Member::Entry)),
+                (None, Additional::Unsaid) if !schema.preserve_unknown => None,
+                (None, _) => Some((Shape::Any, Member::Entry)),
+            },
+            Shape::Any => Some((Shape::Any, Member::Entry)),
+            Shape::Leaf | Shape::Set | Shape::Keyed(_) => Some((Shape::Leaf, Member::Entry)),
         }
     }
 
     /// Of the items of a list.
-    pub fn item(self) -> Shape {
+    pub fn item(self) -> Shape<'s> {
         match self {
             Shape::Keyed(field) => Shape::of_item(field),
+            Shape::Custom(schema) => schema.items.as_deref().map_or(Shape::Leaf, Shape::of_custom),
             _ => Shape::Leaf,
         }
     }
 
     /// Whether the value is looked into: an object or list of this shape that holds something.
-    pub fn parts(self, value: &Value) -> Parts<'_> {
+    pub fn parts<'v>(self, value: &'v Value) -> Parts<'v> {
         match (self, value) {
-            (Shape::Struct(_) | Shape::Map(_) | Shape::Any, Value::Object(object)) => Parts::Object(object),
+            (Shape::Struct(_) | Shape::Map(_) | Shape::Any | Shape::Root(_), Value::Object(object)) => {
+                Parts::Object(object)
+            }
+            (Shape::Custom(schema), Value::Object(object)) if schema.type_ == Kinds::Object => Parts::Object(object),
+            (Shape::Custom(schema), Value::Array(items)) if schema.list != Lists::Atomic => Parts::List(items),
             (Shape::Set | Shape::Keyed(_), Value::Array(items)) => Parts::List(items),
             _ => Parts::None,
         }
@@ -110,20 +171,20 @@ pub fn is_zero(value: &Value) -> bool {
 /// The element of a list's item.
 ///
 /// Errors: upstream's text for an item that has no place in such a list.
-pub fn element<'a>(shape: Shape, item: &'a Value) -> Result<Element<'a>, String> {
-    let Shape::Keyed(field) = shape else {
-        return match item {
-            Value::Object(_) => Err("associative list without keys has an element that's a map type".into()),
-            Value::Array(_) => Err("not supported: associative list with lists as elements".into()),
-            Value::Null => Err("associative list without keys has an element that's an explicit null".into()),
-            scalar => Ok(Element::value(scalar)),
-        };
+pub fn element<'a>(shape: Shape<'_>, item: &'a Value) -> Result<Element<'a>, String> {
+    let field = match shape {
+        Shape::Keyed(field) => field,
+        Shape::Custom(schema) if schema.list == Lists::Map => return custom_element(schema, item),
+        _ => {
+            return match item {
+                Value::Object(_) => Err("associative list without keys has an element that's a map type".into()),
+                Value::Array(_) => Err("not supported: associative list with lists as elements".into()),
+                Value::Null => Err("associative list without keys has an element that's an explicit null".into()),
+                scalar => Ok(Element::value(scalar)),
+            };
+        }
     };
-    let object = match item {
-        Value::Object(object) => object,
-        Value::Null => return Err("associative list with keys may not have a null element".into()),
-        _ => return Err("associative list with keys may not have non-map elements".into()),
-    };
+    let object = keyed(item)?;
     let keys = field.keys();
     // In order of their names, of which there are four at most.
     let mut names: [&str; 4] = [""; 4];
@@ -155,6 +216,27 @@ pub fn element<'a>(shape: Shape, item: &'a Value) -> Result<Element<'a>, String>
     Ok(Element { sort: Sort::Key, text: Cow::Owned(text) })
 }
 
+fn keyed(item: &Value) -> Result<&Object, String> {
+    match item {
+        Value::Object(object) => Ok(object),
+        Value::Null => Err("associative list with keys may not have a null element".into()),
+        _ => Err("associative list with keys may not have non-map elements".into()),
+    }
+}
+
+fn custom_element<'a>(schema: &Schema, item: &'a Value) -> Result<Element<'a>, String> {
+    let object = keyed(item)?;
+    let mut names: Vec<&str> = schema.keys.iter().map(|key| &**key).collect();
+    names.sort_unstable();
+    let mut keys = Object::new();
+    for name in names {
+        let default = || schema.items.as_deref()?.property(name)?.default.as_deref().cloned();
+        let value = object.get(name).cloned().or_else(default).ok_or_else(|| omits(name))?;
+        keys.insert(name.to_owned(), value);
+    }
+    Ok(Element { sort: Sort::Key, text: Cow::Owned(Value::Object(keys).to_string()) })
+}
+
 /// Upstream's text for an item without one of its keys.
 pub fn omits(key: &str) -> String {
     format!("associative list with keys has an element that omits key field {key:?} (and doesn't have default value)")
@@ -164,7 +246,7 @@ pub fn omits(key: &str) -> String {
 pub struct Items<'a>(pub Vec<(Element<'a>, &'a Value)>);
 
 impl<'a> Items<'a> {
-    pub fn of(shape: Shape, list: Option<&'a [Value]>) -> Self {
+    pub fn of(shape: Shape<'_>, list: Option<&'a [Value]>) -> Self {
         let list = list.unwrap_or_default();
         let mut items: Vec<_> = list.iter().filter_map(|item| Some((element(shape, item).ok()?, item))).collect();
         items.sort_by(|a, b| a.0.cmp(&b.0));

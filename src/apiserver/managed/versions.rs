@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::Writer;
 use super::compare::{Difference, compare};
 use super::entries::Entry;
+use super::shape::Shape;
 use crate::{conversion, schema};
 
 /// The difference in each of the other versions; empty for nearly every object.
@@ -24,8 +25,8 @@ impl Versions {
             let Some(new) = translated(new) else { continue };
             let live = live.and_then(translated);
             let (group, version) = entry.api_version.split_once('/').unwrap_or(("", &entry.api_version));
-            let ty = schema::type_of(group, version, &writer.kind.kind);
-            let difference = compare(ty, live.as_ref(), &new, &writer.reset());
+            let shape = schema::type_of(group, version, &writer.kind.kind).map_or(Shape::Any, Shape::Struct);
+            let difference = compare(shape, live.as_ref(), &new, &writer.reset());
             let owned =
                 Difference { changed: difference.changed.into_owned(), removed: difference.removed.into_owned() };
             found.push((entry.api_version.to_string(), owned));

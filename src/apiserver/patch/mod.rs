@@ -88,7 +88,7 @@ pub fn apply_checked(
         true => json(body).map(|patch| go_text(&patch)).unwrap_or_default(),
         false => apply(kind, content_type, current, body).map(|object| object.to_string()).unwrap_or_default(),
     };
-    match fields::canonicalize(&kind.gvk(), &mut patched, mode != FieldValidation::Ignore) {
+    match fields::canonicalize_kind(kind, &mut patched, mode != FieldValidation::Ignore) {
         Ok(unknown) => problems.extend(unknown),
         Err(why) if strategic => return Err(refused(&shown(), &converter_words(&why))),
         Err(why) => return Err(refused(&shown(), &why)),

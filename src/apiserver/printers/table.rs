@@ -8,6 +8,7 @@ use super::{Column, columns, keep, row};
 use crate::codec::pieces::Pieces;
 use crate::codec::tape::{Item, Malformed, Tape};
 use crate::conversion;
+use crate::custom;
 
 /// What stands beside the cells of a row (`?includeObject=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,7 +81,14 @@ impl<'a> Table<'a> {
     /// The Table. `list_metadata` is the list's (resourceVersion, continue, remainingItemCount) or the object's
     /// resourceVersion; `with_columns` is false for all but the first event of a watch.
     pub fn finish(self, list_metadata: &Value, with_columns: bool) -> Vec<Bytes> {
-        let definitions = if with_columns { columns(self.kind).iter().map(definition).collect() } else { Value::Null };
+        let definitions = if with_columns {
+            match custom::of(self.kind) {
+                Some(custom) => Value::Array(custom.column_definitions()),
+                None => columns(self.kind).iter().map(definition).collect(),
+            }
+        } else {
+            Value::Null
+        };
         let head = format!(
             "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{list_metadata},\
              \"columnDefinitions\":{definitions},\"rows\":[",

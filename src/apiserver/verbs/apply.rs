@@ -18,7 +18,7 @@ pub async fn apply(ask: &mut Ask<'_>, body: &Bytes, dry_run: bool) -> Result<Ans
     let (config, force) = configuration(ask, body)?;
     let manager = ask.manager();
     for _ in 0..=CONFLICT_RETRIES {
-        let Some(entry) = ask.view().get(&ask.key()) else {
+        let Some(entry) = ask.find()? else {
             if !ask.subresource.is_empty() {
                 return Err(Status::not_found(ask.kind, ask.name));
             }
@@ -76,7 +76,7 @@ pub fn configuration(ask: &mut Ask<'_>, body: &Bytes) -> Result<(Value, bool), S
 
 /// The object in the form in which it is kept, which is the one that the path names.
 fn checked(ask: &Ask<'_>, mut object: Value) -> Result<Value, Status> {
-    fields::canonicalize(&ask.served.gvk(), &mut object, false)
+    fields::canonicalize_kind(ask.served, &mut object, false)
         .map_err(|why| Status { reason: String::new(), ..Status::new(Reason::InternalError, why) })?;
     let named = meta(&object, "name");
     if named.is_empty() {

@@ -15,7 +15,7 @@ use crate::admission;
 use crate::auth::identity::Identity;
 use crate::auth::rbac;
 use crate::auth::{Attributes, Target};
-use crate::codec::fields::FieldValidation;
+use crate::codec::fields::{self, FieldValidation};
 use crate::codec::{Accepted, Media};
 use crate::conversion;
 use crate::custom;
@@ -140,7 +140,12 @@ impl<'a> Ask<'a> {
         let mode = self.field_validation()?;
         let mut value = crate::codec::decode(self.content_type(), body, expected)?;
         let raw = matches!(Media::of(self.content_type())?, Media::Json).then_some(&**body);
-        let warnings = crate::codec::fields::check(expected, &mut value, raw, mode)?;
+        let own = *expected.kind == *self.kind.kind && *expected.group == *self.kind.group;
+        let warnings = if own && self.kind.extension.is_some() {
+            fields::check_custom(self.kind, &mut value, raw, mode)?
+        } else {
+            fields::check(expected, &mut value, raw, mode)?
+        };
         self.warnings.extend(warnings);
         Ok(value)
     }
@@ -163,9 +168,14 @@ impl<'a> Ask<'a> {
         self.shared.authorizer.authorize(&attributes, &*self.view()).map_err(|why| attributes.forbidden(&why))
     }
 
+    /// The entry under the key of this request, in the version that it asks for.
+    pub fn find(&self) -> Result<Option<Arc<Entry>>, Status> {
+        self.view().get(&self.key()).map(|entry| custom::present(self.kind, entry)).transpose()
+    }
+
     /// The entry under the key of this request; 404 when there is none.
     pub fn current(&self) -> Result<Arc<Entry>, Status> {
-        self.view().get(&self.key()).ok_or_else(|| Status::not_found(self.kind, self.name))
+        self.find()?.ok_or_else(|| Status::not_found(self.kind, self.name))
     }
 
     /// Writes one entry. Roles, definitions and webhooks that are written are in force when this returns.

@@ -136,7 +136,7 @@ fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
 
 /// The value for the store.
 pub fn to_store(kind: &KindRef, object: &Value, managed: &Managed) -> store::Value {
-    let (bytes, stamp_at) = serialize(object, managed);
+    let (bytes, stamp_at) = serialize(&crate::custom::to_storage(kind, object), managed);
     store::Value { bytes: Bytes::from(bytes), stamp_at, facts: Arc::new(ObjectFacts::of(kind.built_in(), object)) }
 }
 

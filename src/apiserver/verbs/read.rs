@@ -25,6 +25,7 @@ use crate::codec::pieces::Pieces;
 use crate::codec::tape::Tape;
 use crate::codec::{As, Media, protobuf};
 use crate::conversion;
+use crate::custom;
 use crate::http::body::BoxError;
 use crate::http::respond;
 use crate::printers::{self, IncludeObject, Table};
@@ -146,6 +147,9 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
             }
             chosen.push(entry.clone());
         }
+    }
+    if ask.kind.extension.is_some() {
+        chosen = chosen.into_iter().map(|entry| custom::present(ask.kind, entry)).collect::<Result<_, _>>()?;
     }
     Ok(Answer::Response(respond_list(ask, &chosen, view.revision().0, next, remaining)?))
 }

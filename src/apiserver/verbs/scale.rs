@@ -13,6 +13,7 @@ use types::status::Status;
 use super::ask::{Answer, Ask, Owners};
 use super::object;
 use super::update::{CONFLICT_RETRIES, Live, Unchanged, replace};
+use crate::custom;
 use crate::hooks;
 use crate::hooks::autoscaling;
 use crate::managed::{self, Given, Writer};
@@ -41,7 +42,7 @@ static SCALE_KIND: Kind = Kind {
 
 pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<Answer, Status> {
     if matches!(*method, Method::GET | Method::HEAD) {
-        let value = autoscaling::scale_of(&object::read(&*ask.current()?)?);
+        let value = scale_of(ask.kind, &object::read(&*ask.current()?)?)?;
         return Ok(Answer::Object { code: 200, value });
     }
     let put = *method == Method::PUT;
@@ -57,20 +58,51 @@ pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<A
         let scale = if put {
             ask.decode(body, &SCALE)?
         } else {
-            super::patch::patched(ask, &SCALE_KIND, &autoscaling::scale_of(&live.object), body)?
+            super::patch::patched(ask, &SCALE_KIND, &scale_of(ask.kind, &live.object)?, body)?
         };
         check(ask, &scale, true)?;
         let conditional = put && !object::meta(&scale, "resourceVersion").is_empty();
         let mut new = live.object.clone();
-        autoscaling::apply(&mut new, &scale);
+        apply_to(ask.kind, &mut new, &scale);
         match replace(ask, live, new, Owners::Track(Given::Nothing), dry_run).await {
-            Ok(answer) => return seen(answer),
+            Ok(answer) => return seen(ask.kind, answer),
             Err(Unchanged::Refused(status)) => return Err(status),
             Err(Unchanged::Raced) if conditional => break,
             Err(Unchanged::Raced) => {}
         }
     }
     Err(Status::conflict(ask.kind, ask.name, types::status::OBJECT_MODIFIED))
+}
+
+/// The Scale of an object.
+fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
+    match custom::of(kind) {
+        Some(custom) => custom.scale_of(object),
+        None => Ok(autoscaling::scale_of(object)),
+    }
+}
+
+/// Writes the replicas of a valid Scale into the object.
+fn apply_to(kind: &Kind, object: &mut Value, scale: &Value) {
+    match custom::of(kind) {
+        Some(custom) => custom.apply_scale(object, scale),
+        None => autoscaling::apply(object, scale),
+    }
+}
+
+/// Where the object has its replicas.
+fn replicas_path(kind: &Kind) -> Vec<&str> {
+    custom::of(kind).map_or_else(|| vec!["spec", "replicas"], custom::Custom::replicas_path)
+}
+
+/// The value at a path, made when it is absent.
+fn at_path<'v>(object: &'v mut Value, path: &[&str]) -> &'v mut Value {
+    path.iter().fold(object, |at, step| {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        &mut at[*step]
+    })
 }
 
 /// A Scale that was given is the URL's and valid. `nameless`: the name may be left out.
@@ -88,10 +120,12 @@ fn check(ask: &Ask<'_>, scale: &Value, nameless: bool) -> Result<(), Status> {
 }
 
 /// The Scale of an answered workload.
-fn seen(answer: Answer) -> Result<Answer, Status> {
+fn seen(kind: &Kind, answer: Answer) -> Result<Answer, Status> {
     Ok(match answer {
-        Answer::Entry { code, entry } => Answer::Object { code, value: autoscaling::scale_of(&object::read(&entry)?) },
-        Answer::Object { code, value } => Answer::Object { code, value: autoscaling::scale_of(&value) },
+        Answer::Entry { code, entry } => {
+            Answer::Object { code, value: scale_of(kind, &object::read(&*custom::present(kind, entry)?)?)? }
+        }
+        Answer::Object { code, value } => Answer::Object { code, value: scale_of(kind, &value)? },
         other => other,
     })
 }
@@ -109,15 +143,17 @@ async fn apply(ask: &mut Ask<'_>, body: &Bytes, dry_run: bool) -> Result<Answer,
         check(ask, &scale, false)?;
         // What the configuration says of the workload itself.
         let mut parent = json!({"apiVersion": ask.kind.gvk().api_version(), "kind": ask.kind.kind});
+        let path = replicas_path(ask.kind);
         if let Some(replicas) = config["spec"].get("replicas") {
-            parent["spec"] = json!({"replicas": replicas});
+            *at_path(&mut parent, &path) = replicas.clone();
         }
         let applied = managed::applied(Some((&live.object, &live.managed)), &parent, &ask.writer(&manager), force)?;
         let mut new = live.object.clone();
-        let replicas = json!({"metadata": {}, "spec": {"replicas": applied.object["spec"]["replicas"]}});
-        autoscaling::apply(&mut new, &replicas);
+        let mut made = applied.object;
+        let replicas = json!({"metadata": {}, "spec": {"replicas": at_path(&mut made, &path).take()}});
+        apply_to(ask.kind, &mut new, &replicas);
         match replace(ask, live, new, Owners::Known(applied.managed), dry_run).await {
-            Ok(answer) => return seen(answer),
+            Ok(answer) => return seen(ask.kind, answer),
             Err(Unchanged::Refused(status)) => return Err(status),
             Err(Unchanged::Raced) => {}
         }

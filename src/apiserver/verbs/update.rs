@@ -51,7 +51,7 @@ pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let given = Given::take(&mut object);
     let hooks = ask.hooks();
     for attempt in 0.. {
-        let Some(entry) = ask.view().get(&ask.key()) else {
+        let Some(entry) = ask.find()? else {
             if !hooks.create_on_update || !ask.subresource.is_empty() {
                 return Err(Status::not_found(ask.kind, ask.name));
             }

@@ -24,6 +24,7 @@ use super::read::{fresh, include_object, prefix};
 use crate::Body;
 use crate::codec::Media;
 use crate::conversion;
+use crate::custom;
 use crate::http::metrics::OpenWatch;
 use crate::http::respond;
 use crate::server::Shared;
@@ -151,6 +152,7 @@ impl Watch {
             for _ in 0..INITIAL_BATCH {
                 let Some(entry) = self.initial.next() else { break };
                 let Some(text) = written(conversion::text(&self.served, &entry.value)) else { continue };
+                let text = custom::present_bytes(&self.served, text, entry.modified);
                 let event = self.event("ADDED", entry.modified, &text);
                 let frame = self.form.frame(&event);
                 self.sent(entry.modified);
@@ -263,6 +265,7 @@ impl Watch {
         };
         let revision = event.revision();
         let text = written(conversion::text(&self.served, &text))?;
+        let text = custom::present_bytes(&self.served, text, revision);
         let frame = self.form.shared(&self.shared.frames, &self.event(name, revision, &text));
         self.sent(revision);
         written(frame)

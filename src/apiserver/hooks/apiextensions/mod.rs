@@ -2,6 +2,12 @@
 //!
 //! Source: apiextensions-apiserver `pkg/apis/apiextensions/v1/defaults.go`, `pkg/registry/customresourcedefinition`.
 
+mod defaults;
+mod rules;
+mod schema;
+mod spec;
+mod structural;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use types::field::FieldError;
@@ -16,7 +22,8 @@ pub static DEFINITION: Hooks = Hooks {
     default,
     prepare_create,
     prepare_update,
-    validate: |_| Vec::<FieldError>::new(),
+    validate_create: |definition, _| spec::validate(definition),
+    validate_update,
     unconditional_update: false,
     ..Hooks::NEUTRAL
 };
@@ -79,6 +86,10 @@ fn prepare_update(new: &mut Value, old: &Value, context: &Context) {
     json::copy(new, old, "status");
     bump_generation(new, old);
     store_version(new);
+}
+
+fn validate_update(new: &Value, old: &Value, context: &Context) -> Vec<FieldError> {
+    if context.subresource == "status" { spec::validate_status(new) } else { spec::validate_update(new, old) }
 }
 
 /// A definition is not deleted before its objects.

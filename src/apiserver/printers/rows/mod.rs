@@ -5,6 +5,7 @@ use types::registry::Kind;
 
 use super::Row;
 use super::cells::{NONE, capped, created, number, or, quantity};
+use crate::custom;
 use crate::hooks::json::{at, boolean, get, list, map, map_len, text};
 
 mod autoscaler;
@@ -19,6 +20,9 @@ mod volume;
 mod workload;
 
 pub fn row(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Row {
+    if let Some(custom) = custom::of(kind) {
+        return Row { cells: custom.cells(object, now), conditions: Vec::new() };
+    }
     named(&kind.group, &kind.kind, object, now)
 }
 

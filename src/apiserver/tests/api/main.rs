@@ -6,6 +6,7 @@ mod access;
 mod bad_input;
 mod credentials;
 mod custom;
+mod custom_objects;
 mod evictions;
 mod harness;
 mod kinds;
