@@ -314,3 +314,68 @@ async fn conditions_of_webhooks() {
          resulted in error: no such key: missing",
     );
 }
+
+#[tokio::test]
+async fn policies_are_checked_against_custom_kinds() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let integer = json!({"type": "integer"});
+    let schema =
+        json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"replicas": integer}}}});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "crontabs.acme.io"},
+        "spec": {"group": "acme.io", "scope": "Namespaced", "names": {"plural": "crontabs", "kind": "CronTab"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]},
+    });
+    admin.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.expect(201);
+    let rules = json!({"resourceRules": [{
+        "apiGroups": ["acme.io"], "apiVersions": ["v1"], "resources": ["crontabs"], "operations": ["CREATE"],
+    }]});
+    let spec = json!({
+        "matchConstraints": rules, "paramKind": {"apiVersion": "acme.io/v1", "kind": "CronTab"},
+        "validations": [
+            {"expression": "object.spec.replicas > 1 && params.spec.replicas > 1"},
+            {"expression": "object.spec.maxRetries < 10"},
+        ],
+    });
+    admin.post(POLICIES, &policy("ValidatingAdmissionPolicy", &spec)).await.expect(201);
+    let status = async {
+        loop {
+            let status = admin.get(&format!("{POLICIES}/p")).await.expect(200).json()["status"].clone();
+            if status["observedGeneration"] == 1 {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let status = tokio::time::timeout(std::time::Duration::from_secs(10), status).await.unwrap();
+    let warnings = status["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    assert_eq!(
+        (warnings.len(), &warnings[0]["fieldRef"]),
+        (1, &json!("spec.validations[1].expression")),
+        "{warnings:?}"
+    );
+    let warning = warnings[0]["warning"].as_str().unwrap();
+    assert!(
+        warning.starts_with("acme.io/v1, Kind=CronTab: ERROR: <input>:1:12: undefined field 'maxRetries'"),
+        "{warning}"
+    );
+    // the policy's parameters are objects of that kind
+    let reference = json!({"name": "limits", "namespace": "default", "parameterNotFoundAction": "Deny"});
+    let of_binding = json!({"validationActions": ["Deny"], "paramRef": reference});
+    admin.post(BINDINGS, &binding("ValidatingAdmissionPolicyBinding", &of_binding)).await.expect(201);
+    let crontab = |name: &str, replicas: i64| json!({"apiVersion": "acme.io/v1", "kind": "CronTab", "metadata": {"name": name}, "spec": {"replicas": replicas}});
+    let crontabs = "/apis/acme.io/v1/namespaces/default/crontabs";
+    let refusal = async {
+        loop {
+            let answer = admin.post(&format!("{crontabs}?dryRun=All"), &crontab("a", 3)).await;
+            if answer.code >= 400 {
+                return answer.message();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let refusal = tokio::time::timeout(std::time::Duration::from_secs(10), refusal).await.unwrap();
+    assert!(refusal.ends_with("no params found for policy binding with `Deny` parameterNotFoundAction"), "{refusal}");
+}
