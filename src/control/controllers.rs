@@ -17,6 +17,7 @@ pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_garbage;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
@@ -43,4 +44,5 @@ pub const ALL: &[fn(&Context)] = &[
     node_lifecycle::start,
     taint_eviction::start,
     pod_garbage::start,
+    resource_quota::start,
 ];

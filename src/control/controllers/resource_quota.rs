@@ -1,0 +1,383 @@
+//! ResourceQuota controller. Says in a quota's status what may be had of it and what is in use.
+//!
+//! Admission charges what is created; only this controller takes a charge back, by counting again what is there: when an object
+//! that a quota counts comes or goes, when a pod ends, when the quota changes. Kinds are watched in the namespaces whose quotas
+//! count them, and nowhere else. A count that admission overtakes fails on the quota's version and is made again.
+//!
+//! Source: kubernetes `pkg/controller/resourcequota/resource_quota_controller.go`, `pkg/quota/v1/resources.go` `CalculateUsage`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::api::{ACCEPT_METADATA, ListParams, Query, resource_path};
+use client::queue::Queue;
+use client::runner::{Controller, Plan, Seen};
+use client::watch::EventType;
+use client::{Cache, Client, Clock, Key, Object, Result, Selector};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use types::quantity::Quantity;
+use types::quota::Resource;
+use types::registry::BUILT_IN;
+use types::resources::{self, List};
+
+use crate::{Context, pods};
+
+const NAME: &str = "resourcequota-controller";
+/// Source: `--concurrent-resource-quota-syncs`.
+const WORKERS: usize = 5;
+/// How long a kind that could not be watched is left alone.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Kinds with names of their own in quotas, besides `count/…`.
+const NAMED: &[&str] = &[
+    "pods",
+    "services",
+    "persistentvolumeclaims",
+    "configmaps",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+];
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Counts what is there and remembers it for the next plan.
+    Count,
+    Status(Box<ResourceQuota>),
+}
+
+/// `counted` is of this version of the quota; `None`: to be counted.
+pub fn plan(quota: &ResourceQuota, counted: Option<&List>, now: Timestamp) -> Plan<Action> {
+    let mut plan = Plan::nothing();
+    if quota.is_terminating() {
+        return plan;
+    }
+    let Some(counted) = counted else {
+        plan.push(Action::Count, "what it counts may have changed");
+        plan.again_at(now);
+        return plan;
+    };
+    let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+    let status = quota.status.clone().unwrap_or_default();
+    // What nobody counts stays what it was.
+    let before = status.used.clone().unwrap_or_default();
+    let used: BTreeMap<String, Text> = hard
+        .keys()
+        .filter_map(|name| match counted.get(name) {
+            Some(quantity) => Some((name.clone(), Text(quantity.to_string()))),
+            None => before.get(name).map(|old| (name.clone(), old.clone())),
+        })
+        .collect();
+    let status_is = ResourceQuotaStatus { hard: Some(hard), used: Some(used) };
+    if !same(status.hard.as_ref(), status_is.hard.as_ref()) || !same(status.used.as_ref(), status_is.used.as_ref()) {
+        let mut new = quota.clone();
+        new.status = Some(status_is);
+        plan.push(Action::Status(Box::new(new)), "usage changed");
+    }
+    plan
+}
+
+/// Whether both say the same quantities, however they are written.
+fn same(a: Option<&BTreeMap<String, Text>>, b: Option<&BTreeMap<String, Text>>) -> bool {
+    let read = |list: &BTreeMap<String, Text>| -> Vec<(String, Option<Quantity>)> {
+        list.iter().map(|(name, text)| (name.clone(), text.0.parse().ok())).collect()
+    };
+    a.map(read) == b.map(read)
+}
+
+/// Groups and plurals of what the quota counts.
+pub fn counted_resources(quota: &ResourceQuota) -> BTreeSet<(String, String)> {
+    let hard = quota.spec.as_ref().and_then(|s| s.hard.as_ref());
+    let names = hard.into_iter().flat_map(|hard| hard.keys());
+    names
+        .flat_map(|name| match name.strip_prefix("count/") {
+            Some(counted) => {
+                let (plural, group) = counted.split_once('.').unwrap_or((counted, ""));
+                vec![(group.to_owned(), plural.to_owned())]
+            }
+            None => NAMED
+                .iter()
+                .filter(|plural| Resource { group: "", plural }.is_counted_by(name))
+                .map(|plural| (String::new(), (*plural).to_owned()))
+                .collect(),
+        })
+        .collect()
+}
+
+/// What the objects of one resource use of the quota.
+pub fn usage(quota: &Value, resource: Resource<'_>, objects: &[Value], now: Timestamp) -> List {
+    let names = quota["spec"]["hard"].as_object().into_iter().flat_map(|hard| hard.keys());
+    let names: Vec<&String> = names.filter(|name| resource.is_counted_by(name)).collect();
+    let mut used: List = names.iter().map(|name| ((*name).clone(), Quantity::default())).collect();
+    for object in objects.iter().filter(|object| resource.in_scopes(quota, object)) {
+        let mut costs = resource.usage(object, now);
+        costs.retain(|name, _| names.contains(&name));
+        resources::add(&mut used, &costs);
+    }
+    used
+}
+
+struct Quotas {
+    client: Client,
+    quotas: Arc<Cache<ResourceQuota>>,
+    /// What was counted, with the version of the quota that it was counted for.
+    counted: Mutex<BTreeMap<Key, (String, List)>>,
+    watches: Watches,
+    clock: Clock,
+}
+
+pub fn start(context: &Context) {
+    let client = context.client(NAME);
+    let quotas = context.informers.cache::<ResourceQuota>(Selector::all());
+    let queue = context.queue();
+    let dirty = Arc::clone(&queue);
+    quotas.on_change(Box::new(move |old, new| {
+        let spec = |quota: &Arc<ResourceQuota>| quota.spec.clone();
+        // A status is either our own, or a charge, which is right already.
+        if let Some(quota) = new.or(old).filter(|_| old.map(spec) != new.map(spec)) {
+            dirty.add(quota.key());
+        }
+    }));
+    let (dirty, all) = (Arc::clone(&queue), Arc::clone(&quotas));
+    context.pods().on_change(Box::new(move |old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>| {
+        let ended = |pod: Option<&Arc<Pod>>| pod.is_none_or(|p| pods::is_finished(p));
+        if let Some(pod) = new.or(old).filter(|_| old.is_none() || ended(old) != ended(new)) {
+            mark(&all, &dirty, pod.namespace());
+        }
+    }));
+    let watches = Watches {
+        client: client.clone(),
+        quotas: Arc::clone(&quotas),
+        queue: Arc::clone(&queue),
+        running: Mutex::default(),
+        stop: context.stopping(),
+    };
+    let clock = context.config.clock;
+    context.run(Quotas { client, quotas, counted: Mutex::default(), watches, clock }, queue, WORKERS);
+}
+
+/// Every quota of the namespace wants to be counted again.
+fn mark(quotas: &Cache<ResourceQuota>, queue: &Queue, namespace: &str) {
+    for quota in quotas.in_namespace(namespace) {
+        queue.add(quota.key());
+    }
+}
+
+/// Namespace, group and plural.
+type Place = (String, String, String);
+
+/// One watch for each kind and namespace that a quota counts; pods come from the shared cache.
+struct Watches {
+    client: Client,
+    quotas: Arc<Cache<ResourceQuota>>,
+    queue: Arc<Queue>,
+    running: Mutex<BTreeMap<Place, CancellationToken>>,
+    stop: CancellationToken,
+}
+
+impl Watches {
+    /// Begins what a namespace's quotas ask for and ends the rest.
+    fn follow(&self, namespace: &str) {
+        let wanted: BTreeSet<Place> = self
+            .quotas
+            .in_namespace(namespace)
+            .iter()
+            .flat_map(|quota| counted_resources(quota))
+            .filter(|(group, plural)| !(group.is_empty() && plural == "pods"))
+            .map(|(group, plural)| (namespace.to_owned(), group, plural))
+            .collect();
+        let mut running = self.running.lock();
+        running.retain(|place, stop| {
+            let keep = place.0 != namespace || wanted.contains(place);
+            if !keep {
+                stop.cancel();
+            }
+            keep
+        });
+        for place in wanted {
+            running.entry(place).or_insert_with_key(|place| {
+                let stop = self.stop.child_token();
+                let (client, quotas, queue) = (self.client.clone(), Arc::clone(&self.quotas), Arc::clone(&self.queue));
+                tokio::spawn(watch(client, quotas, queue, place.clone(), stop.clone()));
+                stop
+            });
+        }
+    }
+}
+
+async fn watch(
+    client: Client,
+    quotas: Arc<Cache<ResourceQuota>>,
+    queue: Arc<Queue>,
+    place: Place,
+    stop: CancellationToken,
+) {
+    let (namespace, group, plural) = &place;
+    // Of these a change may free something, too.
+    let changes = group.is_empty() && matches!(plural.as_str(), "services" | "persistentvolumeclaims");
+    let follow = async {
+        loop {
+            let stream = match path(&client, group, plural, namespace).await {
+                Ok(path) => client.watch_path(&path, Query::default(), ACCEPT_METADATA).await,
+                Err(error) => Err(error),
+            };
+            if let Ok(mut stream) = stream {
+                while let Some(Ok(event)) = stream.next().await {
+                    if event.event != EventType::Modified || changes {
+                        mark(&quotas, &queue, namespace);
+                    }
+                }
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = follow => {}
+    }
+}
+
+/// Where the objects of a resource are listed; a group that is not built in says so itself.
+async fn path(client: &Client, group: &str, plural: &str, namespace: &str) -> Result<String> {
+    if let Some(kind) = BUILT_IN.iter().find(|k| k.group == group && k.plural == plural) {
+        return Ok(kind.path(namespace));
+    }
+    let found: Value = client.get_path(&format!("/apis/{group}")).await?;
+    let version = found["preferredVersion"]["version"].as_str().unwrap_or("v1");
+    Ok(resource_path(group, version, namespace, plural))
+}
+
+impl Quotas {
+    async fn count(&self, quota: &ResourceQuota) -> Result<List> {
+        let object = serde_json::to_value(quota).unwrap_or_default();
+        let mut all = List::new();
+        for (group, plural) in counted_resources(quota) {
+            let resource = Resource { group: &group, plural: &plural };
+            let path = path(&self.client, &group, &plural, quota.namespace()).await;
+            let whole = group.is_empty() && matches!(plural.as_str(), "pods" | "services" | "persistentvolumeclaims");
+            let params = ListParams::default();
+            let listed = match path {
+                Ok(path) if whole => self.client.list_path::<Value>(&path, &params).await,
+                Ok(path) => self.client.list_metadata::<Value>(&path, &params).await,
+                Err(error) => Err(error),
+            };
+            let objects = match listed {
+                Ok(list) => list.items,
+                // A kind that is not served has no objects.
+                Err(error) if error.is_not_found() => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            resources::raise(&mut all, &usage(&object, resource, &objects, self.clock.now()));
+        }
+        Ok(all)
+    }
+}
+
+impl Controller for Quotas {
+    type Action = Action;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn plan(&self, key: &Key, now: Timestamp) -> Plan<Action> {
+        self.watches.follow(&key.namespace);
+        let counted = self.counted.lock().remove(key);
+        let Some(quota) = self.quotas.get(key) else { return Plan::nothing() };
+        let version = quota.metadata.resource_version.clone().unwrap_or_default();
+        // A count that was made for another version may have been overtaken by a charge.
+        let counted = counted.filter(|(of, _)| *of == version).map(|(_, list)| list);
+        plan(&quota, counted.as_ref(), now)
+    }
+
+    async fn apply(&self, key: &Key, action: Action) -> Result<Vec<Seen>> {
+        match action {
+            Action::Count => {
+                let Some(quota) = self.quotas.get(key) else { return Ok(vec![]) };
+                let version = quota.metadata.resource_version.clone().unwrap_or_default();
+                let counted = self.count(&quota).await?;
+                self.counted.lock().insert(key.clone(), (version, counted));
+                Ok(vec![])
+            }
+            Action::Status(quota) => match self.client.update_status(&*quota).await {
+                Ok(quota) => Ok(vec![Box::pin(self.quotas.reached(quota.revision()))]),
+                Err(error) if error.is_not_found() => Ok(vec![]),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn quota(hard: Value, status: Value) -> ResourceQuota {
+        let object = json!({"metadata": {"name": "q", "namespace": "n"}, "spec": {"hard": hard}, "status": status});
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn list(entries: &[(&str, &str)]) -> List {
+        entries.iter().map(|(name, text)| ((*name).to_owned(), text.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn plans() {
+        let hard = || json!({"pods": "2", "cpu": "1"});
+        let good = json!({"hard": {"pods": "2", "cpu": "1000m"}, "used": {"pods": "1", "cpu": "500m"}});
+        let counted = list(&[("pods", "1"), ("cpu", "0.5")]);
+        let check = |name: &str, hard: Value, status: Value, counted: Option<&List>, expected: Option<Value>| {
+            let quota = quota(hard, status);
+            let plan = plan(&quota, counted, Timestamp::UNIX_EPOCH);
+            let found = plan.actions.first().map(|action| match action {
+                Action::Count => json!("count"),
+                Action::Status(new) => serde_json::to_value(&new.status).unwrap(),
+            });
+            assert_eq!(found, expected, "{name}");
+        };
+        check("all is well", hard(), good.clone(), Some(&counted), None);
+        check("not counted", hard(), good.clone(), None, Some(json!("count")));
+        check(
+            "new",
+            hard(),
+            json!({}),
+            Some(&counted),
+            Some(json!({"hard": {"pods": "2", "cpu": "1"}, "used": {"pods": "1", "cpu": "500m"}})),
+        );
+        check(
+            "less is there, and a limit is gone",
+            json!({"pods": "3"}),
+            good,
+            Some(&list(&[("pods", "0")])),
+            Some(json!({"hard": {"pods": "3"}, "used": {"pods": "0"}})),
+        );
+    }
+
+    #[test]
+    fn what_is_counted() {
+        let hard = json!({"limits.cpu": "1", "services.nodeports": "1", "gold.storageclass.storage.k8s.io/requests.storage": "1",
+            "count/deployments.apps": "1", "secrets": "1"});
+        let found: Vec<String> = counted_resources(&quota(hard, json!({})))
+            .into_iter()
+            .map(|(group, plural)| format!("{plural}.{group}"))
+            .collect();
+        assert_eq!(found, ["persistentvolumeclaims.", "pods.", "secrets.", "services.", "deployments.apps"]);
+    }
+
+    #[test]
+    fn usage_is_the_sum_of_what_is_in_scope() {
+        let quota = json!({"spec": {"hard": {"pods": "9", "cpu": "9"}, "scopes": ["NotTerminating"]}});
+        let pod = |cpu: &str, deadline: Value| json!({"spec": {"activeDeadlineSeconds": deadline, "containers": [{"resources": {"requests": {"cpu": cpu}}}]}});
+        let objects = [pod("1", Value::Null), pod("500m", Value::Null), pod("1", json!(5))];
+        let used = usage(&quota, Resource { group: "", plural: "pods" }, &objects, Timestamp::UNIX_EPOCH);
+        assert_eq!(used, list(&[("pods", "2"), ("cpu", "1.5")]));
+        let none = usage(&quota, Resource { group: "", plural: "pods" }, &[], Timestamp::UNIX_EPOCH);
+        assert_eq!(none, list(&[("pods", "0"), ("cpu", "0")]));
+    }
+}
