@@ -16,6 +16,7 @@ mod objects;
 mod operations;
 mod policies;
 mod proxy;
+mod quotas;
 mod reading;
 mod replay;
 mod shapes;
