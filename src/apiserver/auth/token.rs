@@ -311,7 +311,7 @@ fn still_there(claims: &Claims, now: Timestamp, view: &dyn View) -> Result<(), S
         let entry = view
             .get(&format!("core/{resource}/{namespace}/{}", bound.name))
             .ok_or_else(|| format!("{what} {:?} not found", bound.name))?;
-        if crate::verbs::facts::facts(&entry).uid.as_ref() != bound.uid {
+        if crate::verbs::facts::facts(&entry).uid() != bound.uid {
             return Err(format!("the UID of {what} {:?} does not match the claim", bound.name));
         }
         Ok(entry)
@@ -358,8 +358,8 @@ fn still_kept(claims: &Claims, token: &str, view: &dyn View) -> Result<(), Strin
     if facts.deleting {
         return Err(format!("ServiceAccount {namespace}/{} has been deleted", account.name));
     }
-    if facts.uid.as_ref() != account.uid {
-        return Err(format!("ServiceAccount UID ({}) does not match claim ({})", facts.uid, account.uid));
+    if facts.uid() != account.uid {
+        return Err(format!("ServiceAccount UID ({}) does not match claim ({})", facts.uid(), account.uid));
     }
     if secret["metadata"]["labels"][INVALID_SINCE].as_str().is_some_and(|since| !since.is_empty()) {
         return Err(format!(

@@ -307,5 +307,5 @@ pub fn too_large(requested: u64, current: u64) -> Status {
 
 /// The uid of an entry.
 pub fn uid(entry: &Entry) -> &str {
-    &facts::facts(entry).uid
+    facts::facts(entry).uid()
 }

@@ -1,5 +1,7 @@
 //! What is known of a stored object without decoding it again: labels, selectable fields.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
@@ -8,50 +10,75 @@ use store::{Entry, Facts};
 use types::registry::{BUILT_IN, Kind};
 
 /// The facts of an object, computed once for each version of it and shared by every reader.
+///
+/// Every object has these in memory, so that all of their texts are one, with the places where each ends: the uid, the labels
+/// in order of their keys, the values of the fields that a selector may name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ObjectFacts {
-    // Every object has these in memory: boxes, because a `String` or `Vec` is a word longer and often has room to spare.
-    pub uid: Box<str>,
-    /// Sorted by key.
-    pub labels: Box<[(Box<str>, Box<str>)]>,
-    /// The fields that a selector may name and that are not empty, by their selector names.
-    pub fields: Box<[(&'static str, Box<str>)]>,
+    text: Box<str>,
+    ends: Box<[u32]>,
+    labels: u32,
+    fields: &'static [Cow<'static, str>],
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
 }
 
 impl types::selector::Labels for ObjectFacts {
     fn label(&self, key: &str) -> Option<&str> {
-        let at = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-        Some(&self.labels[at].1)
+        let (mut low, mut high) = (0, self.labels as usize);
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.part(1 + 2 * middle).cmp(key) {
+                Ordering::Equal => return Some(self.part(2 + 2 * middle)),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
     }
 }
 
 impl ObjectFacts {
+    pub fn uid(&self) -> &str {
+        self.part(0)
+    }
+
     /// The field's text, empty when it is absent.
     pub fn field(&self, name: &str) -> &str {
-        self.fields.iter().find(|(n, _)| *n == name).map_or("", |(_, v)| &**v)
+        let at = self.fields.iter().position(|field| *field == name);
+        at.map_or("", |at| self.part(1 + 2 * self.labels as usize + at))
+    }
+
+    fn part(&self, at: usize) -> &str {
+        let end = |at: usize| self.ends.get(at).map(|end| *end as usize);
+        let start = at.checked_sub(1).map_or(Some(0), end);
+        start.zip(end(at)).and_then(|(start, end)| self.text.get(start..end)).unwrap_or_default()
     }
 
     /// Fields of custom kinds are not among them: which ones a selector may name changes with the definition, and they are
     /// read from the object when it does (`options::Selection`).
     pub fn of(kind: Option<&'static Kind>, object: &Value) -> Self {
         let metadata = &object["metadata"];
-        let text = |v: &Value| -> Box<str> { v.as_str().unwrap_or_default().into() };
-        let labels = metadata["labels"]
-            .as_object()
-            .map(|m| m.iter().map(|(k, v)| (k.as_str().into(), text(v))).collect())
-            .unwrap_or_default();
-        let fields = kind
-            .into_iter()
-            .flat_map(|kind| kind.selectable_fields.iter())
-            .filter_map(|field| {
-                let value = field_text(object, field);
-                (!value.is_empty()).then(|| (&**field, value.into()))
-            })
-            .collect();
+        let (mut text, mut ends) = (String::new(), Vec::new());
+        let mut add = |part: &str| {
+            text.push_str(part);
+            // An object has a few MiB at most.
+            ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        };
+        add(metadata["uid"].as_str().unwrap_or_default());
+        let mut labels = 0;
+        for (key, value) in metadata["labels"].as_object().into_iter().flatten() {
+            add(key);
+            add(value.as_str().unwrap_or_default());
+            labels += 1;
+        }
+        let fields: &'static [Cow<'static, str>] = kind.map_or(&[], |kind| &kind.selectable_fields);
+        for field in fields {
+            add(&field_text(object, field));
+        }
         Self {
-            uid: text(&metadata["uid"]),
+            text: text.into(),
+            ends: ends.into(),
             labels,
             fields,
             deleting: metadata.get("deletionTimestamp").is_some_and(|t| !t.is_null()),
@@ -137,7 +164,20 @@ mod tests {
         assert_eq!(facts.field("spec.nodeName"), "n1");
         assert_eq!(facts.field("spec.hostNetwork"), "false");
         assert_eq!(facts.field("status.podIPs"), "10.0.0.1,fd::1");
+        assert_eq!((facts.uid(), facts.field("spec.schedulerName"), facts.field("no.such")), ("u", "", ""));
         assert!(facts.deleting);
+        assert_eq!((ObjectFacts::default().uid(), ObjectFacts::default().label("a")), ("", None));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_labels_are_found_again(labels in proptest::collection::btree_map(".*", ".*", 0..8), other in ".*") {
+            let facts = ObjectFacts::of(None, &json!({"metadata": {"uid": "u", "labels": labels}}));
+            for (key, value) in &labels {
+                proptest::prop_assert_eq!(facts.label(key), Some(value.as_str()));
+            }
+            proptest::prop_assert_eq!(facts.label(&other), labels.get(&other).map(String::as_str));
+        }
     }
 
     #[test]
