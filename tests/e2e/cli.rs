@@ -13,7 +13,9 @@ use anyhow::{Result, bail};
 use harness::kedge::{Server, add_images, checkout};
 use harness::{Host, Switch};
 
-const WORLDS: [&str; 2] = ["east", "west"];
+use crate::masks::normal;
+
+pub const WORLDS: [&str; 2] = ["east", "west"];
 
 /// Files that the commands take, as `name: content`.
 const FILES: &[(&str, &str)] = &[
@@ -53,84 +55,6 @@ fn run(host: &Host, client: &str, world: &str, line: &str) -> Result<Answer> {
         .output()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(client, "kedge").replace("kubectl", "kedge");
     Ok(Answer { out: text(&output.stdout), err: text(&output.stderr), code: output.status.code().unwrap_or(-1) })
-}
-
-/// Takes out what two runs cannot have in common.
-fn normal(text: &str, by_chance: bool) -> String {
-    let mut lines = String::new();
-    for line in text.lines() {
-        let line = line.trim_end();
-        let key = line.trim_start().trim_start_matches('"').to_lowercase();
-        // What changes by itself while the commands run.
-        if ["renewtime", "renew time", "resourceversion", "resource version"].iter().any(|k| key.starts_with(k)) {
-            lines.push_str("<moves>\n");
-            continue;
-        }
-        let words = line.split_inclusive([' ', '(', ')', '"', ',', '\t', '/', '=', ']', '[', '{', '}', '\'']);
-        let mut after_age = false;
-        for word in words {
-            let bare = word.trim_end_matches(|c: char| !c.is_alphanumeric());
-            let rest = &word[bare.len()..];
-            if after_age && word.trim().is_empty() {
-                continue; // the column of an age is as wide as its ages
-            }
-            after_age = false;
-            if is_age(bare) || ["AGE", "SEEN"].contains(&bare) {
-                let shown = if is_age(bare) { "<age>" } else { bare };
-                lines.push_str(shown);
-                lines.push_str(if rest == " " { "" } else { rest.trim() });
-                lines.push(' ');
-                after_age = true;
-            } else if by_chance {
-                lines.push_str(&drawn(bare));
-                lines.push_str(rest);
-            } else {
-                lines.push_str(word);
-            }
-        }
-        lines.push('\n');
-    }
-    lines
-}
-
-/// `5s`, `3m20s`, `2d`.
-fn is_age(word: &str) -> bool {
-    let (mut digits, mut units) = (0, 0);
-    for c in word.chars() {
-        match c {
-            '0'..='9' => digits += 1,
-            's' | 'm' | 'h' | 'd' | 'y' if digits > 0 => {
-                units += 1;
-                digits = 0;
-            }
-            _ => return false,
-        }
-    }
-    units > 0 && digits == 0
-}
-
-/// A word with what was drawn for it replaced: the world, random name parts, uids, times, addresses.
-fn drawn(word: &str) -> String {
-    let hex = |t: &str| !t.is_empty() && t.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-    if WORLDS.contains(&word) {
-        return "WORLD".into();
-    }
-    if word.len() == 36 && hex(word) {
-        return "UID".into();
-    }
-    if word.starts_with("20") && word.contains('T') && word.contains(':') {
-        return "TIME".into();
-    }
-    if word.starts_with("10.4") {
-        return "IP".into();
-    }
-    let base = word.trim_start_matches("pod:");
-    for stem in ["web-", "gen-", "d-", "d2-"] {
-        if base.starts_with(stem) && base.len() > stem.len() + 4 {
-            return format!("{stem}RANDOM");
-        }
-    }
-    word.into()
 }
 
 fn same_end(kubectl: i32, kedge: i32) -> bool {
@@ -213,16 +137,4 @@ fn verbs_are_as_kubectls() {
     worlds(&server).unwrap();
     script(&host, "shown.script", false).unwrap();
     script(&host, "done.script", true).unwrap();
-}
-
-#[test]
-fn ages_and_chance_are_taken_out() {
-    for (text, by_chance, expected) in [
-        ("a   1 (5s ago)   3m20s   x", false, "a   1 (<age> ago)   <age> x\n"),
-        ("NAME   AGE     IP", false, "NAME   AGE IP\n"),
-        ("pod/web-5dcdb4fb8c-76fc9 in east", true, "pod/web-RANDOM in WORLD\n"),
-        ("  resourceVersion: \"12\"", false, "<moves>\n"),
-    ] {
-        assert_eq!(normal(text, by_chance), expected);
-    }
 }

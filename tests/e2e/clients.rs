@@ -1,4 +1,4 @@
-//! Clients in three languages, each a program of its own under `tests/clients` that stops at the first wrong answer.
+//! Clients in four languages, each a program of its own under `tests/clients` that stops at the first wrong answer.
 
 use std::sync::Arc;
 
@@ -6,7 +6,8 @@ use harness::kedge::{Server, add_images, checkout};
 use harness::{Host, Switch};
 
 /// Each program, as `tests/run clients` leaves it.
-const PROGRAMS: &[&str] = &["client-go", "kube-rs", "python/bin/python ../../tests/clients/python/main.py"];
+const PROGRAMS: &[&str] =
+    &["client-go", "kube-rs", "python/bin/python ../../tests/clients/python/main.py", "javascript/main.js"];
 
 #[test]
 fn clients_of_other_languages_find_a_cluster() {
