@@ -9,31 +9,31 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	clientinformers "k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// informers: eight kinds in one factory, filled by watches that bring the initial state. No list is sent.
+// kindsAtLeast is how many kinds a server has that can be watched.
+const kindsAtLeast = 20
+
+// informers: every built-in kind in one factory, filled by watches that bring the initial state. No list is sent.
 func informers(c *cluster) {
 	ctx, stop := context.WithCancel(c.ctx)
 	defer stop()
 	factory := clientinformers.NewSharedInformerFactory(c.typed, 0)
 	core := factory.Core().V1()
-	kinds := map[string]cache.SharedIndexInformer{
-		"pods": core.Pods().Informer(), "services": core.Services().Informer(), "configmaps": core.ConfigMaps().Informer(),
-		"secrets": core.Secrets().Informer(), "namespaces": core.Namespaces().Informer(), "nodes": core.Nodes().Informer(),
-		"deployments":    factory.Apps().V1().Deployments().Informer(),
-		"endpointslices": factory.Discovery().V1().EndpointSlices().Informer(),
-	}
+	kinds := watchable(c, factory)
 	events := make(chan string, 64)
 	heard := func(kind string, object any) {
 		if m, is := object.(*corev1.ConfigMap); is && m.Namespace == namespace && m.Labels["app"] == "typed" {
 			events <- kind + " " + m.Name
 		}
 	}
-	got(kinds["configmaps"].AddEventHandler(cache.ResourceEventHandlerFuncs{
+	got(core.ConfigMaps().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(object any) { heard("add", object) },
 		UpdateFunc: func(_, object any) { heard("update", object) },
 		DeleteFunc: func(object any) { heard("delete", object) },
@@ -44,10 +44,14 @@ func informers(c *cluster) {
 	for kind, done := range factory.WaitForCacheSync(synced.Done()) {
 		check(done, "%s did not sync", kind)
 	}
-	for plural := range kinds {
-		check(c.wire.count("GET", "/"+plural+"?", "sendInitialEvents=true", "protobuf;stream=watch") == 1,
-			"%s: no watch-list: %v", plural, c.wire.lines)
-		check(c.wire.count("GET", "/"+plural+"?limit=") == 0, "%s were listed", plural)
+	for _, kind := range kinds {
+		path := "/apis/" + kind.Group + "/" + kind.Version
+		if kind.Group == "" {
+			path = "/api/" + kind.Version
+		}
+		path += "/" + kind.Resource + "?"
+		check(c.wire.count("GET", path, "sendInitialEvents=true", "protobuf;stream=watch") == 1, "%s: no watch-list: %v", path, c.wire.lines)
+		check(c.wire.count("GET", path+"limit=") == 0, "%s was listed", path)
 	}
 	nodes := got(core.Nodes().Lister().List(labels.Everything()))
 	check(len(nodes) == 1, "nodes: %v", nodes)
@@ -68,6 +72,20 @@ func informers(c *cluster) {
 	}
 	stop()
 	factory.Shutdown()
+}
+
+// watchable gives the factory each kind that the server lets one watch and that this client has a type for.
+func watchable(c *cluster, factory clientinformers.SharedInformerFactory) []schema.GroupVersionResource {
+	lists := got(discovery.NewDiscoveryClientForConfigOrDie(c.config).ServerPreferredResources())
+	var kinds []schema.GroupVersionResource
+	for kind := range got(discovery.GroupVersionResources(discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"list", "watch"}}, lists))) {
+		if informer, err := factory.ForResource(kind); err == nil {
+			informer.Informer()
+			kinds = append(kinds, kind)
+		}
+	}
+	check(len(kinds) >= kindsAtLeast, "%d kinds: %v", len(kinds), kinds)
+	return kinds
 }
 
 // election: two candidates, one Lease. The one that steps down is followed by the other.
