@@ -85,7 +85,17 @@ pub fn authorize(node: &str, attributes: &Attributes, view: &dyn View) -> Result
         }
         ("", "events", "") => yes_if(matches!(verb, "create" | "update" | "patch")),
         ("", "services", "") => yes_if(matches!(verb, "get" | "list" | "watch")),
-        ("node.k8s.io", "runtimeclasses", "") => yes_if(matches!(verb, "get" | "list" | "watch")),
+        ("node.k8s.io", "runtimeclasses", "") | ("storage.k8s.io", "csidrivers", "") => {
+            yes_if(matches!(verb, "get" | "list" | "watch"))
+        }
+        ("storage.k8s.io", "csinodes", "") => {
+            let own = name == node || (verb == "create" && name.is_empty());
+            yes_if(own && matches!(verb, "get" | "create" | "update" | "patch" | "delete"))
+        }
+        // Its own certificates; who may have which is for approval to say.
+        ("certificates.k8s.io", "certificatesigningrequests", "") => {
+            yes_if(matches!(verb, "create" | "get" | "list" | "watch"))
+        }
         ("authentication.k8s.io", "tokenreviews", "") => yes_if(verb == "create"),
         ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") => yes_if(verb == "create"),
         _ => Err(String::new()),

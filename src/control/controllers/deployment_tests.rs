@@ -84,6 +84,13 @@ fn steps_of_a_rollout() {
             vec![("bad", 2, 0), ("old", 2, 2), ("new", 0, 0)],
             vec![("web-bad", 2, 0)],
         ),
+        (
+            "a status from before the last step counts no pod twice",
+            json!(0),
+            json!(1),
+            vec![("old", 2, 3), ("new", 1, 1)],
+            vec![("web-old", 2, 1)],
+        ),
         ("too large a new set shrinks", json!(1), json!(0), vec![("new", 5, 5)], vec![("web-new", 5, 3)]),
         (
             "neither surge nor unavailable: one may be missing",

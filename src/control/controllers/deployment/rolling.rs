@@ -115,7 +115,8 @@ pub(super) fn old_sets(d: &Deployment, spec: &DeploymentSpec, sets: &mut Sets, p
         *size -= unhealthy;
         budget -= unhealthy;
     }
-    let available: i32 = sets.all().map(Set::available).sum();
+    // A set that was just made smaller says for a moment how many it had.
+    let available: i32 = sets.all().map(|s| s.available().min(s.replicas)).sum();
     let mut spare = (available - min_available).max(0);
     for size in &mut sizes {
         let take = (*size).min(spare);
