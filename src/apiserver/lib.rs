@@ -1,16 +1,21 @@
 //! The API server: the whole Kubernetes request path over one registry and generic verbs.
 //!
 //! ```text
-//! TLS → authenticate → authorize → decode → (patch) → default → owners  → admit → validate → store → encode
-//! http    auth           auth      codec     patch    hooks     managed   admission hooks    verbs   codec, printers
+//! TLS → authenticate → seat → authorize → decode → (patch) → default → owners  → admit → validate → store → encode
+//! http    auth         flow   auth        codec     patch    hooks     managed   admission hooks   verbs   codec, printers
+//!         └──────────────────────────────── audit: what came, what was answered ────────────────────────────┘
 //! ```
 //!
 //! [`ApiServer::call`] is the one door: the TLS listener ([`http::listener`]) and the in-process transport of the same
 //! daemon both go through it, so that both meet the same authorization and admission.
 //!
 //! Objects are one untyped JSON value from the wire to the store and back; what is known about their types comes from
-//! tables (`schema`), what is special about a kind from its hooks (`hooks`). What never lives here: a per-kind handler,
-//! typed Kubernetes structs, SQLite, a controller.
+//! tables (`schema`), what is special about a kind from its hooks (`hooks`). Kinds that definitions make at run time bring both
+//! with them (`custom`); one stored object is served in several versions through `conversion`; expressions of rules and policies
+//! are `cel`'s; whoever is asked over HTTPS about a request is asked through `webhook`.
+//!
+//! What never lives here: a per-kind handler, typed Kubernetes structs, SQLite, a controller, but for two that only keep what the
+//! server itself decides by (`custom::keeper`, `admission::policy::status`; each says why).
 
 pub mod admission;
 pub mod audit;
