@@ -30,6 +30,7 @@ pub mod http;
 pub mod managed;
 pub mod patch;
 pub mod printers;
+mod request;
 pub mod schema;
 mod server;
 pub mod tls;

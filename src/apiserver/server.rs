@@ -1,12 +1,11 @@
 //! The server as a value: what it is given, and the one door through which requests come.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 
-use ::http::header::{ACCEPT, HeaderValue, USER_AGENT};
-use ::http::{HeaderMap, Method, Request, Response, Uri};
+use ::http::header::HeaderValue;
+use ::http::{Method, Request, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use store::Store;
@@ -16,24 +15,26 @@ use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
 use crate::admission::{self, Plugins};
-use crate::audit::{self, Level, Origin, Record, Stage};
-use crate::auth::authenticate::{Authenticator, Sender, impersonate};
+use crate::audit::{self, Stage};
+use crate::auth::authenticate::{Authenticator, impersonate};
 use crate::auth::identity::Identity;
 use crate::auth::rbac::{self, Rbac};
-use crate::auth::review;
 use crate::auth::token::Tokens;
 use crate::auth::{Attributes, Authorizer, Settings, Target};
-use crate::codec::{Accepted, As};
+use crate::codec::Accepted;
 use crate::conversion;
 use crate::custom::{self, Kinds};
-use crate::flow::{self, Class, Flow};
+use crate::flow::{self, Flow};
 use crate::http::body::Body;
-use crate::http::metrics::{Labels, Metrics, method_name};
+use crate::http::metrics::{Metrics, method_name};
 use crate::http::query::{Query, percent_decode};
-use crate::http::router::{self, Path, Resource};
+use crate::http::router::{self, Path};
 use crate::http::{deadline, documents, gzip, respond};
-use crate::verbs::ask::{Answer, Ask};
-use crate::verbs::{self, connect::Dial, object};
+use crate::request::{
+    Asked, Trace, answered, audit_id, authorize, authorized, negotiate, request_object, response_object,
+};
+use crate::verbs::ask::Ask;
+use crate::verbs::{self, connect::Dial};
 
 /// The time, for everything that is written into objects. Comes in, so that tests can choose it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -136,7 +137,7 @@ pub struct Shared {
     pub(crate) admission: Plugins,
     pub(crate) metrics: Metrics,
     pub(crate) frames: verbs::frame::Frames,
-    flow: Arc<Flow>,
+    pub(crate) flow: Arc<Flow>,
     /// Cancelled when the server begins to stop.
     pub(crate) stop: CancellationToken,
 }
@@ -392,7 +393,9 @@ impl ApiServer {
                 record.request(request_object(&ask, &body));
             }
             let late = |_| Err(Status::timeout("Timeout: request did not complete within the allotted timeout"));
-            tokio::time::timeout(limit, dispatch(&mut ask, verb, &method, &body)).await.unwrap_or_else(late)
+            tokio::time::timeout(limit, verbs::dispatch::dispatch(&mut ask, verb, &method, &body))
+                .await
+                .unwrap_or_else(late)
         };
         trace.warnings = std::mem::take(&mut ask.warnings);
         let answer = answer?;
@@ -401,7 +404,7 @@ impl ApiServer {
         {
             record.response(|| response_object(&answer));
         }
-        let response = finish(&ask, answer)?;
+        let response = verbs::dispatch::finish(&ask, answer)?;
         if verb == "watch"
             && let Some(socket) = verbs::message_socket::Wish::of(&parts.headers, &parts.extensions)?
         {
@@ -412,138 +415,6 @@ impl ApiServer {
         } else {
             response
         })
-    }
-}
-
-/// What is counted and said of a request besides its answer.
-#[derive(Default)]
-struct Trace {
-    labels: Labels,
-    warnings: Vec<String>,
-    /// Which schema and level it belongs to.
-    class: Option<Class>,
-    audit: Option<Record>,
-    /// It is a watch, or carried to somewhere else: it may take as long as it likes.
-    streams: bool,
-}
-
-/// What is known of a request before anybody has decided about it.
-struct Asked<'a> {
-    uri: &'a Uri,
-    headers: &'a HeaderMap,
-    path: &'a str,
-    parsed: &'a Path<'a>,
-    verb: &'a str,
-    peer: &'a Peer,
-    now: jiff::Timestamp,
-}
-
-impl Asked<'_> {
-    /// Begins its record, when the policy wants to know of it.
-    fn record(&self, shared: &Shared, id: &HeaderValue, sender: Option<&Sender>) -> Option<Record> {
-        let settings = shared.config.audit.as_ref()?;
-        let (target, version) = match self.parsed {
-            Path::Other => (audit::policy::Target::Path(self.path), ""),
-            Path::Resource(r) => (
-                audit::policy::Target::Resource {
-                    group: r.group,
-                    resource: r.plural,
-                    subresource: r.subresource,
-                    namespace: r.authorized_namespace(),
-                    name: r.name,
-                },
-                r.version,
-            ),
-        };
-        let user = sender.map(|s| &*s.identity);
-        let decision = settings.policy.decide(&audit::policy::Request { user, verb: self.verb, target });
-        if decision.level == Level::None {
-            return None;
-        }
-        let address = match self.peer {
-            Peer::Local(_) => None,
-            Peer::Remote { address, .. } => Some(address.ip()),
-        };
-        let origin = Origin {
-            id: id.to_str().unwrap_or_default(),
-            uri: self.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-            verb: self.verb,
-            headers: self.headers,
-            address,
-            user,
-            target,
-            version,
-            received: self.now,
-        };
-        let mut record = Record::begin(&settings.log, decision, &origin, &shared.config.clock);
-        if let Some((sender, seconds)) = sender.and_then(|s| Some((s, s.stale_seconds?))) {
-            let text = format!("subject: {}, seconds after warning threshold: {seconds}", sender.identity.user);
-            record.annotate("authentication.k8s.io/stale-token", text);
-        }
-        Some(record)
-    }
-
-    /// Waits until it may be worked on. Parts of the same process and what may take as long as it likes do not wait.
-    async fn seat(
-        &self,
-        shared: &Shared,
-        identity: &Identity,
-        trace: &mut Trace,
-    ) -> Result<Option<flow::Seat>, Status> {
-        if matches!(self.peer, Peer::Local(_)) {
-            return Ok(None);
-        }
-        let (target, streams) = match self.parsed {
-            Path::Other => (flow::Target::Path(self.path), false),
-            Path::Resource(r) => (
-                flow::Target::Resource {
-                    group: r.group,
-                    resource: r.plural,
-                    subresource: r.subresource,
-                    namespace: r.authorized_namespace(),
-                },
-                self.verb == "watch" || matches!(r.subresource, "proxy" | "log" | "exec" | "attach" | "portforward"),
-            ),
-        };
-        let class = trace.class.insert(shared.flow.classify(&flow::Request { identity, verb: self.verb, target }));
-        if streams {
-            return Ok(None);
-        }
-        shared
-            .flow
-            .enter(class)
-            .await
-            .map_err(|_| Status::too_many_requests("Too many requests, please try again later.", 1))
-    }
-}
-
-fn authorized(record: &mut Option<Record>, decision: Result<(), Status>) -> Result<(), Status> {
-    if let Some(record) = record {
-        record.authorized(decision.is_ok(), "");
-    }
-    decision
-}
-
-fn answered(record: &mut Option<Record>, code: u16, failure: Option<&Status>) {
-    if let Some(record) = record {
-        record.answered(code, failure);
-    }
-}
-
-/// The body of a request as an object, whatever its format; `None` when it is none.
-fn request_object(ask: &Ask<'_>, body: &Bytes) -> Option<serde_json::Value> {
-    if body.is_empty() {
-        return None;
-    }
-    let json = serde_json::from_slice(body).ok();
-    json.or_else(|| crate::codec::decode(ask.content_type(), body, &ask.kind.gvk()).ok())
-}
-
-fn response_object(answer: &Answer) -> Option<serde_json::Value> {
-    match answer {
-        Answer::Entry { entry, .. } => serde_json::from_slice(&entry.value).ok(),
-        Answer::Object { value, .. } => Some(value.clone()),
-        Answer::Response(response) => serde_json::from_slice(response.body().as_full()?).ok(),
     }
 }
 
@@ -569,120 +440,4 @@ async fn follow(shared: Weak<Shared>, prefix: &'static str, changed: fn(&Shared)
             }
         }
     }
-}
-
-fn negotiate(headers: &HeaderMap, query: &Query) -> Result<Accepted, Status> {
-    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
-    let accepted = crate::codec::negotiate(text(ACCEPT))?;
-    let pretty = crate::codec::negotiate::is_pretty(query.get("pretty"), text(USER_AGENT).unwrap_or_default());
-    Ok(Accepted { pretty: accepted.pretty || pretty, ..accepted })
-}
-
-/// The client's audit id, or a new one.
-fn audit_id(headers: &HeaderMap) -> HeaderValue {
-    /// Longer ones are not taken over.
-    const LENGTH_MAX: usize = 64;
-    let given = headers.get("audit-id").filter(|v| !v.is_empty() && v.len() <= LENGTH_MAX).cloned();
-    given.unwrap_or_else(|| {
-        HeaderValue::from_str(&types::random::uuid()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
-    })
-}
-
-fn authorize(
-    shared: &Shared,
-    identity: &Identity,
-    resource: &Resource<'_>,
-    verb: &str,
-    headers: &HeaderMap,
-    query: &Query,
-    view: &dyn store::View,
-) -> Result<(), Status> {
-    let selects = matches!(verb, "list" | "watch" | "deletecollection");
-    let fields = query.text("fieldSelector").filter(|_| selects);
-    let fields = fields.and_then(|text| types::selector::FieldSelector::parse(text).ok());
-    // A list of one name is authorized as that name.
-    let single = fields.as_ref().and_then(|f| f.required("metadata.name")).filter(|_| resource.name.is_empty());
-    let ask = |verb: &str| {
-        let target = Target::Resource {
-            group: resource.group,
-            version: resource.version,
-            resource: resource.plural,
-            subresource: resource.subresource,
-            namespace: resource.authorized_namespace(),
-            name: single.unwrap_or(resource.name),
-            fields: fields.as_ref(),
-        };
-        let attributes = Attributes { identity, verb, target };
-        shared.authorizer.authorize(&attributes, view).map_err(|why| attributes.forbidden(&why))
-    };
-    ask(verb)?;
-    // Entering a container is creating something, whatever the method of the handshake. Source: KEP-5287 (1.35).
-    let enters = matches!(resource.subresource, "exec" | "attach" | "portforward");
-    if enters && verb != "create" && headers.contains_key(::http::header::UPGRADE) { ask("create") } else { Ok(()) }
-}
-
-async fn dispatch(ask: &mut Ask<'_>, verb: &str, method: &Method, body: &Bytes) -> Result<Answer, Status> {
-    match (ask.subresource, verb) {
-        ("scale", _) => verbs::scale::scale(ask, method, body).await,
-        ("binding", _) => verbs::binding::bind(ask, body).await,
-        ("eviction", _) => verbs::eviction::evict(ask, body).await,
-        ("token", _) => verbs::token_request::create(ask, body).await,
-        (_, "get") if ask.kind.kind == "ComponentStatus" => verbs::component_status::get(ask),
-        (_, "list") if ask.kind.kind == "ComponentStatus" => verbs::component_status::list(ask),
-        (_, "get") => verbs::read::get(ask).await,
-        (_, "list") => verbs::read::list(ask).await,
-        (_, "watch") => verbs::watch::watch(ask).await,
-        (_, "create") if ask.kind.kind == "Binding" => verbs::binding::bind(ask, body).await,
-        (_, "create") if !ask.kind.stored => review(ask, body).await,
-        (_, "create") => verbs::create::create(ask, body).await,
-        (_, "update") => verbs::update::update(ask, body).await,
-        (_, "patch") => verbs::patch::patch(ask, body).await,
-        (_, "delete") => verbs::delete::delete(ask, body).await,
-        (_, "deletecollection") => verbs::delete::delete_collection(ask, body).await,
-        _ => Err(Status::method_not_allowed()),
-    }
-}
-
-async fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
-    ask.dry_run("CreateOptions")?;
-    let mut object = ask.decode(body, &ask.kind.gvk())?;
-    let hooks = crate::hooks::of(ask.kind);
-    hooks.default(&mut object);
-    let errors = hooks.validate(&object);
-    if !errors.is_empty() {
-        return Err(Status::invalid(ask.kind, object::meta(&object, "name"), &errors));
-    }
-    let view = ask.view();
-    let desk = review::Desk {
-        authorizer: &ask.shared.authorizer,
-        authenticator: &ask.shared.authenticator,
-        view: &*view,
-        identity: ask.identity,
-        now: ask.now,
-    };
-    let mut value = review::answer(&desk, ask.kind, ask.namespace, object).await?;
-    let metadata = object::meta_mut(&mut value);
-    metadata.entry("creationTimestamp").or_insert(serde_json::Value::Null);
-    Ok(Answer::Object { code: 201, value })
-}
-
-/// The answer in the shape and format that the client accepts.
-fn finish(ask: &Ask<'_>, answer: Answer) -> Result<Response<Body>, Status> {
-    let accepted = ask.accepted;
-    let (code, text) = match answer {
-        Answer::Response(response) => return Ok(response),
-        Answer::Entry { code, entry } => {
-            (code, conversion::text(ask.served, &custom::present(ask.kind, entry)?.value)?)
-        }
-        // A Status has no other shape; what a subresource exchanges says itself what it is.
-        Answer::Object { code, value } if accepted.as_ == As::Object || value["kind"] == "Status" => {
-            let shown = if value["kind"] == "Status" { Cow::Borrowed(&value) } else { ask.shown(&value) };
-            return Ok(respond::value(code, &Accepted { as_: As::Object, ..accepted }, &shown));
-        }
-        Answer::Object { code, value } => {
-            (code, serde_json::to_vec(&*ask.shown(&value)).map_err(Status::internal)?.into())
-        }
-    };
-    let include = verbs::read::include_object(ask)?;
-    respond::shaped(code, &respond::Shape { kind: ask.served, accepted: &accepted, include, now: ask.now }, &text)
 }

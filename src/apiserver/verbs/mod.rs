@@ -7,6 +7,7 @@ pub mod component_status;
 pub mod connect;
 pub mod create;
 pub mod delete;
+pub mod dispatch;
 pub mod eviction;
 pub mod facts;
 pub mod frame;
