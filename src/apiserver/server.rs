@@ -16,7 +16,7 @@ use types::status::{Reason, Status};
 use crate::admission::allocate::{Allocation, Allocator};
 use crate::admission::{self, Plugins};
 use crate::audit::{self, Stage};
-use crate::auth::authenticate::{Authenticator, impersonate};
+use crate::auth::authenticate::{Authenticator, forget_token, impersonate};
 use crate::auth::identity::Identity;
 use crate::auth::rbac::{self, Rbac};
 use crate::auth::token::Tokens;
@@ -290,7 +290,7 @@ impl ApiServer {
 
     async fn answer(
         &self,
-        request: Request<Body>,
+        mut request: Request<Body>,
         peer: &Peer,
         audit_id: &HeaderValue,
         trace: &mut Trace,
@@ -322,6 +322,7 @@ impl ApiServer {
             record.impersonates(&identity);
         }
         let _seat = asked.seat(shared, &identity, trace).await?;
+        forget_token(request.headers_mut());
         let resource = match parsed {
             Path::Resource(resource) => resource,
             Path::Other => {
@@ -390,7 +391,7 @@ impl ApiServer {
                 _ => body.read(&parts.headers).await?,
             };
             if let Some(record) = &mut trace.audit {
-                record.request(request_object(&ask, &body));
+                record.request(|| request_object(&ask, &body));
             }
             let late = |_| Err(Status::timeout("Timeout: request did not complete within the allotted timeout"));
             tokio::time::timeout(limit, verbs::dispatch::dispatch(&mut ask, verb, &method, &body))

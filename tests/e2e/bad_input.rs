@@ -66,12 +66,11 @@ fn the_daemon_refuses_and_goes_on() {
     assert!(sent_away.unwrap().success());
 
     // A kind that is not served, in a group that is.
-    let set = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec: {serviceName: db, selector: {matchLabels: {a: b}}, \
-               template: {metadata: {labels: {a: b}}, spec: {containers: [{name: db, image: db}]}}}\n";
+    let set = "apiVersion: apps/v1\nkind: StatelessSet\nmetadata: {name: db}\nspec: {serviceName: db}\n";
     std::fs::write(host.shared().join("set.yaml"), set).unwrap();
     for verb in ["apply", "create"] {
         let out = server.kubectl(&format!("{verb} -f /run/shared/set.yaml")).unwrap();
-        let words = "no matches for kind \"StatefulSet\" in version \"apps/v1\"\nensure CRDs are installed first";
+        let words = "no matches for kind \"StatelessSet\" in version \"apps/v1\"\nensure CRDs are installed first";
         assert!(out.code == 1 && out.stderr.trim_end().ends_with(words), "{verb}: {} {:?}", out.code, out.stderr);
     }
 

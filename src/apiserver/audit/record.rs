@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::http::body::BoxError;
 /// Longer ones are cut. Source: `pkg/audit/request.go`.
 const USER_AGENT_MAX: usize = 1024;
 const TRUNCATED: &str = "...TRUNCATED";
+const CLIENT_GONE: &str = "the client went away before it was answered";
 
 /// What is known of a request when it comes.
 pub struct Origin<'a> {
@@ -45,6 +47,18 @@ pub struct Record {
     event: Value,
     annotations: BTreeMap<&'static str, String>,
     clock: crate::Clock,
+    /// The last stage has been said.
+    ended: AtomicBool,
+}
+
+/// Who hangs up has asked all the same, and what was asked may have been done.
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.ended.load(Ordering::Relaxed) {
+            self.event["responseStatus"] = json!({"metadata": {}, "status": "Failure", "message": CLIENT_GONE});
+            self.say(Stage::ResponseComplete);
+        }
+    }
 }
 
 impl Record {
@@ -74,7 +88,14 @@ impl Record {
             }
             event["objectRef"] = reference;
         }
-        let record = Self { log: log.clone(), decision, event, annotations: BTreeMap::new(), clock: clock.clone() };
+        let record = Self {
+            log: log.clone(),
+            decision,
+            event,
+            annotations: BTreeMap::new(),
+            clock: clock.clone(),
+            ended: AtomicBool::new(false),
+        };
         record.say(Stage::RequestReceived);
         record
     }
@@ -99,8 +120,12 @@ impl Record {
     }
 
     /// The body of the request, when bodies are recorded.
-    pub fn request(&mut self, object: Option<Value>) {
-        let Some(object) = object else { return };
+    pub fn request(&mut self, object: impl FnOnce() -> Option<Value>) {
+        let named = self.event.get("objectRef").is_none_or(|reference| reference.get("name").is_some());
+        if named && self.decision.level < Level::Request {
+            return;
+        }
+        let Some(object) = object() else { return };
         // What is created says its name itself.
         if let Some(reference) = self.event.get_mut("objectRef")
             && reference.get("name").is_none()
@@ -139,6 +164,9 @@ impl Record {
 
     /// Puts an event for this stage into the log, unless the policy leaves it out.
     pub fn say(&self, stage: Stage) {
+        if matches!(stage, Stage::ResponseComplete | Stage::Panic) {
+            self.ended.store(true, Ordering::Relaxed);
+        }
         if self.decision.omits(stage) {
             return;
         }

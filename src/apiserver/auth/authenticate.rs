@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use store::View;
 use types::status::{Reason, Status};
@@ -131,6 +131,25 @@ impl Authenticator {
     }
 }
 
+/// Takes the token out of what a browser offers as subprotocols of a WebSocket: nobody behind the server is to have it.
+pub fn forget_token(headers: &mut HeaderMap) {
+    let lines: Vec<String> = headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .map(|line| {
+            let kept = line.split(',').map(str::trim).filter(|p| !p.starts_with(WEBSOCKET_TOKEN_PREFIX));
+            kept.collect::<Vec<_>>().join(", ")
+        })
+        .collect();
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    for line in lines.iter().filter(|line| !line.is_empty()) {
+        if let Ok(value) = HeaderValue::from_str(line) {
+            headers.append(SEC_WEBSOCKET_PROTOCOL, value);
+        }
+    }
+}
+
 fn bearer(headers: &HeaderMap) -> Option<String> {
     if let Some(header) = headers.get(AUTHORIZATION) {
         // Another scheme is no credential that is known here; an undecodable one is a wrong one.
@@ -138,8 +157,9 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
         let (scheme, token) = text.split_once(' ')?;
         return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned()).filter(|t| !t.is_empty());
     }
-    let protocols = headers.get("sec-websocket-protocol")?.to_str().ok()?;
-    let encoded = protocols.split(',').find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN_PREFIX))?;
+    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
+    let mut protocols = lines.flat_map(|line| line.split(','));
+    let encoded = protocols.find_map(|p| p.trim().strip_prefix(WEBSOCKET_TOKEN_PREFIX))?;
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).unwrap_or_default();
     Some(String::from_utf8(bytes).unwrap_or_default())
@@ -213,4 +233,27 @@ pub fn impersonate(
 
 fn percent_decoded(text: &str) -> String {
     crate::http::query::percent_decode(text, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_behind_the_server_sees_a_browsers_token() {
+        for (offered, expected) in [
+            (&["v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj"][..], &["v4.channel.k8s.io"][..]),
+            (&["base64url.bearer.authorization.k8s.io.YWJj"], &[]),
+            (&["base64url.bearer.authorization.k8s.io.YWJj,a", "b, c"], &["a", "b, c"]),
+            (&[], &[]),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in offered {
+                headers.append(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(line));
+            }
+            forget_token(&mut headers);
+            let left: Vec<_> = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().map(|v| v.to_str().unwrap()).collect();
+            assert_eq!(left, expected);
+        }
+    }
 }

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use types::status::Status;
 
@@ -24,6 +24,13 @@ use crate::codec::Media;
 
 /// Subprotocols, best first; the second carries text.
 const PROTOCOLS: [&str; 2] = ["binary.k8s.io", "base64.binary.k8s.io"];
+
+/// What a client may send at once, who has nothing to say but that it is still there.
+const SAID_BYTES_MAX: usize = 4096;
+
+fn listening() -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(Some(SAID_BYTES_MAX)).max_frame_size(Some(SAID_BYTES_MAX))
+}
 
 /// A client's wish for a WebSocket.
 pub(crate) struct Wish {
@@ -87,7 +94,8 @@ impl Wish {
         };
         tokio::spawn(async move {
             let Ok(client) = self.client.await else { return };
-            let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, None).await;
+            let mut socket =
+                WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(listening())).await;
             // An empty message says that the stream is open before there is anything to read.
             let opened = socket.send(message(Bytes::new())).await;
             let sent = match opened {
@@ -111,7 +119,7 @@ impl Wish {
         };
         tokio::spawn(async move {
             let Ok(client) = self.client.await else { return };
-            let socket = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, None).await;
+            let socket = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(listening())).await;
             if let Err(error) = send(socket, watch.into_body(), messages).await {
                 tracing::debug!(%error, "a watch over a WebSocket ended");
             }

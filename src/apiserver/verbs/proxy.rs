@@ -77,7 +77,11 @@ pub async fn proxy(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<Answ
     } else {
         let (ip, port) = if resource == "service" {
             let endpoints = read(format!("core/endpoints/{}/{}", ask.namespace, wanted.name)).unwrap_or_default();
-            behind_service(&wanted, ask.name, &found, &endpoints, usize::from(random_byte()))?
+            let has = |pod: &str, ip: &str| {
+                let pod = read(format!("core/pods/{}/{pod}", ask.namespace)).unwrap_or_default();
+                pod["status"]["podIPs"].as_array().into_iter().flatten().any(|own| own["ip"] == ip)
+            };
+            behind_service(&wanted, ask.name, &found, &endpoints, usize::from(random_byte()), &has)?
         } else {
             of_pod(&wanted, &found)?
         };
@@ -164,13 +168,14 @@ fn of_pod(wanted: &Wanted<'_>, pod: &Value) -> Result<(IpAddr, u16), Status> {
     Ok((allowed(ip)?, port))
 }
 
-/// One of a service's ready endpoints; `seed` chooses.
+/// One of a service's ready endpoints; `seed` chooses, `has` says whether the pod of that name has that address.
 fn behind_service(
     wanted: &Wanted<'_>,
     id: &str,
     service: &Value,
     endpoints: &Value,
     seed: usize,
+    has: &dyn Fn(&str, &str) -> bool,
 ) -> Result<(IpAddr, u16), Status> {
     let mut port_name = wanted.port;
     if let Ok(number) = wanted.port.parse::<u64>() {
@@ -186,12 +191,16 @@ fn behind_service(
         let ports = subset["ports"].as_array().into_iter().flatten();
         let named = ports.into_iter().find(|p| p["name"].as_str().unwrap_or_default() == port_name);
         let Some(port) = named.and_then(|p| u16::try_from(p["port"].as_u64()?).ok()) else { continue };
-        // Only pods are reached: whoever writes Endpoints by hand must not point the server elsewhere.
         let addresses = subset["addresses"].as_array().into_iter().flatten();
-        let pods = addresses.filter(|a| a["targetRef"]["kind"] == "Pod");
-        places.extend(pods.filter_map(|a| Some((allowed(a["ip"].as_str()?).ok()?, port))));
+        places.extend(addresses.filter(|a| a["targetRef"]["kind"] == "Pod").map(|address| (address, port)));
     }
-    let chosen = seed.checked_rem(places.len()).and_then(|at| places.get(at).copied());
+    let start = seed.checked_rem(places.len()).unwrap_or(0);
+    // Only pods are reached: whoever writes Endpoints by hand must not point the server elsewhere.
+    let chosen = places[start..].iter().chain(&places[..start]).find_map(|(address, port)| {
+        let ip = address["ip"].as_str()?;
+        let target = allowed(ip).ok()?;
+        has(address["targetRef"]["name"].as_str()?, ip).then_some((target, *port))
+    });
     chosen.ok_or_else(|| {
         let name = if endpoints["subsets"].as_array().is_none_or(Vec::is_empty) { wanted.name } else { id };
         Status::service_unavailable(format!("no endpoints available for service {name:?}"))
@@ -201,7 +210,7 @@ fn behind_service(
 /// An address that may be dialed: not the server's own loopback, nor a link's.
 fn allowed(ip: &str) -> Result<IpAddr, Status> {
     let refused = || Status::bad_request("address not allowed");
-    let ip: IpAddr = ip.parse().map_err(|_| refused())?;
+    let ip: IpAddr = ip.parse::<IpAddr>().map_err(|_| refused())?.to_canonical();
     let local = match ip {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -250,6 +259,8 @@ mod tests {
             ("p", "127.0.0.1", Err("address not allowed")),
             ("p", "169.254.169.254", Err("address not allowed")),
             ("p", "fe80::1", Err("address not allowed")),
+            ("p", "::ffff:127.0.0.1", Err("address not allowed")),
+            ("p", "::ffff:169.254.169.254", Err("address not allowed")),
             ("p", "", Err("address not allowed")),
             ("p:web", "10.0.0.1", Err("invalid pod request \"web\"")),
         ] {
@@ -261,20 +272,23 @@ mod tests {
     #[test]
     fn services() {
         let service = json!({"spec": {"ports": [{"name": "web", "port": 80}, {"name": "other", "port": 81}]}});
-        let pod = json!({"kind": "Pod"});
+        let pod = json!({"kind": "Pod", "name": "p"});
         let endpoints = json!({"subsets": [{
-            "addresses": [{"ip": "10.0.0.1", "targetRef": pod}, {"ip": "10.0.0.2", "targetRef": pod}, {"ip": "1.1.1.1"}],
+            "addresses": [{"ip": "10.0.0.1", "targetRef": pod}, {"ip": "10.0.0.2", "targetRef": pod}, {"ip": "1.1.1.1"},
+                {"ip": "1.1.1.2", "targetRef": pod}],
             "ports": [{"name": "web", "port": 8080}],
         }]});
         let none = json!({});
         for (id, endpoints, seed, expected) in [
             ("s:web", &endpoints, 0, Ok("10.0.0.1:8080")),
-            ("s:80", &endpoints, 3, Ok("10.0.0.2:8080")),
+            ("s:80", &endpoints, 4, Ok("10.0.0.2:8080")),
+            ("s:80", &endpoints, 2, Ok("10.0.0.1:8080")),
             ("s:81", &endpoints, 0, Err("no endpoints available for service \"s:81\"")),
             ("s:82", &endpoints, 0, Err("no service port 82 found for service \"s\"")),
             ("s:web", &none, 0, Err("no endpoints available for service \"s\"")),
         ] {
-            let found = behind_service(&wanted(id).unwrap(), id, &service, endpoints, seed);
+            let has = |name: &str, ip: &str| name == "p" && ip.starts_with("10.0.0.");
+            let found = behind_service(&wanted(id).unwrap(), id, &service, endpoints, seed, &has);
             let found = found.map(|(ip, port)| format!("{ip}:{port}")).map_err(|s| s.message);
             assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{id}");
         }

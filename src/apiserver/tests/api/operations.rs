@@ -97,6 +97,26 @@ async fn the_audit_log_says_what_the_policy_wants() {
     assert_eq!((&ended["stage"], &ended["auditID"]), (&json!("ResponseComplete"), &begun["auditID"]));
 }
 
+/// Who hangs up early is recorded: what was asked for may have been done.
+#[tokio::test]
+async fn a_client_that_goes_away_is_in_the_audit_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, log) = recorded(&folder).await;
+    let admin = server.admin();
+    {
+        let object = config_map("a", &json!({}));
+        let mut asking = std::pin::pin!(admin.post(MAPS, &object));
+        // The write waits for the disk: the first look finds it under way.
+        assert!(futures_util::FutureExt::now_or_never(asking.as_mut()).is_none());
+    }
+    log.close();
+    let mut events = events(&folder);
+    events.retain(|e| e["userAgent"] != "kube-apiserver" && e["verb"] == "create");
+    let [gone] = events.as_slice() else { panic!("{events:#?}") };
+    assert_eq!((&gone["stage"], &gone["responseStatus"]["status"]), (&json!("ResponseComplete"), &json!("Failure")));
+    assert_eq!(gone["requestObject"]["metadata"]["name"], "a");
+}
+
 #[tokio::test]
 async fn answers_say_which_schema_and_level_they_belong_to() {
     let server = Server::start().await;
