@@ -20,15 +20,10 @@ const DNS_PORT: u16 = 53;
 /// Registries' settings, in k3s' format.
 const REGISTRIES: &str = "/etc/kedge/registries.yaml";
 
-/// The role that `kubectl get nodes` shows. Source: well-known labels; the value is k3s'.
-const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
-
 /// What the node half is told about the cluster and this host.
 pub struct Setting<'a> {
     pub common: &'a Common,
     pub name: String,
-    /// A server runs here too: the node shows the role.
-    pub control_plane: bool,
     pub ips: Vec<IpAddr>,
     pub cluster_cidrs: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
@@ -74,9 +69,6 @@ pub async fn start(setting: Setting<'_>) -> Result<Running> {
 
     let mut config = node::Config::new(&setting.name, setting.ips.clone());
     config.labels = labels(&setting.common.node_label)?;
-    if setting.control_plane {
-        config.labels.insert(CONTROL_PLANE.into(), "true".into());
-    }
     config.taints = setting.common.node_taint.clone();
     config.pods_max = setting.common.max_pods;
     config.pod_cidrs = pods;

@@ -14,6 +14,7 @@ use client::Recorder;
 use cluster::pki::{self, Host, Pki};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
 use store::Store;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use crate::config::Server;
 use crate::lock::{Held, Mine};
 use crate::{agent, clock, host, keys, local, manifests, notify, socket, version};
 
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// The backlog of the API's listener: a burst of agents that come back together after a power cut.
 const BACKLOG: u32 = 1024;
 
@@ -190,7 +192,6 @@ async fn start_node(
     let running = agent::start(agent::Setting {
         common: &config.common,
         name: place.node_name.clone(),
-        control_plane: true,
         ips: place.node_ips.clone(),
         cluster_cidrs: config.cluster_cidr.clone(),
         service_cidrs: config.service_cidr.clone(),
@@ -209,8 +210,25 @@ async fn start_node(
         made.remove();
     });
     node.ready().await;
+    let admin = local::client(server, Identity::admin()).with_user_agent("kedge-server");
+    if let Err(error) = mark_control_plane(&admin, &place.node_name).await {
+        tracing::warn!(%error, "the node is not marked as one of the control plane");
+    }
     tracing::info!(node = place.node_name, "the node is Ready");
     Ok(())
+}
+
+/// Gives the server's own node the label of its role, which no node may give itself. Writes nothing when it is there.
+///
+/// Source: kubeadm `cmd/phases/init/markcontrolplane.go`; KEP-279 (what nodes may label).
+async fn mark_control_plane(admin: &client::Client, name: &str) -> client::Result<()> {
+    let path = format!("/api/v1/nodes/{name}");
+    let node: Value = admin.get_path(&path).await?;
+    if node["metadata"]["labels"].get(CONTROL_PLANE).is_some() {
+        return Ok(());
+    }
+    let patch = json!({"metadata": {"labels": {CONTROL_PLANE: "true"}}});
+    admin.patch_path::<Value>(&path, client::Patch::Merge(&patch), &client::WriteParams::default()).await.map(|_| ())
 }
 
 fn listen(config: &Server) -> Result<TcpListener> {
