@@ -405,7 +405,7 @@ impl ApiServer {
         {
             record.response(|| response_object(&answer));
         }
-        let response = verbs::dispatch::finish(&ask, answer)?;
+        let response = verbs::dispatch::finish(&ask, answer).await?;
         if verb == "watch"
             && let Some(socket) = verbs::message_socket::Wish::of(&parts.headers, &parts.extensions)?
         {

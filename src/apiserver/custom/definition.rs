@@ -1,11 +1,14 @@
 //! A CustomResourceDefinition as the server reads it: what routes, discovery and tables need. Schemas stay text until the
 //! first object of the kind comes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::{Entry, Revision};
 
+use super::convert::Webhook;
 use super::keeper::FINALIZER;
 
 pub const GROUP: &str = "apiextensions.k8s.io";
@@ -83,7 +86,7 @@ pub struct Definition {
     pub versions: Vec<Version>,
     pub stored_versions: Vec<String>,
     /// Webhook that converts between versions; `None`: only `apiVersion` differs.
-    pub webhook: Option<serde_json::Value>,
+    pub webhook: Option<Arc<Webhook>>,
     pub established: bool,
     pub names_accepted: bool,
     /// Its objects are being deleted, and no new ones are taken.
@@ -130,7 +133,7 @@ impl Definition {
             names: spec.names,
             preserve_unknown_fields: spec.preserve_unknown_fields,
             versions,
-            webhook: spec.conversion.filter(|c| c.strategy == "Webhook").map(|c| c.webhook),
+            webhook: spec.conversion.filter(|c| c.strategy == "Webhook").map(|c| Arc::new(Webhook::read(&c.webhook))),
             established: is_true("Established"),
             names_accepted: is_true("NamesAccepted"),
             terminating: is_true("Terminating"),

@@ -11,6 +11,7 @@
 //! Source: apiextensions-apiserver `pkg/apiserver`, `pkg/registry/customresource`.
 
 mod columns;
+mod convert;
 mod definition;
 mod jsonpath;
 pub mod keeper;
@@ -31,7 +32,7 @@ use types::status::Status;
 
 pub use definition::{Definition, GROUP, STORE_PREFIX};
 pub use kinds::{Kinds, Served};
-pub use present::{present, present_bytes, to_storage};
+pub use present::{present, present_all, present_bytes, to_storage};
 
 use crate::codec::fields;
 use crate::hooks::json::{get, texts};

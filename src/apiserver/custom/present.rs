@@ -1,7 +1,9 @@
-//! A stored custom object in the version that is asked for, as its schema has it now.
+//! A stored custom object in the version that is asked for, as its schema has it now; and an object in the version in which it
+//! is kept.
 //!
 //! What was written under the definition as it is needs no look: its bytes are served. Only objects of another version, and
-//! those that are older than the last change of the definition, are read, defaulted and pruned again.
+//! those that are older than the last change of the definition, are read, converted, defaulted and pruned again. With the
+//! strategy Webhook an object whose webhook does not answer is neither shown nor stored: an error is told instead.
 //!
 //! Source: apiextensions-apiserver `pkg/apiserver/customresource_handler.go` `crdConversionRESTOptionsGetter`.
 
@@ -10,55 +12,101 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
-use store::{Entry, Revision};
+use store::{Entry, Revision, Store};
 use types::registry::{Kind, api_version};
 use types::status::Status;
 
-use super::of;
+use super::{Custom, of};
+
+/// Stored bytes that are read and converted at once; they take some ten times as much while they are. A webhook is sent as
+/// much in one call.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// The entry as the kind's version shows it.
 ///
 /// Errors: 500 when another version cannot be had of it.
-pub fn present(kind: &Kind, entry: Arc<Entry>) -> Result<Arc<Entry>, Status> {
-    Ok(match changed(kind, &entry.value, entry.modified)? {
-        None => entry,
-        Some(value) => Arc::new(Entry { value, stamp_at: None, ..Entry::clone(&entry) }),
-    })
+pub async fn present(store: &dyn Store, kind: &Kind, entry: Arc<Entry>) -> Result<Arc<Entry>, Status> {
+    if of(kind).is_none() {
+        return Ok(entry);
+    }
+    let value = present_bytes(store, kind, entry.value.clone(), entry.modified).await?;
+    // Bytes that are not made anew are the entry's own, with the place of its revision.
+    let same = value.as_ptr() == entry.value.as_ptr();
+    Ok(if same { entry } else { Arc::new(Entry { value, stamp_at: None, ..Entry::clone(&entry) }) })
 }
 
-/// The bytes as the kind's version shows them; as they are when it cannot, which a stream of many objects outlives.
-pub fn present_bytes(kind: &Kind, value: Bytes, modified: Revision) -> Bytes {
-    match changed(kind, &value, modified) {
-        Ok(None) => value,
-        Ok(Some(changed)) => changed,
-        Err(status) => {
-            tracing::warn!(%status, kind = &*kind.kind, "an object cannot be shown in the version that is asked for");
-            value
+/// Entries as the kind's version shows them.
+///
+/// Errors: 500 when another version cannot be had of one.
+pub async fn present_all(
+    store: &dyn Store,
+    kind: &Kind,
+    mut entries: Vec<Arc<Entry>>,
+) -> Result<Vec<Arc<Entry>>, Status> {
+    let Some(custom) = of(kind) else { return Ok(entries) };
+    let mut at = 0;
+    while at < entries.len() {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES
+            && let Some(entry) = entries.get(at)
+        {
+            if let Some(value) = outdated(custom, kind, &entry.value, entry.modified)? {
+                bytes += entry.value.len();
+                batch.push((at, value));
+            }
+            at += 1;
+        }
+        let mut values: Vec<&mut Value> = batch.iter_mut().map(|(_, value)| value).collect();
+        convert(store, custom, &kind.api_version(), &mut values).await?;
+        for (at, value) in batch {
+            let value = finished(custom, value)?;
+            entries[at] = Arc::new(Entry { value, stamp_at: None, ..Entry::clone(&entries[at]) });
         }
     }
+    Ok(entries)
 }
 
-/// The bytes in another form, when those that are stored are not what is asked for.
-fn changed(kind: &Kind, bytes: &Bytes, modified: Revision) -> Result<Option<Bytes>, Status> {
-    let Some(custom) = of(kind) else { return Ok(None) };
-    let version = kind.api_version();
-    let own = is_of(bytes, &version);
-    if own && modified >= custom.definition().modified {
+/// The bytes as the kind's version shows them.
+///
+/// Errors: 500 when it cannot, which ends a stream of them.
+pub async fn present_bytes(store: &dyn Store, kind: &Kind, bytes: Bytes, modified: Revision) -> Result<Bytes, Status> {
+    let Some(custom) = of(kind) else { return Ok(bytes) };
+    let Some(mut value) = outdated(custom, kind, &bytes, modified)? else { return Ok(bytes) };
+    convert(store, custom, &kind.api_version(), &mut vec![&mut value]).await?;
+    finished(custom, value)
+}
+
+/// What is in the bytes, when it is not what the kind's version shows.
+fn outdated(custom: &Custom, kind: &Kind, bytes: &Bytes, modified: Revision) -> Result<Option<Value>, Status> {
+    if is_of(bytes, &kind.api_version()) && modified >= custom.definition().modified {
         return Ok(None);
     }
-    let mut value: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
-    if !own {
-        if custom.definition().webhook.is_some() {
-            let from = value["apiVersion"].as_str().unwrap_or_default();
-            let why = format!("conversion webhook for {from}, Kind={} failed: webhooks are not called yet", kind.kind);
-            return Err(Status::internal(why));
+    serde_json::from_slice(bytes).map(Some).map_err(Status::internal)
+}
+
+/// Brings those of the objects that are of another version into this one.
+async fn convert(
+    store: &dyn Store,
+    custom: &Custom,
+    version: &str,
+    objects: &mut Vec<&mut Value>,
+) -> Result<(), Status> {
+    objects.retain(|object| object["apiVersion"] != version);
+    match &custom.definition().webhook {
+        Some(webhook) => webhook.convert(store, version, objects).await,
+        None => {
+            objects.iter_mut().for_each(|object| object["apiVersion"] = version.into());
+            Ok(())
         }
-        value["apiVersion"] = version.into();
     }
+}
+
+fn finished(custom: &Custom, mut value: Value) -> Result<Bytes, Status> {
     // What upstream finds malformed in the store it drops as well.
     let _ = custom.canonicalize(&mut value, false);
     custom.default(&mut value);
-    serde_json::to_vec(&value).map(|bytes| Some(bytes.into())).map_err(Status::internal)
+    serde_json::to_vec(&value).map(Bytes::from).map_err(Status::internal)
 }
 
 /// Whether the bytes are an object of that version: it is the first thing that they say.
@@ -68,14 +116,24 @@ fn is_of(bytes: &[u8], version: &str) -> bool {
 }
 
 /// The object in the version in which the kind is kept.
-pub fn to_storage<'o>(kind: &Kind, object: &'o Value) -> Cow<'o, Value> {
-    let storage = of(kind).and_then(|custom| custom.definition().storage());
-    match storage {
-        Some(storage) if storage.name != kind.version => {
-            let mut object = object.clone();
-            object["apiVersion"] = api_version(&kind.group, &storage.name).into();
-            Cow::Owned(object)
-        }
-        _ => Cow::Borrowed(object),
+///
+/// Errors: 500 when the webhook that makes it does not; nothing may be stored then.
+pub async fn to_storage<'o>(store: &dyn Store, kind: &Kind, object: &'o Value) -> Result<Cow<'o, Value>, Status> {
+    let Some(custom) = of(kind) else { return Ok(Cow::Borrowed(object)) };
+    let definition = &custom.definition;
+    let kept = definition.versions.iter().position(|version| version.storage);
+    let Some((at, name)) =
+        kept.map(|at| (at, &definition.versions[at].name)).filter(|(_, name)| **name != kind.version)
+    else {
+        return Ok(Cow::Borrowed(object));
+    };
+    let mut object = object.clone();
+    convert(store, custom, &api_version(&kind.group, name), &mut vec![&mut object]).await?;
+    if definition.webhook.is_some() {
+        // Bytes of the kept version are served as they are, so they are made to fit its schema now.
+        let kept = Custom::new(definition.clone(), at);
+        let _ = kept.canonicalize(&mut object, false);
+        kept.default(&mut object);
     }
+    Ok(Cow::Owned(object))
 }

@@ -18,7 +18,7 @@ pub async fn apply(ask: &mut Ask<'_>, body: &Bytes, dry_run: bool) -> Result<Ans
     let (config, force) = configuration(ask, body)?;
     let manager = ask.manager();
     for _ in 0..=CONFLICT_RETRIES {
-        let Some(entry) = ask.find()? else {
+        let Some(entry) = ask.find().await? else {
             if !ask.subresource.is_empty() {
                 return Err(Status::not_found(ask.kind, ask.name));
             }

@@ -169,13 +169,23 @@ impl<'a> Ask<'a> {
     }
 
     /// The entry under the key of this request, in the version that it asks for.
-    pub fn find(&self) -> Result<Option<Arc<Entry>>, Status> {
-        self.view().get(&self.key()).map(|entry| custom::present(self.kind, entry)).transpose()
+    pub async fn find(&self) -> Result<Option<Arc<Entry>>, Status> {
+        let Some(entry) = self.view().get(&self.key()) else { return Ok(None) };
+        custom::present(&*self.shared.store, self.kind, entry).await.map(Some)
     }
 
     /// The entry under the key of this request; 404 when there is none.
-    pub fn current(&self) -> Result<Arc<Entry>, Status> {
-        self.find()?.ok_or_else(|| Status::not_found(self.kind, self.name))
+    pub async fn current(&self) -> Result<Arc<Entry>, Status> {
+        self.find().await?.ok_or_else(|| Status::not_found(self.kind, self.name))
+    }
+
+    /// The value for the store, in the version in which objects are kept.
+    ///
+    /// # Errors
+    /// 500 when the webhook that converts to that version does not.
+    pub async fn to_store(&self, object: &Value, managed: &Managed) -> Result<store::Value, Status> {
+        let kept = custom::to_storage(&*self.shared.store, self.kind, object).await?;
+        Ok(object::to_store(self.kind, &kept, managed))
     }
 
     /// Writes one entry. Roles, definitions and webhooks that are written are in force when this returns.

@@ -48,7 +48,7 @@ pub async fn bind(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
 
 async fn assign(ask: &mut Ask<'_>, binding: &Value, dry_run: bool) -> Result<(), Status> {
     for _ in 0..=CONFLICT_RETRIES {
-        let entry = ask.current()?;
+        let entry = ask.current().await?;
         // Who owns what does not change: upstream binds below the handlers that track it.
         let (mut pod, managed) = object::open(&entry)?;
         hooks::core::binding::apply(ask.kind, &mut pod, binding, &ask.context()).map_err(as_binding)?;

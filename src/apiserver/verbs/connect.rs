@@ -60,7 +60,7 @@ impl Dial for TlsDial {
 /// Carries the request to the agent of the pod's node. `request` has no body but what an upgrade will carry.
 pub async fn connect(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<Answer, Status> {
     let view = ask.view();
-    let entry = ask.current()?;
+    let entry = ask.current().await?;
     let pod = object::read(&entry)?;
     if ask.subresource != "log" {
         let options = admission::Options::None;

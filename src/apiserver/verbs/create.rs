@@ -155,6 +155,7 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
     };
     let reservation =
         if super::allocates(ask.kind) { Some(ask.shared.allocator.reserve_create(&mut object)?) } else { None };
+    let value = ask.to_store(&object, &managed).await?;
     if dry_run {
         if view.get(&key).is_some() {
             return Err(taken());
@@ -162,7 +163,6 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
         managed.put_into(&mut object);
         return Ok(Answer::Object { code: 201, value: object });
     }
-    let value = object::to_store(ask.kind, &object, &managed);
     let written = super::reserved_write(ask, reservation, Arc::from(key), Expect::Absent, Op::Put(value)).await;
     let entry = written.map_err(|error| match error {
         store::Error::Precondition { .. } => taken(),

@@ -43,7 +43,7 @@ pub async fn delete_admitted(ask: &mut Ask<'_>, options: &DeleteOptions) -> Resu
 
 async fn attempts(ask: &mut Ask<'_>, options: &DeleteOptions, admit: bool) -> Result<Answer, Status> {
     for _ in 0..=CONFLICT_RETRIES {
-        let entry = ask.current()?;
+        let entry = ask.current().await?;
         let view = ask.view();
         let (old, managed) = object::open(&entry)?;
         check_preconditions(ask, options, &old)?;
@@ -70,7 +70,7 @@ async fn attempts(ask: &mut Ask<'_>, options: &DeleteOptions, admit: bool) -> Re
                 return Ok(if returns_object { Answer::Entry { code: 200, entry } } else { gone(ask, uid(&entry)) });
             }
             Step::Mark(marked) => {
-                let value = object::to_store(ask.kind, &marked, &managed);
+                let value = ask.to_store(&marked, &managed).await?;
                 let written = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await;
                 match written {
                     Ok(entry) => Ok(Answer::Entry { code: unfinished, entry }),
@@ -259,6 +259,7 @@ pub async fn delete_collection(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer
         }
     }
     // What was deleted, as a list, as upstream answers.
+    let chosen = custom::present_all(&*ask.shared.store, ask.kind, chosen).await?;
     Ok(Answer::Response(super::read::respond_list(ask, &chosen, view.revision().0, None, None)?))
 }
 

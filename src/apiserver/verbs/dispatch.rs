@@ -67,12 +67,13 @@ async fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
 ///
 /// # Errors
 /// The object has no such shape.
-pub fn finish(ask: &Ask<'_>, answer: Answer) -> Result<Response<Body>, Status> {
+pub async fn finish(ask: &Ask<'_>, answer: Answer) -> Result<Response<Body>, Status> {
     let accepted = ask.accepted;
     let (code, text) = match answer {
         Answer::Response(response) => return Ok(response),
         Answer::Entry { code, entry } => {
-            (code, conversion::text(ask.served, &custom::present(ask.kind, entry)?.value)?)
+            let entry = custom::present(&*ask.shared.store, ask.kind, entry).await?;
+            (code, conversion::text(ask.served, &entry.value)?)
         }
         // A Status has no other shape; what a subresource exchanges says itself what it is.
         Answer::Object { code, value } if accepted.as_ == As::Object || value["kind"] == "Status" => {

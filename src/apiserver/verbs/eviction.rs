@@ -52,7 +52,7 @@ pub async fn evict(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
         }
     };
     let options = DeleteOptions { dry_run: options.dry_run || dry_run, ..options };
-    ask.current()?;
+    ask.current().await?;
     let change = Change {
         operation: Operation::Create,
         name: ask.name,
@@ -67,7 +67,7 @@ pub async fn evict(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let mut ask = Ask { subresource: "", warnings: Vec::new(), ..*ask };
     let mut tries = 0;
     let pod = loop {
-        let entry = ask.current()?;
+        let entry = ask.current().await?;
         let (pod, _) = object::open(&entry)?;
         if !unprotected(&pod) {
             break pod;
@@ -166,7 +166,7 @@ async fn take(ask: &Ask<'_>, name: &str, dry_run: bool) -> Result<(), Status> {
     let served = KindRef::from(kind);
     let budgets = Ask { kind: &served, served: &served, name, subresource: "status", warnings: Vec::new(), ..*ask };
     for _ in 0..ATTEMPTS {
-        let entry = budgets.current()?;
+        let entry = budgets.current().await?;
         let (old, managed) = object::open(&entry)?;
         let new = taken(kind, &old, ask.name, ask.now)?;
         if dry_run {
@@ -274,7 +274,7 @@ async fn delete(ask: &mut Ask<'_>, options: &DeleteOptions, pinned: Option<&str>
 /// Writes the condition that the pod is being disrupted. Returns the version of the pod with it.
 async fn announce(ask: &Ask<'_>, options: &DeleteOptions) -> Result<String, Status> {
     for _ in 0..ATTEMPTS {
-        let entry = ask.current()?;
+        let entry = ask.current().await?;
         let (mut pod, managed) = object::open(&entry)?;
         super::delete::check_preconditions(ask, options, &pod)?;
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",

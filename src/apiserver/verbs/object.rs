@@ -134,9 +134,9 @@ fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
     serde_json::to_writer(out, value).expect("a JSON value is written to memory");
 }
 
-/// The value for the store.
+/// The value for the store, of an object in the version in which it is kept; [`super::ask::Ask::to_store`] for others.
 pub fn to_store(kind: &KindRef, object: &Value, managed: &Managed) -> store::Value {
-    let (bytes, stamp_at) = serialize(&crate::custom::to_storage(kind, object), managed);
+    let (bytes, stamp_at) = serialize(object, managed);
     store::Value { bytes: Bytes::from(bytes), stamp_at, facts: Arc::new(ObjectFacts::of(kind.built_in(), object)) }
 }
 

@@ -19,7 +19,7 @@ pub async fn patch(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     }
     check_force(ask)?;
     for _ in 0..=CONFLICT_RETRIES {
-        let live = Live::open(ask.current()?)?;
+        let live = Live::open(ask.current().await?)?;
         let mut new = if names_managed_fields(body) {
             let mut old = ask.shown(&live.object).into_owned();
             live.managed.put_into(&mut old);

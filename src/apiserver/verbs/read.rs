@@ -43,7 +43,7 @@ pub async fn get(ask: &Ask<'_>) -> Result<Answer, Status> {
         })?;
         fresh(ask, Revision(version)).await?;
     }
-    Ok(Answer::Entry { code: 200, entry: ask.current()? })
+    Ok(Answer::Entry { code: 200, entry: ask.current().await? })
 }
 
 /// The prefix of the keys that the ask is about.
@@ -149,7 +149,7 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
         }
     }
     if ask.kind.extension.is_some() {
-        chosen = chosen.into_iter().map(|entry| custom::present(ask.kind, entry)).collect::<Result<_, _>>()?;
+        chosen = custom::present_all(&*ask.shared.store, ask.kind, chosen).await?;
     }
     Ok(Answer::Response(respond_list(ask, &chosen, view.revision().0, next, remaining)?))
 }

@@ -42,7 +42,7 @@ static SCALE_KIND: Kind = Kind {
 
 pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<Answer, Status> {
     if matches!(*method, Method::GET | Method::HEAD) {
-        let value = scale_of(ask.kind, &object::read(&*ask.current()?)?)?;
+        let value = scale_of(ask.kind, &object::read(&*ask.current().await?)?)?;
         return Ok(Answer::Object { code: 200, value });
     }
     let put = *method == Method::PUT;
@@ -54,7 +54,7 @@ pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<A
         super::patch::check_force(ask)?;
     }
     for _ in 0..=CONFLICT_RETRIES {
-        let live = Live::open(ask.current()?)?;
+        let live = Live::open(ask.current().await?)?;
         let scale = if put {
             ask.decode(body, &SCALE)?
         } else {
@@ -65,7 +65,7 @@ pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<A
         let mut new = live.object.clone();
         apply_to(ask.kind, &mut new, &scale);
         match replace(ask, live, new, Owners::Track(Given::Nothing), dry_run).await {
-            Ok(answer) => return seen(ask.kind, answer),
+            Ok(answer) => return seen(ask, answer).await,
             Err(Unchanged::Refused(status)) => return Err(status),
             Err(Unchanged::Raced) if conditional => break,
             Err(Unchanged::Raced) => {}
@@ -120,10 +120,12 @@ fn check(ask: &Ask<'_>, scale: &Value, nameless: bool) -> Result<(), Status> {
 }
 
 /// The Scale of an answered workload.
-fn seen(kind: &Kind, answer: Answer) -> Result<Answer, Status> {
+async fn seen(ask: &Ask<'_>, answer: Answer) -> Result<Answer, Status> {
+    let kind = ask.kind;
     Ok(match answer {
         Answer::Entry { code, entry } => {
-            Answer::Object { code, value: scale_of(kind, &object::read(&*custom::present(kind, entry)?)?)? }
+            let entry = custom::present(&*ask.shared.store, kind, entry).await?;
+            Answer::Object { code, value: scale_of(kind, &object::read(&entry)?)? }
         }
         Answer::Object { code, value } => Answer::Object { code, value: scale_of(kind, &value)? },
         other => other,
@@ -137,7 +139,7 @@ async fn apply(ask: &mut Ask<'_>, body: &Bytes, dry_run: bool) -> Result<Answer,
     let (config, force) = super::apply::configuration(ask, body)?;
     let manager = ask.manager();
     for _ in 0..=CONFLICT_RETRIES {
-        let live = Live::open(ask.current()?)?;
+        let live = Live::open(ask.current().await?)?;
         let scale =
             managed::applied(None, &config, &Writer { kind: &SCALE_KIND, ..ask.writer(&manager) }, true)?.object;
         check(ask, &scale, false)?;
@@ -153,7 +155,7 @@ async fn apply(ask: &mut Ask<'_>, body: &Bytes, dry_run: bool) -> Result<Answer,
         let replicas = json!({"metadata": {}, "spec": {"replicas": at_path(&mut made, &path).take()}});
         apply_to(ask.kind, &mut new, &replicas);
         match replace(ask, live, new, Owners::Known(applied.managed), dry_run).await {
-            Ok(answer) => return seen(ask.kind, answer),
+            Ok(answer) => return seen(ask, answer).await,
             Err(Unchanged::Refused(status)) => return Err(status),
             Err(Unchanged::Raced) => {}
         }

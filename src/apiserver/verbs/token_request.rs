@@ -46,7 +46,7 @@ pub async fn create(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
         }
     }
     let view = ask.view();
-    let account = ask.current()?;
+    let account = ask.current().await?;
     let spec = &request["spec"];
     let bound = &spec["boundObjectRef"];
     let (mut pod, mut node, mut secret) = (None, None, None);

@@ -51,7 +51,7 @@ pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let given = Given::take(&mut object);
     let hooks = ask.hooks();
     for attempt in 0.. {
-        let Some(entry) = ask.find()? else {
+        let Some(entry) = ask.find().await? else {
             if !hooks.create_on_update || !ask.subresource.is_empty() {
                 return Err(Status::not_found(ask.kind, ask.name));
             }
@@ -153,16 +153,16 @@ pub async fn replace(
         return Ok(Answer::Entry { code: 200, entry });
     }
     let done = object::is_deleting(&new) && delete::released(ask.kind, &new);
+    let value = if done { None } else { Some(ask.to_store(&new, &managed).await?) };
     if dry_run {
         managed.put_into(&mut new);
         return Ok(Answer::Object { code: 200, value: new });
     }
-    if done {
+    let Some(value) = value else {
         // The last finalizer is gone: the update completes the deletion.
         let gone = delete::remove(ask, &entry, &new).await?;
         return Ok(Answer::Entry { code: 200, entry: gone });
-    }
-    let value = object::to_store(ask.kind, &new, &managed);
+    };
     let expect = Expect::At(entry.modified);
     let written = super::reserved_write(ask, reservation, entry.key.clone(), expect, Op::Put(value)).await;
     let entry = written.map_err(|error| match error {

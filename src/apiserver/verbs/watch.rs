@@ -152,7 +152,13 @@ impl Watch {
             for _ in 0..INITIAL_BATCH {
                 let Some(entry) = self.initial.next() else { break };
                 let Some(text) = written(conversion::text(&self.served, &entry.value)) else { continue };
-                let text = custom::present_bytes(&self.served, text, entry.modified);
+                let text = match custom::present_bytes(&*self.shared.store, &self.served, text, entry.modified).await {
+                    Ok(text) => text,
+                    Err(status) => {
+                        out.extend(self.end(&status).unwrap_or_default());
+                        return Some(out.into());
+                    }
+                };
                 let event = self.event("ADDED", entry.modified, &text);
                 let frame = self.form.frame(&event);
                 self.sent(entry.modified);
@@ -170,7 +176,7 @@ impl Watch {
                 fed = self.feed.next(&mut self.events) => match fed {
                     Ok(reached) => {
                         self.reached = reached;
-                        if let Some(piece) = self.piece() {
+                        if let Some(piece) = self.piece().await {
                             return Some(piece);
                         }
                     }
@@ -226,28 +232,29 @@ impl Watch {
     }
 
     /// What has come, in one piece; `None` when nothing of it is for this watcher.
-    fn piece(&mut self) -> Option<Bytes> {
+    async fn piece(&mut self) -> Option<Bytes> {
         let events = std::mem::take(&mut self.events);
-        let mut frames = events.iter().filter_map(|event| self.seen(event));
-        let first = frames.next();
-        let piece = match (first, frames.next()) {
-            // One frame is not copied: all watchers hold the same.
-            (first, None) => first,
-            (Some(first), Some(second)) => {
-                let mut all = Vec::with_capacity(first.len() + second.len());
-                all.extend_from_slice(&first);
-                all.extend_from_slice(&second);
-                frames.for_each(|frame| all.extend_from_slice(&frame));
-                Some(all.into())
+        // One frame is not copied: all watchers hold the same.
+        let (mut first, mut all) = (None, Vec::new());
+        for event in &events {
+            let Some(frame) = self.seen(event).await else { continue };
+            match first.take() {
+                None if all.is_empty() => first = Some(frame),
+                before => {
+                    all.extend_from_slice(&before.unwrap_or_default());
+                    all.extend_from_slice(&frame);
+                }
             }
-            (None, Some(_)) => None,
-        };
+            if self.over {
+                break;
+            }
+        }
         self.events = events;
-        piece
+        first.or_else(|| (!all.is_empty()).then(|| all.into()))
     }
 
     /// An event as this watcher's selector sees it: what enters is added, what leaves is deleted.
-    fn seen(&mut self, event: &Event) -> Option<Bytes> {
+    async fn seen(&mut self, event: &Event) -> Option<Bytes> {
         let (name, text) = match event {
             Event::Put { entry, previous } => {
                 let was = previous.as_ref().filter(|p| self.selection.matches(p));
@@ -265,10 +272,19 @@ impl Watch {
         };
         let revision = event.revision();
         let text = written(conversion::text(&self.served, &text))?;
-        let text = custom::present_bytes(&self.served, text, revision);
+        let text = match custom::present_bytes(&*self.shared.store, &self.served, text, revision).await {
+            Ok(text) => text,
+            Err(status) => return self.end(&status),
+        };
         let frame = self.form.shared(&self.shared.frames, &self.event(name, revision, &text));
         self.sent(revision);
         written(frame)
+    }
+
+    /// The last frame of a watch that cannot go on: a client that missed an event without knowing would be wrong for good.
+    fn end(&mut self, status: &Status) -> Option<Bytes> {
+        self.over = true;
+        written(self.form.error(status)).map(Bytes::from)
     }
 
     fn bookmark(&mut self, revision: Revision, initial_end: bool) -> Option<Bytes> {

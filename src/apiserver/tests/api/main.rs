@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod converting;
 mod credentials;
 mod custom;
 mod custom_objects;

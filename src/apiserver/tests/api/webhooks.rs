@@ -17,7 +17,7 @@ use crate::harness::{Client, Server, config_map};
 type Answers = Arc<dyn Fn(&Value) -> Value + Send + Sync>;
 
 /// A webhook server with a certificate of its own, for `127.0.0.1` and for the service `hooks` in `default`.
-struct Hooks {
+pub struct Hooks {
     port: u16,
     ca_bundle: String,
     seen: Arc<Mutex<Vec<Value>>>,
@@ -26,7 +26,7 @@ struct Hooks {
 
 impl Hooks {
     /// `answer` makes the `response` of a review, but for its uid.
-    async fn start(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Self {
+    pub async fn start(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Self {
         let names = vec!["127.0.0.1".to_owned(), "hooks.default.svc".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -64,11 +64,11 @@ impl Hooks {
         hooks
     }
 
-    fn url(&self, path: &str) -> Value {
+    pub fn url(&self, path: &str) -> Value {
         json!({"url": format!("https://127.0.0.1:{}{path}", self.port), "caBundle": self.ca_bundle})
     }
 
-    fn taken(&self) -> Vec<Value> {
+    pub fn taken(&self) -> Vec<Value> {
         std::mem::take(&mut self.seen.lock())
     }
 }
@@ -94,7 +94,7 @@ async fn respond(
         return Ok(refusal);
     }
     response["uid"] = review["request"]["uid"].clone();
-    let answer = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
+    let answer = json!({"kind": review["kind"], "apiVersion": review["apiVersion"], "response": response});
     Ok(http::Response::new(Full::new(Bytes::from(answer.to_string()))))
 }
 
