@@ -18,8 +18,8 @@ use types::registry::{
     BUILT_IN, Extension, GroupVersionKind, Kind, KindRef, Scope, Subresource, Verb, WriteClass, api_version,
 };
 
-use super::Custom;
 use super::definition::{Definition, STORE_PREFIX, Version};
+use super::{Custom, publish};
 use crate::http::discovery::Documents;
 use crate::http::router;
 
@@ -40,6 +40,7 @@ pub struct Served {
     /// By `<group>/<version>/<plural>`.
     custom: imbl::OrdMap<Arc<str>, Arc<Kind>>,
     documents: OnceLock<Documents>,
+    published: OnceLock<Box<publish::Hashes>>,
 }
 
 /// A definition and the keys of the kinds that it makes.
@@ -69,7 +70,7 @@ impl Kinds {
         if known == entry.as_ref().map(|e| e.modified) {
             return;
         }
-        let mut next = Served { documents: OnceLock::new(), ..(*old).clone() };
+        let mut next = Served { documents: OnceLock::new(), published: OnceLock::new(), ..(*old).clone() };
         next.remove(name);
         if let Some(entry) = entry {
             next.insert(&entry);
@@ -151,6 +152,11 @@ impl Served {
 
     pub fn documents(&self) -> &Documents {
         self.documents.get_or_init(|| Documents::new(self))
+    }
+
+    /// The OpenAPI documents of custom kinds, each with its hash.
+    pub fn published(&self) -> &publish::Hashes {
+        self.published.get_or_init(|| publish::hashes(self).into())
     }
 }
 

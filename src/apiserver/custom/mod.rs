@@ -17,6 +17,7 @@ mod jsonpath;
 pub mod keeper;
 mod kinds;
 mod present;
+pub mod publish;
 mod scale;
 pub mod schema;
 pub mod settle;
@@ -50,6 +51,8 @@ pub struct Custom {
     /// Read when the first object comes: most kinds of most clusters have none.
     schema: OnceLock<Schema>,
     columns: OnceLock<Vec<columns::Column>>,
+    /// Of what the OpenAPI documents say of it.
+    digest: OnceLock<[u8; 64]>,
 }
 
 /// What makes a kind a custom one; `None` for built-in ones.
@@ -85,7 +88,7 @@ pub fn check_create(kind: &Kind, name: &str) -> Result<(), Status> {
 
 impl Custom {
     pub fn new(definition: Arc<Definition>, at: usize) -> Self {
-        Self { definition, at, schema: OnceLock::new(), columns: OnceLock::new() }
+        Self { definition, at, schema: OnceLock::new(), columns: OnceLock::new(), digest: OnceLock::new() }
     }
 
     pub fn definition(&self) -> &Definition {

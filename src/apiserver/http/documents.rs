@@ -12,6 +12,7 @@ use super::{discovery, health, respond};
 use crate::Body;
 use crate::codec::Accepted;
 use crate::codec::negotiate::choose;
+use crate::custom::publish;
 use crate::schema::openapi;
 use crate::server::Shared;
 
@@ -59,12 +60,12 @@ pub fn answer(
             return Ok(respond::bytes(200, "application/jwk-set+json", body));
         }
         [".well-known", "openid-configuration"] => return json_only(headers, &shared.authenticator.tokens.discovery()),
-        ["openapi", "v2"] => return openapi_v2(headers),
+        ["openapi", "v2"] => return openapi_v2(shared, headers),
         ["openapi", "v3"] => {
-            let index = openapi::v3_index();
+            let index = publish::v3_index(&shared.kinds.served());
             return Ok(tagged(headers, "application/json", index.body, &format!("\"{}\"", index.hash)));
         }
-        ["openapi", "v3", rest @ ..] => return openapi_v3(&rest.join("/"), query, headers),
+        ["openapi", "v3", rest @ ..] => return openapi_v3(shared, &rest.join("/"), query, headers),
         [root @ ("api" | "apis")] => {
             if let Some(version) = discovery::wants_aggregated(accept(headers)) {
                 let (body, tag) = discovery::aggregated_document(&shared.kinds.served(), *root == "api", version);
@@ -180,22 +181,24 @@ const OPENAPI_V2: &[&str] = &[
     "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
 ];
 
-fn openapi_v2(headers: &HeaderMap) -> Result<Response<Body>, Status> {
+fn openapi_v2(shared: &Shared, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let chosen = choose(accept(headers), OPENAPI_V2).ok_or_else(|| Status::not_acceptable(OPENAPI_V2))?;
     // Both forms have the same tag: `Vary` tells them apart.
-    let tag = format!("\"{}\"", openapi::v2_hash());
+    let served = shared.kinds.served();
+    let tag = format!("\"{}\"", publish::v2_hash(&served));
     let json = chosen == OPENAPI_V2[0];
     let body = match (is_known(headers, &tag), json) {
         (true, _) => bytes::Bytes::new(),
-        (false, true) => openapi::v2(),
-        (false, false) => openapi::v2_protobuf().map_err(Status::internal)?,
+        (false, true) => openapi::v2(&publish::v2(&served)),
+        (false, false) => openapi::v2_protobuf(&publish::v2(&served)).map_err(Status::internal)?,
     };
     Ok(tagged(headers, OPENAPI_V2[usize::from(!json)], body, &tag))
 }
 
-fn openapi_v3(path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+fn openapi_v3(shared: &Shared, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     accepts_json(headers)?;
-    let hash = openapi::v3_hash(path).ok_or_else(Status::no_such_path)?;
+    let served = shared.kinds.served();
+    let hash = publish::v3_hash(&served, path).ok_or_else(Status::no_such_path)?;
     let asked = query.text("hash");
     if let Some(asked) = asked
         && asked != hash
@@ -206,7 +209,7 @@ fn openapi_v3(path: &str, query: &Query, headers: &HeaderMap) -> Result<Response
         }
         return Ok(response);
     }
-    let document = openapi::v3(path).ok_or_else(Status::no_such_path)?;
+    let document = publish::v3(&served, path).ok_or_else(Status::no_such_path)?;
     let mut response = tagged(headers, "application/json", document.body, &format!("\"{}\"", document.hash));
     if asked.is_some() {
         let headers = response.headers_mut();

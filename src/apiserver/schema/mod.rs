@@ -4,7 +4,7 @@
 //! starts, and only the pages that are looked at become resident. Custom kinds are not in it.
 
 pub mod openapi;
-mod paths;
+pub mod paths;
 mod table;
 
 pub use table::{Container, Extra, Field, Item, KINDS, ListType, TYPES, Type, Wire, WireField, type_named, type_of};

@@ -1,5 +1,5 @@
 //! The OpenAPI documents: made for a request from compressed definitions and the kind registry, and dropped when sent.
-//! Only their hashes are kept.
+//! Only their hashes are kept. What custom kinds add to them comes from `custom::publish`.
 //!
 //! Source: kube-openapi `pkg/handler3`, `pkg/builder3`; apiserver `pkg/endpoints/installer.go`.
 
@@ -32,10 +32,28 @@ pub struct Document {
     pub hash: String,
 }
 
-/// `/openapi/v3`: the paths of the documents, each with its hash.
-pub fn v3_index() -> Document {
+/// What custom kinds add to `/openapi/v2`: members of JSON objects, without the braces around them.
+#[derive(Debug, Default)]
+pub struct Added {
+    pub paths: String,
+    pub definitions: String,
+}
+
+/// Writes one more member of a JSON object.
+pub fn push_member(members: &mut String, name: &str, value: &Value) {
+    if !members.is_empty() {
+        members.push(',');
+    }
+    members.push_str(&Value::String(name.to_owned()).to_string());
+    members.push(':');
+    members.push_str(&value.to_string());
+}
+
+/// `/openapi/v3`: the paths of the documents, each with its hash; `more` are those that are not built in.
+pub fn v3_index(more: &[(String, String)]) -> Document {
     let paths: Map<String, Value> = hashes()
         .iter()
+        .chain(more)
         .map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")})))
         .collect();
     let body = json!({"paths": paths}).to_string();
@@ -51,34 +69,65 @@ pub fn v3_hash(path: &str) -> Option<String> {
 pub fn v3(path: &str) -> Option<Document> {
     let hash = v3_hash(path)?;
     let (paths, components) = parts(path)?;
-    let mut body = Vec::with_capacity(components.map_or(0, |c| c.length) + paths.len() + 256);
-    body.extend_from_slice(br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":"#);
-    body.extend_from_slice(paths.as_bytes());
-    body.extend_from_slice(br#","components":{"schemas":"#);
-    match components {
-        Some(components) => inflate(components, &mut body),
+    Some(document(hash, &paths, |body| match components {
+        Some(components) => inflate(components, body),
         None => body.extend_from_slice(b"{}"),
-    }
+    }))
+}
+
+/// A document of v3 with these paths and with the definitions that `schemas` writes.
+pub fn document(hash: String, paths: &str, schemas: impl FnOnce(&mut Vec<u8>)) -> Document {
+    let mut body = Vec::with_capacity(paths.len() + 256);
+    body.extend_from_slice(br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":{"#);
+    body.extend_from_slice(paths.as_bytes());
+    body.extend_from_slice(br#"},"components":{"schemas":"#);
+    schemas(&mut body);
     body.extend_from_slice(
         br#","securitySchemes":{"BearerToken":{"type":"apiKey","description":"Bearer Token authentication","name":"authorization","in":"header"}}}}"#,
     );
-    Some(Document { body: Bytes::from(body), hash })
+    Document { body: Bytes::from(body), hash }
 }
 
-/// The hash of `/openapi/v2`, of both its forms; for `304` without making it.
-pub fn v2_hash() -> &'static str {
+/// The definitions of one built-in group and version, as v3 has them.
+pub fn definitions(group: &str, version: &str) -> Option<Map<String, Value>> {
+    let components = COMPONENTS.iter().find(|c| c.group == group && c.version == version)?;
+    let mut text = Vec::with_capacity(components.length);
+    inflate(components, &mut text);
+    serde_json::from_slice(&text).ok()
+}
+
+/// The hash of `/openapi/v2`, of both its forms; for `304` without making it. `more` are the documents of v3 that are not
+/// built in: with one of them, this one changes.
+pub fn v2_hash(more: &[(String, String)]) -> String {
     static HASH: OnceLock<String> = OnceLock::new();
-    HASH.get_or_init(|| hash(&[V2.deflated, v2_paths().as_bytes()]))
+    let own = HASH.get_or_init(|| hash(&[V2.deflated, v2_paths().as_bytes()]));
+    if more.is_empty() {
+        return own.clone();
+    }
+    let parts: Vec<&[u8]> = more.iter().flat_map(|(path, hash)| [path.as_bytes(), hash.as_bytes()]).collect();
+    hash(&[&[own.as_bytes()], &*parts].concat())
 }
 
 /// `/openapi/v2` as JSON.
-pub fn v2() -> Bytes {
+pub fn v2(added: &Added) -> Bytes {
     let paths = v2_paths();
-    let mut body = Vec::with_capacity(V2.length + paths.len() + 256);
-    body.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":"#);
+    let length = V2.length + paths.len() + added.paths.len() + added.definitions.len() + 256;
+    let mut body = Vec::with_capacity(length);
+    body.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":{"#);
     body.extend_from_slice(paths.as_bytes());
-    body.extend_from_slice(br#","definitions":"#);
+    if !added.paths.is_empty() {
+        body.push(b',');
+        body.extend_from_slice(added.paths.as_bytes());
+    }
+    body.extend_from_slice(br#"},"definitions":"#);
     inflate(&V2, &mut body);
+    if !added.definitions.is_empty() {
+        // The object goes on.
+        body.pop();
+        body.push(b',');
+        body.extend_from_slice(added.definitions.as_bytes());
+        body.push(b'}');
+    }
     body.extend_from_slice(
         br#","securityDefinitions":{"BearerToken":{"description":"Bearer Token authentication","in":"header","name":"authorization","type":"apiKey"}},"security":[{"BearerToken":[]}]}"#,
     );
@@ -89,12 +138,12 @@ pub fn v2() -> Bytes {
 ///
 /// # Errors
 /// What the JSON form has and the protobuf form has no field for.
-pub fn v2_protobuf() -> Result<Bytes, String> {
-    crate::codec::protobuf::openapi::document(&v2()).map(Bytes::from)
+pub fn v2_protobuf(added: &Added) -> Result<Bytes, String> {
+    crate::codec::protobuf::openapi::document(&v2(added)).map(Bytes::from)
 }
 
 fn v2_paths() -> String {
-    paths::v2(&group_versions()).unwrap_or_else(|| "{}".into())
+    paths::v2(&group_versions()).unwrap_or_default()
 }
 
 /// The groups and versions that the registry serves, in its order.
@@ -136,7 +185,9 @@ fn parts(path: &str) -> Option<(String, Option<&'static Components>)> {
     let (group, version) = match path.split('/').collect::<Vec<_>>().as_slice() {
         ["api", version] => ("", *version),
         ["apis", group, version] => (*group, *version),
-        ["api" | "apis" | "version"] | ["apis", _] => return Some((paths::discovery(path).to_string(), None)),
+        ["api" | "apis" | "version"] | ["apis", _] => {
+            return Some((paths::discovery(path), None));
+        }
         _ => return None,
     };
     let paths = paths::v3(group, version)?;
@@ -147,7 +198,12 @@ fn parts(path: &str) -> Option<(String, Option<&'static Components>)> {
 fn hash(parts: &[&[u8]]) -> String {
     let mut hasher = Sha512::new();
     parts.iter().for_each(|part| hasher.update(part));
-    hasher.finalize().iter().map(|b| format!("{b:02X}")).collect()
+    hexadecimal(&hasher.finalize())
+}
+
+/// A hash as it is written.
+pub fn hexadecimal(hash: &[u8]) -> String {
+    hash.iter().map(|b| format!("{b:02X}")).collect()
 }
 
 fn inflate(components: &Components, out: &mut Vec<u8>) {
@@ -166,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_index_lists_what_is_served() {
-        let index: Value = serde_json::from_slice(&v3_index().body).unwrap();
+        let index: Value = serde_json::from_slice(&v3_index(&[]).body).unwrap();
         for (path, entry) in index["paths"].as_object().unwrap() {
             let document = v3(path).unwrap();
             assert_eq!(document.hash.len(), 128, "{path}");
@@ -197,7 +253,7 @@ mod tests {
             let names = document["components"]["schemas"].as_object().unwrap();
             walk(&document, names, "#/components/schemas/", path);
         }
-        let v2: Value = serde_json::from_slice(&v2()).unwrap();
+        let v2: Value = serde_json::from_slice(&v2(&Added::default())).unwrap();
         walk(&v2, v2["definitions"].as_object().unwrap(), "#/definitions/", "v2");
         let crd = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
         assert!(v2["definitions"][crd]["properties"]["oneOf"].is_object());

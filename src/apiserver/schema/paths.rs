@@ -3,15 +3,27 @@
 //! Source: apiserver `pkg/endpoints/installer.go`; what clients read of them: operations with
 //! `x-kubernetes-group-version-kind`, their parameters and the media types of their bodies.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 use types::registry::{BUILT_IN, GroupVersionKind, Kind, Verb};
 
+use super::openapi::push_member;
 use crate::patch::media_types as patch_types;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
-/// A JSON object of path items. Each is written as soon as it is made: a tree of all of them would take megabytes.
+/// The definitions that paths refer to, whatever kinds they are about, and those of metadata.
+pub const REFERRED: &[&str] = &[
+    "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.Patch",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
+];
+
+/// The members of a JSON object of path items, without the braces around them. Each is written as soon as it is made: a tree of all of them would take megabytes.
 struct Paths {
     text: String,
     swagger_2: bool,
@@ -22,10 +34,7 @@ impl Paths {
         if self.swagger_2 {
             to_swagger_2(&mut item);
         }
-        self.text.push(if self.text.is_empty() { '{' } else { ',' });
-        self.text.push_str(&Value::String(path).to_string());
-        self.text.push(':');
-        self.text.push_str(&item.to_string());
+        push_member(&mut self.text, &path, &item);
     }
 }
 
@@ -125,16 +134,38 @@ fn capital(word: &str) -> String {
     letters.next().map(|c| c.to_ascii_uppercase().to_string() + letters.as_str()).unwrap_or_default()
 }
 
-fn definition(gvk: &GroupVersionKind) -> Option<&'static str> {
-    super::type_of(&gvk.group, &gvk.version, &gvk.kind).map(|t| t.name)
+/// The name of a built-in kind's definition.
+pub fn model_name_of(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    super::type_of(group, version, kind).map(|t| t.name)
 }
 
-/// The paths of one group and version as a JSON object; `None` when it has no kinds.
+/// The name of a custom kind's definition. Source: apiextensions-apiserver `pkg/controller/openapi/builder` `gvkToModelName`.
+pub fn model_name(group: &str, version: &str, kind: &str) -> String {
+    let group: Vec<&str> = group.rsplit('.').collect();
+    format!("{}.{version}.{kind}", group.join("."))
+}
+
+/// The name of the definition of a kind, or of what a subresource of it exchanges.
+fn definition(of: &Kind, gvk: &GroupVersionKind) -> Option<Cow<'static, str>> {
+    if of.extension.is_some() && gvk.group == of.group {
+        return Some(model_name(&gvk.group, &gvk.version, &gvk.kind).into());
+    }
+    model_name_of(&gvk.group, &gvk.version, &gvk.kind).map(Cow::Borrowed)
+}
+
+/// The paths of custom kinds, which come with the names of their lists.
+pub fn custom(kinds: &[(&Kind, &str)], swagger_2: bool) -> String {
+    let mut paths = Paths { text: String::new(), swagger_2 };
+    kinds.iter().for_each(|(kind, list_kind)| of_kind(kind, list_kind, &mut paths));
+    paths.text
+}
+
+/// The paths of one group and version; `None` when it has no kinds.
 pub fn v3(group: &str, version: &str) -> Option<String> {
     text(&[(group, version)], false)
 }
 
-/// The paths of several groups and versions as one JSON object, in the form of Swagger 2.0.
+/// The paths of several groups and versions, in the form of Swagger 2.0.
 pub fn v2(group_versions: &[(&str, &str)]) -> Option<String> {
     text(group_versions, true)
 }
@@ -144,11 +175,7 @@ fn text(group_versions: &[(&str, &str)], swagger_2: bool) -> Option<String> {
     for (group, version) in group_versions {
         of_group_version(group, version, &mut paths);
     }
-    if paths.text.is_empty() {
-        return None;
-    }
-    paths.text.push('}');
-    Some(paths.text)
+    Some(paths.text).filter(|text| !text.is_empty())
 }
 
 fn of_group_version(group: &str, version: &str, paths: &mut Paths) {
@@ -163,25 +190,29 @@ fn of_group_version(group: &str, version: &str, paths: &mut Paths) {
     }});
     paths.insert(format!("{root}/"), resources);
     for kind in kinds {
-        of_kind(kind, paths);
+        of_kind(kind, &format!("{}List", kind.kind), paths);
     }
 }
 
-fn of_kind(kind: &Kind, paths: &mut Paths) {
+fn of_kind(kind: &Kind, list_kind: &str, paths: &mut Paths) {
     let gvk = kind.gvk();
     let collection = kind.path(if kind.namespaced() { "{namespace}" } else { "" });
     let id = |verb: &str, suffix: &str| {
         let scope = if kind.namespaced() { "Namespaced" } else { "" };
         format!("{verb}{}{}{scope}{}{suffix}", title(&kind.group), capital(&kind.version), kind.kind)
     };
-    let own = definition(&gvk).map(reference);
-    let list = GroupVersionKind { kind: format!("{}List", kind.kind).into(), ..gvk.clone() };
-    let list = definition(&list).map(reference);
+    let refer = |gvk: &GroupVersionKind| definition(kind, gvk).map(|name| reference(&name));
+    let own = refer(&gvk);
+    let list = refer(&GroupVersionKind { kind: list_kind.to_owned().into(), ..gvk.clone() });
     let status = reference(&format!("{META}.Status"));
-    let answer = |schema: &Option<Value>| schema.as_ref().map(|s| content(&MEDIA, s));
+    // Custom kinds have no protobuf.
+    let own_media = if kind.extension.is_some() { 2 } else { MEDIA.len() };
+    let media = &MEDIA[..own_media];
+    let answer = |schema: &Option<Value>| schema.as_ref().map(|s| content(media, s));
     let parameters = |of: &[Parameter]| of.iter().map(parameter).collect::<Vec<_>>();
     let streams = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
     let list_types: Vec<&str> = MEDIA.into_iter().chain(streams).collect();
+    let list_types = if kind.extension.is_some() { media } else { &list_types };
 
     let mut item = Map::new();
     let mut many = Map::new();
@@ -196,7 +227,7 @@ fn of_kind(kind: &Kind, paths: &mut Paths) {
                     id: id("list", ""),
                     parameters: parameters(LIST),
                     body: None,
-                    answer: list.as_ref().map(|s| content(&list_types, s)),
+                    answer: list.as_ref().map(|s| content(list_types, s)),
                 },
             ),
             Verb::Create => (
@@ -222,7 +253,7 @@ fn of_kind(kind: &Kind, paths: &mut Paths) {
                         .replace("Namespaced", "CollectionNamespaced"),
                     parameters: [parameters(DELETE), parameters(&LIST[1..9])].concat(),
                     body: Some(content(&["*/*"], &reference(&format!("{META}.DeleteOptions")))),
-                    answer: Some(content(&MEDIA, &status)),
+                    answer: Some(content(media, &status)),
                 },
             ),
             Verb::Get => (
@@ -270,7 +301,7 @@ fn of_kind(kind: &Kind, paths: &mut Paths) {
                     id: id("delete", ""),
                     parameters: parameters(DELETE),
                     body: Some(content(&["*/*"], &reference(&format!("{META}.DeleteOptions")))),
-                    answer: Some(content(&MEDIA, &status)),
+                    answer: Some(content(media, &status)),
                 },
             ),
             Verb::Watch => continue, // a parameter of list
@@ -287,7 +318,7 @@ fn of_kind(kind: &Kind, paths: &mut Paths) {
                 id: id("list", "ForAllNamespaces").replacen("Namespaced", "", 1),
                 parameters: parameters(LIST),
                 body: None,
-                answer: list.as_ref().map(|s| content(&list_types, s)),
+                answer: list.as_ref().map(|s| content(list_types, s)),
             };
             paths.insert(kind.path(""), json!({"get": across.json(), "parameters": [parameter(&PRETTY)]}));
         }
@@ -305,7 +336,7 @@ fn of_kind(kind: &Kind, paths: &mut Paths) {
         let sub_gvk = sub.response.clone().unwrap_or_else(|| gvk.clone());
         // Options of connections are parameters, not bodies.
         let connects = sub_gvk.kind.ends_with("Options");
-        let schema = definition(&sub_gvk).filter(|_| !connects && sub.name != "log").map(reference);
+        let schema = refer(&sub_gvk).filter(|_| !connects && sub.name != "log");
         let suffix = capital(&sub.name);
         let mut item = Map::new();
         for verb in sub.verbs.iter() {
@@ -343,10 +374,13 @@ fn of_kind(kind: &Kind, paths: &mut Paths) {
 }
 
 /// The paths of the documents that describe discovery: `api`, `apis`, `apis/<group>`, `version`.
-pub fn discovery(document: &str) -> Value {
+pub fn discovery(document: &str) -> String {
     let id: String = document.split(['/', '.']).map(capital).collect();
     let path = format!("/{document}/");
-    json!({path: {"get": {"operationId": format!("get{id}"), "responses": {"200": {"description": "OK"}}}}})
+    let item = json!({"get": {"operationId": format!("get{id}"), "responses": {"200": {"description": "OK"}}}});
+    let mut text = String::new();
+    push_member(&mut text, &path, &item);
+    text
 }
 
 /// A path item in the form of Swagger 2.0.

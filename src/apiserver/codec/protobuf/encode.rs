@@ -38,6 +38,11 @@ pub fn number(number: u16, value: i64, out: &mut Vec<u8>) {
     varint(value as u64, out);
 }
 
+pub fn double(number: u16, value: f64, out: &mut Vec<u8>) {
+    tag(number, 1, out);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
 /// Writes a field whose length is known only after its contents: they are moved up when the length takes more than the
 /// one byte that most messages need.
 pub fn nested(number: u16, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {

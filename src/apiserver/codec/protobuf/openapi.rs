@@ -7,7 +7,7 @@
 use serde::de::{DeserializeSeed, Deserializer as _, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::encode::{nested, number, text};
+use super::encode::{double, nested, number, text};
 use super::wire::Result;
 
 /// How a JSON value stands in a field.
@@ -15,6 +15,8 @@ use super::wire::Result;
 enum Shape {
     /// A string, boolean or integer; of an array, each.
     Scalar,
+    /// A number with a fraction.
+    Double,
     /// An `Any`, which holds its value as YAML. JSON is YAML.
     Yaml,
     /// An `Any` for each of an array.
@@ -24,7 +26,7 @@ enum Shape {
     Messages(&'static Message),
 }
 
-use Shape::{Message as One, Messages as Many, Scalar, Yaml, Yamls};
+use Shape::{Double, Message as One, Messages as Many, Scalar, Yaml, Yamls};
 
 enum Message {
     /// Members by their names in JSON; those that begin with `x-` are pairs in the field `extensions`.
@@ -110,17 +112,35 @@ static SCHEMA: Message = Message::Object {
     fields: &[
         ("$ref", 1, Scalar),
         ("format", 2, Scalar),
+        ("title", 3, Scalar),
         ("description", 4, Scalar),
         ("default", 5, Yaml),
+        ("multipleOf", 6, Double),
+        ("maximum", 7, Double),
+        ("exclusiveMaximum", 8, Scalar),
+        ("minimum", 9, Double),
+        ("exclusiveMinimum", 10, Scalar),
+        ("maxLength", 11, Scalar),
+        ("minLength", 12, Scalar),
+        ("pattern", 13, Scalar),
+        ("maxItems", 14, Scalar),
+        ("minItems", 15, Scalar),
+        ("uniqueItems", 16, Scalar),
+        ("maxProperties", 17, Scalar),
+        ("minProperties", 18, Scalar),
         ("required", 19, Scalar),
         ("enum", 20, Yamls),
         ("additionalProperties", 21, One(&ADDITIONAL_PROPERTIES)),
         ("type", 22, One(&STRINGS)),
         ("items", 23, One(&SCHEMA_ITEM)),
         ("properties", 25, One(&SCHEMAS)),
+        ("externalDocs", 29, One(&EXTERNAL_DOCS)),
+        ("example", 30, Yaml),
     ],
     extensions: 31,
 };
+static EXTERNAL_DOCS: Message =
+    Message::Object { fields: &[("description", 1, Scalar), ("url", 2, Scalar)], extensions: 3 };
 static ADDITIONAL_PROPERTIES: Message =
     Message::Around(|value| if value.is_boolean() { (2, Scalar) } else { (1, One(&SCHEMA)) });
 static STRINGS: Message = Message::Around(|_| (1, Scalar));
@@ -221,7 +241,15 @@ fn field(at: u16, shape: Shape, value: &Value, out: &mut Vec<u8>) -> Result<()> 
             number(at, i64::from(*value), out);
             Ok(())
         }
-        (Scalar | Yamls | Many(_), other) => Err(format!("{other} does not fit into field {at}")),
+        (Scalar, Value::Number(value)) if value.as_i64().is_some() => {
+            number(at, value.as_i64().unwrap_or_default(), out);
+            Ok(())
+        }
+        (Double, Value::Number(value)) => {
+            double(at, value.as_f64().unwrap_or_default(), out);
+            Ok(())
+        }
+        (Scalar | Double | Yamls | Many(_), other) => Err(format!("{other} does not fit into field {at}")),
     }
 }
 
@@ -269,8 +297,12 @@ mod tests {
         Response description=1:string schema=2:SchemaItem
         SchemaItem ==1:Schema
         Schemas {}=1:Schema
-        Schema $ref=1:string format=2:string description=4:string default=5:Any required=19:*string enum=20:*Any \
-            additionalProperties=21:Additional type=22:TypeItem items=23:SchemaItem properties=25:Schemas x-=31:Any
+        Schema $ref=1:string format=2:string title=3:string description=4:string default=5:Any multipleOf=6:double \
+            maximum=7:double exclusiveMaximum=8:bool minimum=9:double exclusiveMinimum=10:bool maxLength=11:int \
+            minLength=12:int pattern=13:string maxItems=14:int minItems=15:int uniqueItems=16:bool maxProperties=17:int \
+            minProperties=18:int required=19:*string enum=20:*Any additionalProperties=21:Additional type=22:TypeItem \
+            items=23:SchemaItem properties=25:Schemas externalDocs=29:ExternalDocs example=30:Any x-=31:Any
+        ExternalDocs description=1:string url=2:string
         Additional ==1:Schema ==2:bool
         TypeItem ==1:string
         StringArray ==1:*string
@@ -285,6 +317,8 @@ mod tests {
         let bytes = match ty {
             "string" => return Value::String(raw.text(ty).unwrap()),
             "bool" => return Value::Bool(raw.varint(ty).unwrap() == 1),
+            "int" => return json!(raw.varint(ty).unwrap()),
+            "double" => return json!(f64::from_bits(raw.fixed64(ty).unwrap())),
             _ => raw.bytes(ty).unwrap(),
         };
         let mut reader = Reader::new(bytes);
@@ -339,8 +373,14 @@ mod tests {
                 (name, fields.collect())
             })
             .collect();
-        let mut json: Value = serde_json::from_slice(&openapi::v2()).unwrap();
-        let protobuf = openapi::v2_protobuf().unwrap();
+        let mut added = openapi::Added::default();
+        let every = json!({"title": "t", "multipleOf": 0.5, "maximum": 7.25, "exclusiveMaximum": true, "minimum": 1.5,
+            "exclusiveMinimum": true, "maxLength": 4, "minLength": 3, "pattern": "a", "maxItems": 2, "minItems": 1,
+            "uniqueItems": true, "maxProperties": 9, "minProperties": 8, "example": {"a": [1]},
+            "externalDocs": {"description": "d", "url": "u"}});
+        openapi::push_member(&mut added.definitions, "com.example.v1.Car", &every);
+        let mut json: Value = serde_json::from_slice(&openapi::v2(&added)).unwrap();
+        let protobuf = openapi::v2_protobuf(&added).unwrap();
         let mut decoded = read(&messages, "Document", Raw::Bytes(&protobuf));
         for part in ["paths", "definitions"] {
             let expected = json[part].take();
@@ -360,7 +400,8 @@ mod tests {
             (r#"{"swagger":"2.0","host":"h"}"#, "no field is known for host"),
             (r#"{"definitions":{"a":{"oneOf":[]}}}"#, "no field is known for oneOf"),
             (r#"{"info":"2.0"}"#, "\"2.0\" is no object"),
-            (r#"{"swagger":2}"#, "2 does not fit into field 1"),
+            (r#"{"swagger":2.5}"#, "2.5 does not fit into field 1"),
+            (r#"{"definitions":{"a":{"maximum":"2"}}}"#, "\"2\" does not fit into field 7"),
             (r#"{"swagger":"2.0""#, "EOF while parsing an object"),
         ] {
             let error = document(json.as_bytes()).unwrap_err();

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
+use crate::custom::{car, cars};
 use crate::wire::Listening;
 
 struct Kubectl {
@@ -126,6 +128,14 @@ async fn everyday_use() {
         "{}",
         gone.err
     );
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "wheels": {"type": "integer", "description": "How many it runs on."}}}}});
+    check(kubectl.run("apply -f -", &cars(&schema).to_string()).await, "cars.example.com created");
+    check(kubectl.run("explain cars.spec.wheels", "").await, "How many it runs on.");
+    let wrong = car("a", &json!({"wheel": 4})).to_string();
+    let wrong = kubectl.run("apply -f -", &wrong).await;
+    assert!(!wrong.ok && wrong.err.contains("unknown field \"spec.wheel\""), "{}", wrong.err);
+    check(kubectl.run("apply -f -", &car("a", &json!({"wheels": 4})).to_string()).await, "car.example.com/a created");
     let unknown = kubectl.run("get widgets", "").await;
     assert!(unknown.err.contains("the server doesn't have a resource type \"widgets\""), "{}", unknown.err);
     listening.stop().await;

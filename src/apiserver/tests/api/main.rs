@@ -17,6 +17,7 @@ mod objects;
 mod operations;
 mod policies;
 mod proxy;
+mod published;
 mod quotas;
 mod reading;
 mod replay;

@@ -1,0 +1,173 @@
+//! Custom kinds in the OpenAPI documents: which documents there are, their hashes, and their definitions.
+//!
+//! Everything is made for a request and dropped when sent, but for the hashes: of a kind once while its definition stays as it
+//! is, of the documents once for each state of the kinds. A server that nobody asks makes nothing.
+//!
+//! Source: apiextensions-apiserver `pkg/controller/openapi{,v3}/controller.go`, `pkg/controller/openapi/builder`.
+
+mod schema;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha512};
+use types::registry::Kind;
+
+use super::{Custom, Served, of};
+use crate::schema::openapi::{self, Added, Document};
+use crate::schema::paths;
+use schema::{Form, Native, published};
+
+/// The group and version whose built-in document has all that custom kinds refer to.
+const COMMON: (&str, &str) = ("autoscaling", "v1");
+const COMMON_PATH: &str = "apis/autoscaling/v1";
+
+/// The documents of custom kinds by their paths, each with its hash.
+pub type Hashes = [(String, String)];
+
+/// `/openapi/v3`.
+pub fn v3_index(served: &Served) -> Document {
+    openapi::v3_index(served.published())
+}
+
+/// The hash of `/openapi/v3/<path>`; `None` when there is no such document.
+pub fn v3_hash(served: &Served, path: &str) -> Option<String> {
+    let own = || served.published().iter().find(|(p, _)| p == path).map(|(_, hash)| hash.clone());
+    openapi::v3_hash(path).or_else(own)
+}
+
+/// `/openapi/v3/<path>`.
+pub fn v3(served: &Served, path: &str) -> Option<Document> {
+    if let Some(document) = openapi::v3(path) {
+        return Some(document);
+    }
+    let hash = v3_hash(served, path)?;
+    let (group, version) = path.strip_prefix("apis/")?.split_once('/')?;
+    let kinds: Vec<(&Kind, &Custom)> =
+        customs(served).filter(|(kind, _)| kind.group == group && kind.version == version).collect();
+    let common = openapi::definitions(COMMON.0, COMMON.1)?;
+    let native = Native::of(&common, Form::V3);
+    let mut schemas = Map::new();
+    for (kind, custom) in &kinds {
+        schemas.extend(definitions(kind, custom, &native));
+    }
+    let paths = paths::custom(&listed(&kinds), false);
+    let scaled = kinds.iter().any(|(kind, _)| kind.subresource("scale").is_some());
+    let scale = scaled.then(|| paths::model_name_of("autoscaling", "v1", "Scale")).flatten();
+    for name in paths::REFERRED.iter().copied().chain(scale) {
+        take(name, &common, &mut schemas);
+    }
+    Some(openapi::document(hash, &paths, |out| out.extend_from_slice(Value::Object(schemas).to_string().as_bytes())))
+}
+
+/// Takes over a definition and what it refers to.
+fn take(name: &str, common: &Map<String, Value>, into: &mut Map<String, Value>) {
+    let Some(definition) = common.get(name).filter(|_| !into.contains_key(name)) else { return };
+    into.insert(name.to_owned(), definition.clone());
+    refer(definition, common, into);
+}
+
+fn refer(value: &Value, common: &Map<String, Value>, into: &mut Map<String, Value>) {
+    match value {
+        Value::Object(members) => {
+            if let Some(name) = members.get("$ref").and_then(Value::as_str).and_then(|r| r.rsplit('/').next()) {
+                take(name, common, into);
+            }
+            members.values().for_each(|value| refer(value, common, into));
+        }
+        Value::Array(items) => items.iter().for_each(|value| refer(value, common, into)),
+        _ => {}
+    }
+}
+
+/// The hash of `/openapi/v2`, of both its forms.
+pub fn v2_hash(served: &Served) -> String {
+    openapi::v2_hash(served.published())
+}
+
+/// What custom kinds add to `/openapi/v2`.
+pub fn v2(served: &Served) -> Added {
+    let mut added = Added::default();
+    if served.published().is_empty() {
+        return added;
+    }
+    let Some(common) = openapi::definitions(COMMON.0, COMMON.1) else { return added };
+    let native = Native::of(&common, Form::V2);
+    for (kind, custom) in published_customs(served) {
+        // One after the other: a tree of all of them would take megabytes.
+        for (name, definition) in definitions(kind, custom, &native) {
+            openapi::push_member(&mut added.definitions, &name, &definition);
+        }
+    }
+    let kinds: Vec<(&Kind, &Custom)> = published_customs(served).collect();
+    added.paths = paths::custom(&listed(&kinds), true);
+    added
+}
+
+fn customs(served: &Served) -> impl Iterator<Item = (&Kind, &Custom)> {
+    served.custom().filter_map(|kind| of(kind).map(|custom| (kind, custom)))
+}
+
+/// Kinds in a group and version that is built in are not published: the document there is the built-in kinds'.
+fn published_customs(served: &Served) -> impl Iterator<Item = (&Kind, &Custom)> {
+    customs(served).filter(|(kind, _)| openapi::v3_hash(&path(kind)).is_none())
+}
+
+fn path(kind: &Kind) -> String {
+    format!("apis/{}/{}", kind.group, kind.version)
+}
+
+fn listed<'k>(kinds: &[(&'k Kind, &'k Custom)]) -> Vec<(&'k Kind, &'k str)> {
+    kinds.iter().map(|(kind, custom)| (*kind, &*custom.definition().accepted.list_kind)).collect()
+}
+
+/// The documents of these kinds with their hashes, in order.
+pub fn hashes(served: &Served) -> Vec<(String, String)> {
+    let mut found: Vec<(String, Sha512)> = Vec::new();
+    let common = openapi::v3_hash(COMMON_PATH).unwrap_or_default();
+    for (kind, custom) in published_customs(served) {
+        let path = path(kind);
+        // Kinds of one group and version are neighbours.
+        if found.last().is_none_or(|(last, _)| *last != path) {
+            found.push((path, Sha512::new_with_prefix(&common)));
+        }
+        if let Some((_, hasher)) = found.last_mut() {
+            hasher.update(custom.digest.get_or_init(|| digest(kind, custom)));
+        }
+    }
+    found.into_iter().map(|(path, hasher)| (path, openapi::hexadecimal(&hasher.finalize()))).collect()
+}
+
+/// Changes with whatever the documents say of the kind, and with the program that writes them.
+fn digest(kind: &Kind, custom: &Custom) -> [u8; 64] {
+    let definition = custom.definition();
+    let said = json!([
+        env!("CARGO_PKG_VERSION"),
+        kind.group,
+        kind.version,
+        kind.kind,
+        kind.plural,
+        definition.accepted.list_kind,
+        definition.namespaced,
+        definition.preserve_unknown_fields,
+        kind.subresources.iter().map(|sub| &*sub.name).collect::<Vec<_>>(),
+        custom.version().selectable,
+    ]);
+    Sha512::new_with_prefix(said.to_string()).chain_update(&custom.version().schema).finalize().into()
+}
+
+/// The definitions of a kind and of its list.
+fn definitions(kind: &Kind, custom: &Custom, native: &Native) -> [(String, Value); 2] {
+    let list_kind = &*custom.definition().accepted.list_kind;
+    let name = |kind_name: &str| paths::model_name(&kind.group, &kind.version, kind_name);
+    let schema: Value = serde_json::from_slice(&custom.version().schema).unwrap_or_default();
+    let mut own = published(&schema, custom.definition().preserve_unknown_fields, native);
+    let mut list = native.list(&name(&kind.kind), &kind.kind, list_kind, &kind.plural);
+    for (definition, kind_name) in [(&mut own, &*kind.kind), (&mut list, list_kind)] {
+        definition["x-kubernetes-group-version-kind"] =
+            json!([{"group": kind.group, "version": kind.version, "kind": kind_name}]);
+        if !kind.selectable_fields.is_empty() {
+            let fields: Vec<Value> = kind.selectable_fields.iter().map(|f| json!({"fieldPath": f})).collect();
+            definition["x-kubernetes-selectable-fields"] = Value::Array(fields);
+        }
+    }
+    [(name(&kind.kind), own), (name(list_kind), list)]
+}
