@@ -119,25 +119,18 @@ fn node(schema: &Value, native: &Native) -> Value {
             "allOf" | "anyOf" | "oneOf" | "not" | "default" | NULLABLE if v2 => None,
             "uniqueItems" | "exclusiveMaximum" | "exclusiveMinimum" | NULLABLE | PRESERVE | INT_OR_STRING
             | EMBEDDED => Some(Value::Bool(true)).filter(|shown| shown == value),
-            "type" | "format" | "title" | "description" | "pattern" => Some(value.clone()).filter(|v| v != ""),
-            "maximum"
-            | "minimum"
-            | "multipleOf"
-            | "maxLength"
-            | "minLength"
-            | "maxItems"
-            | "minItems"
-            | "maxProperties"
-            | "minProperties"
-            | "enum"
-            | "required"
-            | "allOf"
-            | "anyOf"
-            | "oneOf"
-            | "not"
-            | "default"
+            // One value of a wrong type would make the documents of all kinds unreadable.
+            "type" | "format" | "title" | "description" | "pattern" => {
+                value.as_str().filter(|text| !text.is_empty()).map(Value::from)
+            }
+            "maximum" | "minimum" | "multipleOf" => Some(value.clone()).filter(Value::is_number),
+            "maxLength" | "minLength" | "maxItems" | "minItems" | "maxProperties" | "minProperties" => {
+                value.as_i64().map(Value::from)
+            }
+            "enum" | "required" | "allOf" | "anyOf" | "oneOf" => Some(value.clone()).filter(Value::is_array),
+            "externalDocs" | "not" => Some(value.clone()).filter(Value::is_object),
+            "default"
             | "example"
-            | "externalDocs"
             | "x-kubernetes-list-type"
             | "x-kubernetes-list-map-keys"
             | "x-kubernetes-map-type"
@@ -223,6 +216,7 @@ mod tests {
                 json!({"type": "integer", "minimum": 1, "exclusiveMinimum": true, "description": "d"}),
                 json!({"type": "integer", "minimum": 1, "exclusiveMinimum": true, "description": "d"}),
             ),
+            (json!({"title": 1, "maxLength": 1.5, "enum": 3, "minimum": "a"}), json!({}), json!({})),
             (
                 json!({"x-kubernetes-int-or-string": true}),
                 json!({"x-kubernetes-int-or-string": true, "anyOf": either}),
