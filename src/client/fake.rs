@@ -1,6 +1,6 @@
 //! An API server in memory, at the transport's seam, for tests of controllers and agents.
 //!
-//! It keeps any kind of the registry by generic rules: create (with `generateName`), get, list, update, patch (JSON Patch and
+//! It keeps any kind of the registry, and those of established CustomResourceDefinitions, by generic rules: create (with `generateName`), get, list, update, patch (JSON Patch and
 //! merge; strategic and apply are taken as merge), delete (finalizers, graceful pod deletion, propagation policies), delete of
 //! collections, bindings, status apart from spec, generations, optimistic locking, watches with resource versions, streamed lists and
 //! bookmarks. It validates and defaults nothing, and collects no garbage.
@@ -15,14 +15,16 @@ use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use parking_lot::Mutex;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
-use types::registry::{BUILT_IN, Kind};
+use types::registry::{BUILT_IN, Kind, KindRef};
 use types::selector::{FieldSelector, LabelSelector};
 use types::status::{OBJECT_MODIFIED, Reason, Status};
 
 use crate::api::Client;
 use crate::clock::Clock;
+use crate::definition::Definition;
 use crate::transport::{Body, BodyError, Transport, TransportError, full_body};
 
 /// Events that a slow watcher may be behind; more than a test makes in one burst.
@@ -47,6 +49,15 @@ struct State {
     history: Vec<Change>,
     fault: Option<Fault>,
     requests: Vec<String>,
+}
+
+impl State {
+    /// The kinds that stored definitions make.
+    fn custom(&self) -> impl Iterator<Item = Kind> {
+        let stored = self.objects.get("customresourcedefinitions.apiextensions.k8s.io");
+        let definitions = stored.into_iter().flat_map(BTreeMap::values);
+        definitions.filter_map(|d| Definition::deserialize(&**d).ok()).flat_map(|d| d.kinds().collect::<Vec<_>>())
+    }
 }
 
 /// The server. Clones share it.
@@ -79,13 +90,13 @@ impl Fake {
     }
 
     fn serve(&self, method: &Method, uri: &http::Uri, content_type: &str, body: &Bytes) -> Result<Answer, Status> {
-        let route = Route::parse(uri).ok_or_else(Status::no_such_path)?;
         let body: Value = if body.is_empty() {
             Value::Null
         } else {
             serde_json::from_slice(body).map_err(|e| Status::bad_request(e.to_string()))?
         };
         let mut state = self.state.lock();
+        let route = Route::parse(uri, &state).ok_or_else(Status::no_such_path)?;
         if *method != Method::GET {
             state.requests.push(format!("{method} {}", uri.path()));
         }
@@ -140,7 +151,7 @@ impl Fake {
     }
 
     fn create(&self, state: &mut State, route: &Route, mut object: Value) -> Result<Value, Status> {
-        let kind = route.kind;
+        let kind = &route.kind;
         let meta = &mut object["metadata"];
         if kind.namespaced() && meta.get("namespace").is_none() {
             meta["namespace"] = route.namespace.as_str().into();
@@ -172,7 +183,7 @@ impl Fake {
     fn update(&self, state: &mut State, route: &Route, old: &Value, mut new: Value) -> Result<Value, Status> {
         let sent = text(&new, "/metadata/resourceVersion");
         if !sent.is_empty() && sent != text(old, "/metadata/resourceVersion") {
-            return Err(Status::conflict(route.kind, &route.name, OBJECT_MODIFIED));
+            return Err(Status::conflict(&route.kind, &route.name, OBJECT_MODIFIED));
         }
         let uid = text(&new, "/metadata/uid");
         if !uid.is_empty() && uid != text(old, "/metadata/uid") {
@@ -180,7 +191,7 @@ impl Fake {
                 "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
                 text(old, "/metadata/uid")
             );
-            return Err(Status::conflict(route.kind, &route.name, &why));
+            return Err(Status::conflict(&route.kind, &route.name, &why));
         }
         // What the server owns stays.
         for field in [
@@ -226,7 +237,7 @@ impl Fake {
         if new == *old {
             return Ok(new);
         }
-        if new["metadata"].get("deletionTimestamp").is_some() && is_done(route.kind, &new) {
+        if new["metadata"].get("deletionTimestamp").is_some() && is_done(&route.kind, &new) {
             return Ok(self.remove(state, route, &new));
         }
         Ok(self.store(state, route, Some(old), new))
@@ -237,7 +248,7 @@ impl Fake {
             if let Some(wanted) = options.pointer(&format!("/preconditions/{field}")).and_then(Value::as_str)
                 && wanted != text(old, &format!("/metadata/{field}"))
             {
-                return Err(Status::conflict(route.kind, &route.name, "Precondition failed"));
+                return Err(Status::conflict(&route.kind, &route.name, "Precondition failed"));
             }
         }
         let mut new = old.clone();
@@ -277,7 +288,7 @@ impl Fake {
         } else {
             0
         };
-        if grace == 0 && is_done(route.kind, &new) {
+        if grace == 0 && is_done(&route.kind, &new) {
             return Ok(self.remove(state, route, &new));
         }
         if new["metadata"].get("deletionTimestamp").is_none() {
@@ -333,7 +344,7 @@ impl Fake {
                     head.push(line("ADDED", &object));
                 }
                 if route.query("sendInitialEvents") == Some("true") {
-                    let kind = route.kind;
+                    let kind = &route.kind;
                     head.push(line(
                         "BOOKMARK",
                         &json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {
@@ -397,7 +408,7 @@ fn success() -> Value {
 /// The parts of a path.
 #[derive(Clone)]
 struct Route {
-    kind: &'static Kind,
+    kind: KindRef,
     /// Key of the collection in the state.
     resource: String,
     namespace: String,
@@ -407,7 +418,7 @@ struct Route {
 }
 
 impl Route {
-    fn parse(uri: &http::Uri) -> Option<Self> {
+    fn parse(uri: &http::Uri, state: &State) -> Option<Self> {
         let parts: Vec<String> = uri.path().split('/').skip(1).map(unescape).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let (group, version, rest) = match parts.as_slice() {
@@ -422,12 +433,14 @@ impl Route {
             }
             rest => ("", rest.to_vec()),
         };
-        let kind = BUILT_IN.iter().find(|k| k.group == group && k.version == version && k.plural == *rest[0])?;
+        let is_meant = |k: &Kind| k.group == group && k.version == version && k.plural == *rest[0];
+        let built_in = BUILT_IN.iter().find(|k| is_meant(k)).map(KindRef::from);
+        let kind = built_in.or_else(|| state.custom().find(is_meant).map(|kind| KindRef::Custom(Arc::new(kind))))?;
         let query = uri.query().unwrap_or_default().split('&').filter(|p| !p.is_empty());
         let query = query.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (unescape(k), unescape(v)));
         Some(Self {
-            kind,
             resource: kind.group_resource(),
+            kind,
             namespace: namespace.into(),
             name: rest.get(1).copied().unwrap_or_default().into(),
             subresource: rest.get(2).copied().unwrap_or_default().into(),
@@ -442,7 +455,7 @@ impl Route {
     fn find(&self, state: &State) -> Result<Arc<Value>, Status> {
         let key = (self.namespace.clone(), self.name.clone());
         let found = state.objects.get(&self.resource).and_then(|o| o.get(&key)).cloned();
-        found.ok_or_else(|| Status::not_found(self.kind, &self.name))
+        found.ok_or_else(|| Status::not_found(&self.kind, &self.name))
     }
 }
 

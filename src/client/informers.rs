@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{Client, collection_path};
 use crate::cache::Cache;
+use crate::definition::Definition;
 use crate::object::Object;
 use crate::reflector::{self, Sink, Source};
 
@@ -83,6 +84,11 @@ impl Informers {
         state.synced.push(Box::new(move || Box::pin(waiting.synced())));
         state.caches.insert(slot, Arc::clone(&cache) as _);
         cache
+    }
+
+    /// Every CustomResourceDefinition, without what makes it large.
+    pub fn definitions(&self) -> Arc<Cache<Definition>> {
+        self.trimmed(Selector::all(), Definition::trim)
     }
 
     /// Resolves when every cache that was asked for so far is synced.
