@@ -1,12 +1,12 @@
 //! Tests of the garbage collector and of namespace deletion over the in-memory API.
 
+use std::sync::Arc;
+
+use client::{DeleteParams, Object as _, Patch, Propagation};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, ServiceAccount};
 use serde_json::{Value, json};
 
-use client::Object as _;
-
-use super::*;
 use crate::controllers::harness::{Cluster, Kubelet, complete, deployment, rolling};
 
 async fn rolled_out() -> Cluster {
@@ -113,5 +113,101 @@ async fn namespaces_are_furnished_and_emptied_pods_first() {
     c.until::<Namespace>("gone", |all| all.len() == 2).await;
     assert!(c.client.list::<Deployment>("shop", &Default::default()).await.unwrap().items.is_empty());
     assert!(c.client.get::<ConfigMap>("shop", "kube-root-ca.crt").await.is_err());
+    c.stop().await;
+}
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const CARS: &str = "/apis/example.com/v1/namespaces/shop/cars";
+
+async fn define_cars(c: &Cluster) {
+    let definition = json!({"metadata": {"name": "cars.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "versions": [{"name": "v1", "served": true, "storage": true}]},
+        "status": {"acceptedNames": {"plural": "cars", "kind": "Car"},
+            "conditions": [{"type": "Established", "status": "True"}]}});
+    post(c, DEFINITIONS, &definition).await;
+}
+
+async fn post(c: &Cluster, path: &str, object: &Value) -> Value {
+    c.client.create_path(path, object, &Default::default()).await.unwrap()
+}
+
+fn by_car(name: &str, uid: &Value) -> Value {
+    json!([{"apiVersion": "example.com/v1", "kind": "Car", "name": name, "uid": uid}])
+}
+
+/// The ConfigMaps of the test, by name.
+fn maps(all: &[Arc<ConfigMap>]) -> Vec<&str> {
+    all.iter().map(|m| m.name()).filter(|name| *name != "kube-root-ca.crt").collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn custom_kinds_own_and_are_owned() {
+    let c = Cluster::start(Kubelet::Absent).await;
+    // Owned by what nobody serves: it stays, and is looked at when the kind is served.
+    c.create::<ConfigMap>(map("early", by_car("ghost", &json!("ghost")))).await;
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    c.until::<ConfigMap>("early stays", |all| maps(all) == ["early"]).await;
+    define_cars(&c).await;
+    c.until::<ConfigMap>("early goes", |all| maps(all).is_empty()).await;
+
+    let car = post(&c, CARS, &json!({"metadata": {"name": "a"}})).await;
+    let top: ConfigMap = c.create(map("top", by_car("a", &car["metadata"]["uid"]))).await;
+    post(&c, CARS, &json!({"metadata": {"name": "b", "ownerReferences": [owner(&top, true)]}})).await;
+    assert_eq!(c.writes_at_rest().await, Vec::<String>::new());
+    // From a custom object through a built-in one to a custom one.
+    let params = DeleteParams::default().propagation(Propagation::Foreground);
+    c.client.delete_path(&format!("{CARS}/a"), &params).await.unwrap();
+    c.until::<ConfigMap>("top goes", |all| maps(all).is_empty()).await;
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let left: client::List<Value> = c.client.list_path(CARS, &Default::default()).await.unwrap();
+    assert!(left.items.is_empty(), "{:?}", left.items);
+
+    // A reference into another namespace is told, and does not keep its object.
+    let far = json!({"metadata": {"name": "far", "namespace": "default"}});
+    let far = post(&c, "/apis/example.com/v1/namespaces/default/cars", &far).await;
+    c.create::<ConfigMap>(map("lost", by_car("far", &far["metadata"]["uid"]))).await;
+    c.until::<Event>("told", |all| all.iter().any(|e| e.reason.as_deref() == Some("OwnerRefInvalidNamespace"))).await;
+    c.until::<ConfigMap>("lost goes", |all| maps(all).is_empty()).await;
+
+    // When the definition goes, what its last objects owned goes too.
+    c.create::<ConfigMap>(json!({"metadata": {"name": "near", "namespace": "default",
+        "ownerReferences": by_car("far", &far["metadata"]["uid"])}}))
+        .await;
+    assert_eq!(c.writes_at_rest().await, Vec::<String>::new());
+    c.client.delete_path(&format!("{DEFINITIONS}/cars.example.com"), &DeleteParams::default()).await.unwrap();
+    c.until::<ConfigMap>("near goes", |all| maps(all).is_empty()).await;
+    assert_eq!(c.writes_at_rest().await, Vec::<String>::new());
+    c.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn custom_objects_go_with_their_namespace() {
+    let c = Cluster::start(Kubelet::Absent).await;
+    define_cars(&c).await;
+    let held = json!({"metadata": {"name": "held", "finalizers": ["example.com/hold"]}});
+    post(&c, CARS, &held).await;
+    post(&c, CARS, &json!({"metadata": {"name": "free"}})).await;
+    c.client.delete::<Namespace>("", "shop", &DeleteParams::default()).await.unwrap();
+    let expected = [
+        ("NamespaceContentRemaining", "Some resources are remaining: cars.example.com has 1 resource instances"),
+        (
+            "NamespaceFinalizersRemaining",
+            "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances",
+        ),
+    ];
+    c.until::<Namespace>("held up", |all| {
+        let shop = all.iter().find(|n| n.name() == "shop").unwrap();
+        let conditions: Vec<_> = shop.status.iter().flat_map(|s| s.conditions.iter().flatten()).collect();
+        expected.iter().all(|(kind, message)| {
+            let told = conditions.iter().find(|c| c.type_ == *kind);
+            told.is_some_and(|c| c.status == "True" && c.message.as_deref() == Some(*message))
+        })
+    })
+    .await;
+    let release = json!({"metadata": {"finalizers": null}});
+    let _: Value =
+        c.client.patch_path(&format!("{CARS}/held"), Patch::Merge(&release), &Default::default()).await.unwrap();
+    c.until::<Namespace>("gone", |all| all.iter().all(|n| n.name() != "shop")).await;
     c.stop().await;
 }

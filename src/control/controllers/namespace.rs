@@ -1,16 +1,19 @@
 //! Namespace controller. Empties a namespace that is being deleted, kind by kind, then lets it go.
 //!
 //! Pods go first; other kinds follow when no pod is left, so that nothing a pod uses disappears under it. What hinders is
-//! written into the namespace's conditions. While something remains the key comes again with the runner's back-off, and at
+//! written into the namespace's conditions. Custom kinds are emptied like all others: the definitions that make them are
+//! followed in a cache, which a sweep first lets catch up with the API. While something remains the key comes again with the runner's back-off, and at
 //! once when a pod of the namespace goes.
 //!
 //! Source: kubernetes `pkg/controller/namespace/deletion/{namespaced_resources_deleter,status_condition_utils}.go`, KEP-5080.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use client::definition::Definition;
 use client::runner::{Controller, Plan, Seen};
-use client::{Cache, Client, DeleteParams, Key, ListParams, Object, Propagation, Result, Selector};
+use client::{Cache, Client, DeleteParams, Key, ListParams, Object, Propagation, Result, Revision, Selector};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::Resource as _;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
@@ -27,6 +30,8 @@ const FINALIZER: &str = "kubernetes";
 const WORKERS: usize = 4;
 /// While something remains that no pod holds: how long until it is counted again. Finalizers of others decide.
 const AGAIN: SignedDuration = SignedDuration::from_secs(2);
+/// Longest wait for the cache of definitions; it is a few milliseconds behind. Then the sweep is an error, and comes again.
+const DEFINITIONS_WAIT: Duration = Duration::from_secs(5);
 
 /// What is left in a namespace, as the last sweep found it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -159,6 +164,7 @@ fn status(namespace: &Namespace, remains: &Remains, now: Timestamp) -> Namespace
 struct Namespaces {
     client: Client,
     namespaces: Arc<Cache<Namespace>>,
+    definitions: Arc<Cache<Definition>>,
     /// What the last sweep of each terminating namespace found, by uid.
     remains: Mutex<BTreeMap<String, Remains>>,
 }
@@ -182,7 +188,8 @@ pub fn start(context: &Context) {
         }
     }));
     let remains = Mutex::new(BTreeMap::new());
-    context.run(Namespaces { client: context.client(NAME), namespaces, remains }, queue, WORKERS);
+    let definitions = context.informers.definitions();
+    context.run(Namespaces { client: context.client(NAME), namespaces, definitions, remains }, queue, WORKERS);
 }
 
 #[derive(Deserialize)]
@@ -194,6 +201,7 @@ struct Partial {
 #[serde(rename_all = "camelCase", default)]
 struct PartialMeta {
     finalizers: Option<BTreeSet<String>>,
+    resource_version: String,
 }
 
 impl Namespaces {
@@ -223,6 +231,19 @@ impl Namespaces {
         }
     }
 
+    /// The custom kinds that there are now: one that was defined just before the namespace's end may have objects in it.
+    async fn custom_kinds(&self) -> Result<Vec<Kind>, String> {
+        let path = client::api::collection_path::<Definition>("");
+        let listed = self.client.list_metadata::<Partial>(&path, &ListParams::default()).await;
+        let listed = listed.map_err(|error| error.to_string())?.items;
+        if let Some(newest) = listed.iter().map(|d| Revision::parse(&d.metadata.resource_version)).max() {
+            let reached = tokio::time::timeout(DEFINITIONS_WAIT, self.definitions.reached(newest)).await;
+            reached.map_err(|_| "the definitions of custom resources are not known yet".to_owned())?;
+        }
+        let kinds = self.definitions.all().into_iter().filter_map(|definition| definition.kind());
+        Ok(kinds.filter(Kind::namespaced).collect())
+    }
+
     async fn sweep(&self, namespace: &str) -> Remains {
         let mut remains = Remains::default();
         let kinds = || {
@@ -241,6 +262,14 @@ impl Namespaces {
         }
         for kind in kinds().filter(|k| k.kind != Pod::KIND) {
             self.empty(kind, namespace, &mut remains).await;
+        }
+        match self.custom_kinds().await {
+            Ok(kinds) => {
+                for kind in &kinds {
+                    self.empty(kind, namespace, &mut remains).await;
+                }
+            }
+            Err(why) => remains.errors.push(why),
         }
         remains
     }
