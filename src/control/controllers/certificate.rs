@@ -2,6 +2,7 @@
 //!
 //! Source: kubernetes `pkg/controller/certificates`, `pkg/apis/certificates/helpers.go`.
 
+use client::Object as _;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
@@ -16,6 +17,22 @@ pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 pub const API_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
 const NODE_PREFIX: &str = "system:node:";
+const MASTERS: &str = "system:masters";
+
+/// The request that was looked at when something was decided. Names are given anew, so a decision carries it, and ends
+/// where another request or a later version of it is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    uid: String,
+    resource_version: String,
+}
+
+impl Decided {
+    pub fn on(request: &CertificateSigningRequest) -> Self {
+        let resource_version = request.metadata.resource_version.clone().unwrap_or_default();
+        Self { uid: request.uid().into(), resource_version }
+    }
+}
 
 /// Whether there is a condition of this type; one without a status counts, as upstream has it.
 pub fn has(request: &CertificateSigningRequest, condition: &str) -> bool {
@@ -51,7 +68,7 @@ pub fn check(signer: &str, requested: &Requested, usages: &[String]) -> Result<(
     match signer {
         KUBELET_CLIENT => kubelet_client(requested, usages),
         KUBELET_SERVING => kubelet_serving(requested, usages),
-        _ => api_client(usages),
+        _ => api_client(requested, usages),
     }
 }
 
@@ -120,7 +137,11 @@ fn exactly(usages: &[String], purpose: &str) -> Result<(), String> {
     }
 }
 
-fn api_client(usages: &[String]) -> Result<(), String> {
+/// Admission refuses masters already; what was stored before it did, or by a way around it, is not signed either.
+fn api_client(requested: &Requested, usages: &[String]) -> Result<(), String> {
+    if requested.organizations.iter().any(|o| o == MASTERS) {
+        return Err(format!("use of {API_CLIENT} signer with {MASTERS} group is not allowed"));
+    }
     let optional = |u: &&String| !matches!(u.as_str(), "digital signature" | "key encipherment" | "client auth");
     if let Some(other) = usages.iter().find(optional) {
         return Err(format!("invalid usage for client certificate: {other}"));
@@ -144,6 +165,7 @@ mod tests {
         };
         let serving = Requested { dns_names: 1, ..node.clone() };
         let person = Requested { common_name: "ann".into(), ..Requested::default() };
+        let master = Requested { organizations: vec!["team".into(), "system:masters".into()], ..person.clone() };
         for (signer, requested, usages, wanted) in [
             (KUBELET_CLIENT, &node, "digital signature,client auth", ""),
             (KUBELET_CLIENT, &node, "client auth,key encipherment,digital signature", ""),
@@ -164,6 +186,12 @@ mod tests {
                 "usages did not match [digital signature key encipherment server auth]",
             ),
             (API_CLIENT, &person, "client auth", ""),
+            (
+                API_CLIENT,
+                &master,
+                "client auth",
+                "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed",
+            ),
             (API_CLIENT, &person, "digital signature", "missing required usage for client certificate: client auth"),
             (API_CLIENT, &person, "client auth,server auth", "invalid usage for client certificate: server auth"),
         ] {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use serde_json::{Value, json};
 
-use super::certificate::{KUBELET_CLIENT, NAME, has, is_issued, kubelet_client, with_condition};
+use super::certificate::{Decided, KUBELET_CLIENT, NAME, has, is_issued, kubelet_client, with_condition};
 use crate::Context;
 use crate::keys::Keys;
 
@@ -46,7 +46,7 @@ impl Permission {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Approve it for the first of these that the sender has.
-    ApproveIfAllowed(Vec<Permission>),
+    ApproveIfAllowed(Decided, Vec<Permission>),
 }
 
 pub fn plan(request: Option<&CertificateSigningRequest>, keys: &dyn Keys) -> Plan<Action> {
@@ -66,7 +66,7 @@ pub fn plan(request: Option<&CertificateSigningRequest>, keys: &dyn Keys) -> Pla
     if spec.username.as_deref() == Some(&requested.common_name) {
         permissions.insert(0, Permission::SelfNodeClient);
     }
-    plan.push(Action::ApproveIfAllowed(permissions), "a node asks for its client certificate");
+    plan.push(Action::ApproveIfAllowed(Decided::on(request), permissions), "a node asks for its client certificate");
     plan
 }
 
@@ -101,8 +101,10 @@ impl Controller for Approver {
     }
 
     async fn apply(&self, key: &Key, action: Action) -> Result<Vec<Seen>> {
-        let Action::ApproveIfAllowed(permissions) = action;
-        let Some(request) = self.requests.get(key) else { return Ok(vec![]) };
+        let Action::ApproveIfAllowed(decided, permissions) = action;
+        // What changed since is planned for anew.
+        let request = self.requests.get(key).filter(|request| Decided::on(request) == decided);
+        let Some(request) = request else { return Ok(vec![]) };
         let spec = &request.spec;
         for permission in permissions {
             let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
@@ -136,13 +138,14 @@ impl Controller for Approver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controllers::certificate_signing::tests::{Scripted, request};
+    use crate::controllers::certificate_signing::tests::{Scripted, assert_applies_to_its_own_only, request};
 
     #[test]
     fn only_open_requests_of_nodes_are_looked_at() {
         let keys = Scripted::default();
-        let both = vec![Action::ApproveIfAllowed(vec![Permission::SelfNodeClient, Permission::NodeClient])];
-        let other = vec![Action::ApproveIfAllowed(vec![Permission::NodeClient])];
+        let approve = |permissions| vec![Action::ApproveIfAllowed(Decided::on(&request("")), permissions)];
+        let both = approve(vec![Permission::SelfNodeClient, Permission::NodeClient]);
+        let other = approve(vec![Permission::NodeClient]);
         type Row = (&'static str, fn(&mut CertificateSigningRequest), Vec<Action>);
         let rows: [Row; 5] = [
             ("its own", |_| (), both),
@@ -157,5 +160,15 @@ mod tests {
             assert_eq!(plan(Some(&request), &keys).actions, wanted, "{name}");
         }
         assert!(plan(None, &keys).actions.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_decision_is_about_one_request() {
+        assert_applies_to_its_own_only(
+            |client, requests| Approver { client, requests, keys: Arc::new(Scripted) },
+            |request| plan(Some(request), &Scripted).actions,
+            &request(""),
+        )
+        .await;
     }
 }

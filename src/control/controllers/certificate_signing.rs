@@ -12,7 +12,9 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use serde_json::{Value, json};
 
-use super::certificate::{API_CLIENT, KUBELET_CLIENT, KUBELET_SERVING, NAME, check, has, is_issued, with_condition};
+use super::certificate::{
+    API_CLIENT, Decided, KUBELET_CLIENT, KUBELET_SERVING, NAME, check, has, is_issued, with_condition,
+};
 use crate::Context;
 use crate::keys::Keys;
 
@@ -25,9 +27,9 @@ const LIFETIME_MIN: SignedDuration = SignedDuration::from_mins(10);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    Issue(String),
+    Issue(Decided, String),
     /// It never will be signed; the message says why.
-    Fail(String),
+    Fail(Decided, String),
 }
 
 pub fn plan(request: Option<&CertificateSigningRequest>, keys: &dyn Keys, now: Timestamp) -> Plan<Action> {
@@ -45,11 +47,12 @@ pub fn plan(request: Option<&CertificateSigningRequest>, keys: &dyn Keys, now: T
         let lifetime = asked.map_or(LIFETIME, |asked| asked.clamp(LIFETIME_MIN, LIFETIME));
         keys.sign_request(&spec.request.0, &usages, lifetime, now)
     });
+    let decided = Decided::on(request);
     match signed {
-        Ok(certificate) => plan.push(Action::Issue(certificate), "it is approved"),
+        Ok(certificate) => plan.push(Action::Issue(decided, certificate), "it is approved"),
         Err(why) => {
             plan.why.push(why.clone());
-            plan.actions.push(Action::Fail(why));
+            plan.actions.push(Action::Fail(decided, why));
         }
     }
     plan
@@ -86,14 +89,17 @@ impl Controller for Signer {
     }
 
     async fn apply(&self, key: &Key, action: Action) -> Result<Vec<Seen>> {
-        let Some(request) = self.requests.get(key) else { return Ok(vec![]) };
+        let (Action::Issue(decided, _) | Action::Fail(decided, _)) = &action;
+        // What changed since is planned for anew.
+        let request = self.requests.get(key).filter(|request| Decided::on(request) == *decided);
+        let Some(request) = request else { return Ok(vec![]) };
         let object: Value = match action {
-            Action::Issue(certificate) => {
+            Action::Issue(_, certificate) => {
                 let mut request = (*request).clone();
                 request.status.get_or_insert_default().certificate = Some(ByteString(certificate.into_bytes()));
                 serde_json::to_value(&request).unwrap_or_default()
             }
-            Action::Fail(why) => {
+            Action::Fail(_, why) => {
                 let condition =
                     json!({"type": "Failed", "status": "True", "reason": "SignerValidationFailure", "message": why});
                 with_condition(&request, condition)
@@ -115,6 +121,10 @@ impl Controller for Signer {
 
 #[cfg(test)]
 pub mod tests {
+    use client::Clock;
+    use client::fake::Fake;
+    use client::reflector::Sink as _;
+
     use super::*;
     use crate::keys::{Account, Requested};
 
@@ -154,9 +164,50 @@ pub mod tests {
         serde_json::from_value(request).unwrap()
     }
 
+    /// Applies what was planned for `request` to it, to a later version and to another of its name: the first alone is
+    /// written to.
+    pub async fn assert_applies_to_its_own_only<C: Controller>(
+        controller: impl Fn(Client, Arc<Cache<CertificateSigningRequest>>) -> C,
+        plan: impl Fn(&CertificateSigningRequest) -> Vec<C::Action>,
+        request: &CertificateSigningRequest,
+    ) {
+        type Change = fn(&mut CertificateSigningRequest);
+        let rows: [(&str, Change, bool); 3] = [
+            ("the same", |_| (), true),
+            ("a later version", |r| r.metadata.resource_version = Some("8".into()), false),
+            ("another of its name", |r| r.metadata.uid = Some("2".into()), false),
+        ];
+        for (name, change, wanted) in rows {
+            let mut stored = request.clone();
+            stored.metadata.resource_version = Some("7".into());
+            let actions = plan(&stored);
+            change(&mut stored);
+            let requests = Arc::new(Cache::default());
+            requests.upsert(&serde_json::to_string(&stored).unwrap()).unwrap();
+            let fake = Fake::new(Clock::fake(Timestamp::UNIX_EPOCH));
+            let controller = controller(fake.client(), requests);
+            for action in actions {
+                // The server knows nothing of it, so every write is answered with 404; that it came is what counts.
+                let _ = controller.apply(&stored.key(), action).await;
+            }
+            assert_eq!(!fake.take_writes().is_empty(), wanted, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_decision_is_about_one_request() {
+        assert_applies_to_its_own_only(
+            |client, requests| Signer { client, requests, keys: Arc::new(Scripted) },
+            |request| plan(Some(request), &Scripted, Timestamp::UNIX_EPOCH).actions,
+            &request("Approved"),
+        )
+        .await;
+    }
+
     #[test]
     fn approved_requests_are_signed_once() {
-        let issue = |seconds: i64| vec![Action::Issue(seconds.to_string())];
+        let issue = |seconds: i64| vec![Action::Issue(Decided::on(&request("")), seconds.to_string())];
+        let fail = |why: &str| vec![Action::Fail(Decided::on(&request("")), why.into())];
         type Row = (&'static str, fn(&mut CertificateSigningRequest), Vec<Action>);
         let usages = "usages did not match [client auth digital signature key encipherment]";
         let rows: [Row; 8] = [
@@ -167,7 +218,7 @@ pub mod tests {
             ("open", |r| *r = request(""), vec![]),
             ("signed", |r| r.status.as_mut().unwrap().certificate = Some(ByteString(vec![1])), vec![]),
             ("another signer", |r| r.spec.signer_name = "example.com/mine".into(), vec![]),
-            ("wrong use", |r| r.spec.usages = Some(vec!["server auth".into()]), vec![Action::Fail(usages.into())]),
+            ("wrong use", |r| r.spec.usages = Some(vec!["server auth".into()]), fail(usages)),
         ];
         for (name, change, wanted) in rows {
             let mut request = request("Approved");
