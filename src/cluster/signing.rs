@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use rcgen::SigningKey as _;
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::{PemObject as _, SectionKind};
+use rustls::pki_types::pem::PemObject as _;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
@@ -21,6 +21,8 @@ use crate::pki::Pki;
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
 /// A shorter life is not shortened by what the beginning is backdated.
 const SHORT: SignedDuration = SignedDuration::from_hours(8);
+const BEGIN: &str = "-----BEGIN CERTIFICATE REQUEST-----";
+const END: &str = "-----END CERTIFICATE REQUEST-----";
 /// The line of a PEM file.
 const PEM_LINE: usize = 64;
 
@@ -29,6 +31,8 @@ const PEM_LINE: usize = 64;
 pub enum Refused {
     #[error("PEM block type must be CERTIFICATE REQUEST")]
     NoRequest,
+    #[error("must be one PEM block and nothing else")]
+    NotOne,
     #[error("unable to parse certificate request: {0}")]
     Malformed(String),
     #[error("unable to verify certificate request signature: {0}")]
@@ -55,7 +59,7 @@ pub struct Request {
 /// Reads a request in PEM. Its signature is not checked yet.
 ///
 /// # Errors
-/// [`Refused::NoRequest`] or [`Refused::Malformed`].
+/// [`Refused::NoRequest`], [`Refused::NotOne`] or [`Refused::Malformed`].
 pub fn read(pem: &[u8]) -> Result<Request, Refused> {
     let der = der_of(pem)?;
     let request = parse(&der)?;
@@ -140,16 +144,48 @@ impl Pki {
     }
 }
 
+/// The content of the one block that `pem` is. Readers of PEM skip what they take for text around a block, and differ in
+/// that; what is signed must be what was approved, so there is nothing to skip. The API server refuses the same, and its
+/// tests compare both.
 fn der_of(pem: &[u8]) -> Result<Vec<u8>, Refused> {
-    match <(SectionKind, Vec<u8>)>::from_pem_slice(pem) {
-        Ok((SectionKind::Csr, der)) => Ok(der),
-        _ => Err(Refused::NoRequest),
+    let text = String::from_utf8_lossy(pem);
+    one_block(&text).ok_or(if text.contains(BEGIN) { Refused::NotOne } else { Refused::NoRequest })
+}
+
+/// Lines end in `\n` or `\r\n`; after the last there may be empty ones.
+fn one_block(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+    if lines.next() != Some(BEGIN) {
+        return None;
     }
+    let mut body = String::new();
+    loop {
+        match lines.next()? {
+            END => break,
+            // Whatever is not base64, a lone `\r` or another label, fails to decode.
+            line => body.push_str(line),
+        }
+    }
+    if lines.all(str::is_empty) { base64::engine::general_purpose::STANDARD.decode(body).ok() } else { None }
 }
 
 fn parse(der: &[u8]) -> Result<X509CertificationRequest<'_>, Refused> {
     let (rest, request) = X509CertificationRequest::from_der(der).map_err(|e| Refused::Malformed(e.to_string()))?;
-    if rest.is_empty() { Ok(request) } else { Err(Refused::Malformed("trailing data".into())) }
+    if !rest.is_empty() {
+        return Err(Refused::Malformed("trailing data".into()));
+    }
+    // The subject goes into the certificate as it is, for readers that may take the first name or the last, or read
+    // encodings that are not read here: it must say the same to all.
+    let subject = &request.certification_request_info.subject;
+    if subject.iter_common_name().count() > 1 {
+        return Err(Refused::Malformed("subject must not have more than one common name".into()));
+    }
+    if subject.iter_common_name().chain(subject.iter_organization()).any(|name| name.as_str().is_err()) {
+        let words = "common name and organizations of the subject must be UTF-8 or ASCII strings";
+        return Err(Refused::Malformed(words.into()));
+    }
+    Ok(request)
 }
 
 fn names<'r>(request: &'r X509CertificationRequest<'_>) -> Result<Vec<&'r GeneralName<'r>>, Refused> {

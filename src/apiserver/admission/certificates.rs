@@ -1,13 +1,10 @@
 //! CertificateApproval, CertificateSigning, CertificateSubjectRestriction: who may say yes to which signer's requests.
 //! Source: `plugin/pkg/admission/certificates`, `pkg/registry/certificates/…/certauthorization`.
 
-use base64::Engine as _;
 use types::status::Status;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer as _;
 
 use super::{Operation, Request};
-use crate::auth::{Attributes, Target};
+use crate::auth::{Attributes, Target, certificate_request};
 use crate::hooks::json::{get, same, text};
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
@@ -59,13 +56,9 @@ fn subject(request: &Request) -> Result<(), Status> {
     let spec = request.object.as_deref().map(|object| get(object, "spec"));
     let Some(spec) = spec.filter(|spec| text(spec, "signerName") == CLIENT_SIGNER) else { return Ok(()) };
     let refuse = |why: &str| Err(Status::forbidden(request.kind, request.name, why));
-    let pem = base64::engine::general_purpose::STANDARD.decode(text(spec, "request")).unwrap_or_default();
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&pem) else {
-        return refuse("failed to parse CSR: PEM block type must be CERTIFICATE REQUEST");
-    };
-    let Ok((_, csr)) = X509CertificationRequest::from_der(&pem.contents) else {
-        return refuse("failed to parse CSR: asn1: structure error");
-    };
+    let unread = |why: String| Status::forbidden(request.kind, request.name, &format!("failed to parse CSR: {why}"));
+    let der = certificate_request::der(text(spec, "request")).map_err(unread)?;
+    let csr = certificate_request::parse(&der).map_err(unread)?;
     let mut organizations = csr.certification_request_info.subject.iter_organization();
     if organizations.any(|o| o.as_str().is_ok_and(|o| o == MASTERS)) {
         return refuse(&format!("use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed"));

@@ -1,15 +1,12 @@
 //! NodeRestriction: a node's own credentials write only what is that node's.
 //! Source: `plugin/pkg/admission/noderestriction/admission.go`. Authorization has already kept nodes from other kinds.
 
-use base64::Engine as _;
 use serde_json::Value;
 use types::registry::by_kind;
 use types::status::Status;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer as _;
 
 use super::{Operation, Request};
-use crate::auth::{Attributes, Target};
+use crate::auth::{Attributes, Target, certificate_request, x509};
 use crate::hooks::json::{boolean, get, has, list, map, remove, same, text, texts};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -291,16 +288,13 @@ impl Node<'_, '_> {
             return Ok(());
         }
         let wanted = format!("system:node:{}", self.name);
-        let pem = base64::engine::general_purpose::STANDARD.decode(text(spec, "request")).unwrap_or_default();
-        let pem = x509_parser::pem::parse_x509_pem(&pem).map(|(_, pem)| pem);
-        let Ok(pem) = pem else {
-            return self.refuse("unable to parse csr: PEM block type must be CERTIFICATE REQUEST");
+        let der = certificate_request::der(text(spec, "request"));
+        let csr = der.as_ref().map_err(String::clone).and_then(|der| certificate_request::parse(der));
+        let csr = match csr {
+            Ok(csr) => csr,
+            Err(why) => return self.refuse(&format!("unable to parse csr: {why}")),
         };
-        let Ok((_, csr)) = X509CertificationRequest::from_der(&pem.contents) else {
-            return self.refuse("unable to parse csr: asn1: structure error");
-        };
-        let mut names = csr.certification_request_info.subject.iter_common_name();
-        if names.next().is_some_and(|name| name.as_str().is_ok_and(|name| name == wanted)) {
+        if x509::last_common_name(&csr.certification_request_info.subject) == wanted {
             return Ok(());
         }
         self.refuse(&format!("can only create a node CSR with CN={wanted}"))

@@ -13,6 +13,7 @@ pub mod attributes;
 pub mod authenticate;
 pub mod bootstrap;
 pub mod bootstrap_token;
+pub mod certificate_request;
 pub mod escalation;
 pub mod front_proxy;
 pub mod identity;

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use types::field::{FieldError, Path};
 use types::names;
 use types::time::rfc3339;
-use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::check::{self, Errors, items};
 use super::json::{copy, ensure_object, get, has, int, list, same, set, text};
 use super::{Context, Hooks};
+use crate::auth::certificate_request;
 
 pub static SIGNING_REQUEST: Hooks = Hooks {
     prepare_create,
@@ -174,16 +174,8 @@ fn pem(text: &str) -> Vec<u8> {
 
 /// Reads the request and checks that it was signed with the key that it is for.
 fn parse(request: &str) -> Result<(), String> {
-    let bytes = pem(request);
-    let block = Pem::iter_from_buffer(&bytes).next().and_then(Result::ok);
-    let block = block
-        .filter(|b| b.label == "CERTIFICATE REQUEST")
-        .ok_or_else(|| "PEM block type must be CERTIFICATE REQUEST".to_owned())?;
-    let (rest, parsed) = X509CertificationRequest::from_der(&block.contents)
-        .map_err(|_| "asn1: structure error: tags don't match".to_owned())?;
-    if !rest.is_empty() {
-        return Err("asn1: syntax error: trailing data".to_owned());
-    }
+    let der = certificate_request::der(request)?;
+    let parsed = certificate_request::parse(&der)?;
     parsed.verify_signature().map_err(|_| "x509: signature verification failed".to_owned())
 }
 

@@ -18,7 +18,8 @@ impl Caller {
     pub fn from_certificate(der: &[u8]) -> Option<Caller> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let subject = certificate.subject();
-        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        // The last one, as the API server reads its clients' certificates.
+        let name = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
         let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
         Some(Caller { name, groups })
     }

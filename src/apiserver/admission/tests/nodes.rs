@@ -183,3 +183,43 @@ fn tokens() {
         check(Create, ("", "ServiceAccount", "token"), "d", token, None, &expected);
     }
 }
+
+#[test]
+fn certificates_in_its_own_name() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use crate::auth::certificate_request::tests::{of, two_common_names};
+
+    let kind = by_kind("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap();
+    let ask = |pem: &str| {
+        json!({"metadata": {"name": "r"}, "spec": {"request": STANDARD.encode(pem),
+            "signerName": "kubernetes.io/kube-apiserver-client-kubelet"}})
+    };
+    let (own, other) = (of("system:node:n1"), of("system:node:n2"));
+    let hidden = other.trim_end().replace("\r\n", "\n").replace('\n', "\r");
+    for (pem, expected) in [
+        (own.clone(), ""),
+        (other, "can only create a node CSR with CN=system:node:n1"),
+        (format!("x\r{hidden}\r\n{own}"), "unable to parse csr: must be one PEM block and nothing else"),
+        (
+            two_common_names("system:node:n1", "system:kube-controller-manager"),
+            "unable to parse csr: subject must not have more than one common name",
+        ),
+    ] {
+        let view = cluster();
+        let user = Identity::node("n1");
+        let mut object = ask(&pem);
+        let mut request = request(&view, &user, kind);
+        request.object = Some(&mut object);
+        let answer = node_restriction::validate(&request).err().map(|status| status.message).unwrap_or_default();
+        let said = answer.rsplit_once(" is forbidden: ").map_or(answer.as_str(), |(_, why)| why);
+        assert_eq!(said, expected);
+        // Nor does the rule about masters read anything else.
+        object["spec"]["signerName"] = json!("kubernetes.io/kube-apiserver-client");
+        let mut request = super::request(&view, &user, kind);
+        request.object = Some(&mut object);
+        let readable = !expected.contains("unable to parse");
+        assert_eq!(certificates::validate(&request).is_ok(), readable, "{expected}");
+    }
+}

@@ -8,6 +8,12 @@ use super::*;
 fn signing_requests() {
     const GROUP: &str = "certificates.k8s.io";
     const KIND: &str = "CertificateSigningRequest";
+    // The good one, behind words that some readers of PEM skip.
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let alone = STANDARD.decode(good(GROUP, KIND)["spec"]["request"].as_str().unwrap()).unwrap();
+    let behind_words = STANDARD.encode([b"words\n", &alone[..]].concat());
+    let not_alone = format!("spec.request: Invalid value: {behind_words:?}: must be one PEM block and nothing else");
     check(
         GROUP,
         KIND,
@@ -16,6 +22,7 @@ fn signing_requests() {
                 json!({"spec": {"request": "aGVsbG8="}}),
                 &["spec.request: Invalid value: \"aGVsbG8=\": PEM block type must be CERTIFICATE REQUEST"],
             ),
+            (json!({"spec": {"request": behind_words}}), &[not_alone.as_str()]),
             (json!({"spec": {"usages": null}}), &["spec.usages: Required value"]),
             (json!({"spec": {"usages": ["any", "any"]}}), &["spec.usages[1]: Duplicate value: \"any\""]),
             (
