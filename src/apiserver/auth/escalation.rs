@@ -13,6 +13,9 @@ use super::attributes::{Attributes, Target};
 use super::identity::{GROUP_MASTERS, Identity};
 use super::rbac::{GROUP, Rule, STORE_PREFIX};
 
+/// Whoever gathers roles may come to hold anything, so this is said instead of all that they lack.
+const GATHERS: &str = "must have cluster-admin privileges to use the aggregationRule";
+
 /// Whether `identity` may write this role or binding; `Ok` for every other kind.
 ///
 /// # Errors
@@ -25,7 +28,10 @@ pub fn check(
     old: Option<&Value>,
     view: &dyn View,
 ) -> Result<(), Status> {
-    if kind.group != GROUP || identity.in_group(GROUP_MASTERS) {
+    if kind.group != GROUP
+        || identity.in_group(GROUP_MASTERS)
+        || old.is_some_and(|old| only_for_collection(object, old))
+    {
         return Ok(());
     }
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -35,55 +41,80 @@ pub fn check(
             Target::Resource { group: GROUP, version: "v1", resource, subresource: "", namespace, name, fields: None };
         authorizer.authorize(&Attributes { identity, verb, target }, view).is_ok()
     };
-    let granted = if kind.plural.ends_with("bindings") {
-        if old.is_some_and(|o| o["roleRef"] == object["roleRef"] && o["subjects"] == object["subjects"]) {
-            return Ok(());
-        }
+    let held = || authorizer.rbac.rules(identity, namespace);
+    if kind.plural.ends_with("bindings") {
         let role = object["roleRef"]["name"].as_str().unwrap_or_default();
         let cluster = object["roleRef"]["kind"] == "ClusterRole";
         if may("bind", if cluster { "clusterroles" } else { "roles" }, role) {
             return Ok(());
         }
         let (plural, of) = if cluster { ("clusterroles", "") } else { ("roles", namespace) };
-        let Some(entry) = view.get(&format!("{STORE_PREFIX}{plural}/{of}/{role}")) else {
+        // What the role gathers is what its subjects get, whatever its stored rules say.
+        let Some(granted) = authorizer.rbac.role(&format!("{STORE_PREFIX}{plural}/{of}/{role}")) else {
             let referred = types::registry::by_resource(GROUP, "v1", plural).unwrap_or(kind);
             return Err(Status::not_found(referred, role));
         };
-        let role: Value = serde_json::from_slice(&entry.value).map_err(Status::internal)?;
-        Rule::read_all(&role["rules"])
-    } else {
-        let same = |key: &str| old.is_some_and(|o| o.get(key) == object.get(key));
-        if (same("rules") && same("aggregationRule")) || may("escalate", &kind.plural, name) {
-            return Ok(());
+        return confirm(identity, &granted, &held()).map_err(|why| Status::forbidden(kind, name, &why));
+    }
+    if may("escalate", &kind.plural, name) {
+        return Ok(());
+    }
+    let held = held();
+    confirm(identity, &Rule::read_all(&object["rules"]), &held).map_err(|why| Status::forbidden(kind, name, &why))?;
+    // The old rule counts too: without it a role would keep what it gathered and be let out of what is taken back.
+    if (gathers(object) || old.is_some_and(gathers)) && !lacking(&everything(), &held).is_empty() {
+        return Err(Status::forbidden(kind, name, GATHERS));
+    }
+    Ok(())
+}
+
+/// Whether a write changes nothing but what the garbage collector does. What the rules of an object that stays the same
+/// are worth can change with its labels, so equal rules are no reason to let a write pass.
+///
+/// Source: `pkg/registry/rbac/helpers.go` `IsOnlyMutatingGCFields`.
+fn only_for_collection(new: &Value, old: &Value) -> bool {
+    let kept = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            for field in ["ownerReferences", "finalizers", "managedFields"] {
+                metadata.remove(field);
+            }
         }
-        if object.get("aggregationRule").is_some_and(|a| !a.is_null()) && !same("aggregationRule") {
-            vec![Rule {
-                verbs: vec!["*".into()],
-                groups: vec!["*".into()],
-                resources: vec!["*".into()],
-                ..Rule::default()
-            }]
-        } else {
-            Rule::read_all(&object["rules"])
-        }
+        object
     };
-    let held = authorizer.rbac.rules(identity, namespace);
-    let missing: Vec<Rule> =
-        granted.iter().flat_map(break_down).filter(|single| !held.iter().any(|h| h.covers(single))).collect();
+    kept(new) == kept(old)
+}
+
+fn gathers(role: &Value) -> bool {
+    role["aggregationRule"]["clusterRoleSelectors"].as_array().is_some_and(|selectors| !selectors.is_empty())
+}
+
+/// What a cluster's administrator holds.
+fn everything() -> [Rule; 2] {
+    let any = || vec!["*".to_owned()];
+    [
+        Rule { verbs: any(), groups: any(), resources: any(), ..Rule::default() },
+        Rule { verbs: any(), paths: any(), ..Rule::default() },
+    ]
+}
+
+/// What `granted` allows beyond what is held, one by one.
+fn lacking(granted: &[Rule], held: &[Rule]) -> Vec<Rule> {
+    granted.iter().flat_map(break_down).filter(|single| !held.iter().any(|h| h.covers(single))).collect()
+}
+
+fn confirm(identity: &Identity, granted: &[Rule], held: &[Rule]) -> Result<(), String> {
+    let missing = lacking(granted, held);
     if missing.is_empty() {
         return Ok(());
     }
     let groups: Vec<String> = identity.groups.iter().map(|g| format!("{g:?}")).collect();
     let list: Vec<String> = join(missing).iter().map(show).collect();
-    Err(Status::forbidden(
-        kind,
-        name,
-        &format!(
-            "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
-            identity.user,
-            groups.join(" "),
-            list.join("\n")
-        ),
+    Err(format!(
+        "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
+        identity.user,
+        groups.join(" "),
+        list.join("\n")
     ))
 }
 

@@ -200,6 +200,13 @@ impl Rbac {
         self.with_rules(identity, namespace, |rules| rules.cloned().collect())
     }
 
+    /// The rules of the role that is stored under `key`, with those that it gathers: what a binding to it grants.
+    pub(super) fn role(&self, key: &str) -> Option<Vec<Rule>> {
+        self.compile(self.wanted.load(Ordering::Acquire));
+        let parsed = self.parsed.lock();
+        rules_of(key, &parsed, &*self.store.snapshot(), 0).map(|rules| rules.to_vec())
+    }
+
     fn with_rules<T>(
         &self,
         identity: &Identity,

@@ -96,6 +96,67 @@ async fn nobody_hands_out_more_than_they_have() {
     eve.post(&roles, &same).await.expect(201);
 }
 
+/// What a role is worth depends on its labels and on what it gathers, so these are handed out like rules.
+#[tokio::test]
+async fn gathering_is_no_way_around() {
+    const MERGE: &str = "merge";
+    const GATHERS: &str = "must have cluster-admin privileges to use the aggregationRule";
+    let server = Server::start().await;
+    let (admin, eve) = (server.admin(), server.user(Identity::new("eve", &[])));
+    let roles = format!("{RBAC}/clusterroles");
+    let bindings = format!("{RBAC}/clusterrolebindings");
+    let role = |name: &str, labels: serde_json::Value, rules: serde_json::Value| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": name, "labels": labels}, "rules": rules})
+    };
+    let binding = |name: &str, role: &str| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eve"}]})
+    };
+    let writes = json!([{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles", "clusterrolebindings"],
+        "verbs": ["create", "patch"]}]);
+    admin.post(&roles, &role("writer", json!({}), writes)).await.expect(201);
+    for (name, role) in [("eve-writes", "writer"), ("eve-views", "view")] {
+        admin.post(&bindings, &binding(name, role)).await.expect(201);
+    }
+    let refused = |answer: crate::harness::Answer, words: &str| {
+        let answer = answer.expect(403);
+        assert!(answer.message().contains(words), "{}", answer.message());
+    };
+
+    // Rules that stay the same are given to more people by a label.
+    let label = json!({"metadata": {"labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}}});
+    let grants = "attempting to grant RBAC permissions not currently held";
+    refused(eve.patch(&format!("{roles}/cluster-admin"), MERGE, &label).await, grants);
+    // Whoever gathers is not told what to gather, what to say of it, nor to stop.
+    for change in [
+        json!({"rules": []}),
+        json!({"aggregationRule": null}),
+        json!({"aggregationRule": {"clusterRoleSelectors": [{}]}}),
+        json!({"metadata": {"labels": {"a": "b"}}}),
+    ] {
+        refused(eve.patch(&format!("{roles}/view"), MERGE, &change).await, GATHERS);
+    }
+    let mut gathering = role("gathering", json!({}), json!([]));
+    gathering["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {"part": "yes"}}]});
+    refused(eve.post(&roles, &gathering).await, GATHERS);
+    // A binding grants what the role gathers, whatever rules are stored with it.
+    admin.post(&roles, &gathering).await.expect(201);
+    let secrets = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]);
+    admin.post(&roles, &role("part", json!({"part": "yes"}), secrets)).await.expect(201);
+    let words = "{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"list\"]}";
+    refused(eve.post(&bindings, &binding("b", "gathering")).await, words);
+
+    // The garbage collector needs no rights of the roles that it collects.
+    let finalizers = json!({"metadata": {"finalizers": ["example.com/wait"]}});
+    eve.patch(&format!("{roles}/cluster-admin"), MERGE, &finalizers).await.expect(200);
+    // Who says what a role gathers may.
+    let controller = Identity::new("system:serviceaccount:kube-system:clusterrole-aggregation-controller", &[]);
+    let rules = json!({"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]});
+    server.user(controller).patch(&format!("{roles}/gathering"), MERGE, &rules).await.expect(200);
+}
+
 #[tokio::test]
 async fn a_node_sees_what_its_pods_use() {
     let server = Server::start().await;
