@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn only_open_requests_of_nodes_are_looked_at() {
-        let keys = Scripted::default();
+        let keys = Scripted;
         let approve = |permissions| vec![Action::ApproveIfAllowed(Decided::on(&request("")), permissions)];
         let both = approve(vec![Permission::SelfNodeClient, Permission::NodeClient]);
         let other = approve(vec![Permission::NodeClient]);
