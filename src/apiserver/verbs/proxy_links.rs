@@ -113,7 +113,7 @@ impl Links {
             return Response::from_parts(parts, body);
         };
         parts.headers.remove(CONTENT_LENGTH);
-        let page = Page { links: self, held: Vec::new(), text_of: None, passing: false };
+        let page = Page::new(self);
         let state = Some((body, pipe, page));
         let pieces = futures_util::stream::unfold(state, |state| async move {
             let (mut body, mut pipe, mut page) = state?;
@@ -235,21 +235,37 @@ struct Page {
     text_of: Option<String>,
     /// A tag that was too long is passed on to its end.
     passing: bool,
+    /// How far what is held has been looked through for the end of its tag.
+    looked: Looked,
+}
+
+/// A place in a tag, and how it is meant there: a tag that comes byte by byte is looked at once.
+#[derive(Default)]
+struct Looked {
+    at: usize,
+    quote: Option<u8>,
+    after_equals: bool,
 }
 
 impl Page {
+    fn new(links: Links) -> Self {
+        Self { links, held: Vec::new(), text_of: None, passing: false, looked: Looked::default() }
+    }
+
     fn push(&mut self, data: &[u8], out: &mut impl Write) -> io::Result<()> {
-        self.held.extend_from_slice(data);
-        let held = std::mem::take(&mut self.held);
-        let mut rest = &held[..];
-        while let Some(token) = self.token(rest) {
-            let (now, later) = rest.split_at(token);
-            self.write(now, out)?;
-            rest = later;
+        let mut held = std::mem::take(&mut self.held);
+        held.extend_from_slice(data);
+        let mut done = 0;
+        while let Some(token) = self.token(&held[done..]) {
+            self.looked = Looked::default();
+            self.write(&held[done..done + token], out)?;
+            done += token;
         }
-        self.held = rest.to_vec();
+        held.drain(..done);
+        self.held = held;
         if self.held.len() > TAG_BYTES_MAX {
             out.write_all(&std::mem::take(&mut self.held))?;
+            self.looked = Looked::default();
             self.passing = true;
         }
         Ok(())
@@ -260,8 +276,14 @@ impl Page {
     }
 
     /// The length of the next token: text up to a `<`, a tag, or a comment; `None` when it is not all there.
-    fn token(&self, rest: &[u8]) -> Option<usize> {
-        let find = |what: &[u8]| memchr::memmem::find(rest, what);
+    fn token(&mut self, rest: &[u8]) -> Option<usize> {
+        let from = self.looked.at;
+        let mut find = |what: &[u8]| {
+            // Its beginning may have been there before.
+            let from = from.saturating_sub(what.len() - 1);
+            self.looked.at = rest.len();
+            memchr::memmem::find(&rest[from..], what).map(|at| from + at)
+        };
         if rest.is_empty() {
             return None;
         }
@@ -276,7 +298,7 @@ impl Page {
             b'!' if rest.len() < 4 => None,
             b'!' if rest.starts_with(b"<!--") => find(b"-->").map(|at| at + 3),
             b'/' | b'!' | b'?' => find(b">").map(|at| at + 1),
-            c if c.is_ascii_alphabetic() && self.text_of.is_none() => end_of_tag(rest),
+            c if c.is_ascii_alphabetic() && self.text_of.is_none() => end_of_tag(rest, &mut self.looked),
             // A `<` in a text.
             _ => Some(1),
         }
@@ -333,18 +355,17 @@ impl Page {
 }
 
 /// The length of the tag with which the bytes begin: to the first `>` outside of quotes.
-fn end_of_tag(rest: &[u8]) -> Option<usize> {
-    let mut quote = None;
-    let mut after_equals = false;
-    for (at, byte) in rest.iter().enumerate() {
-        match (quote, byte) {
-            (Some(open), byte) if open == *byte => quote = None,
+fn end_of_tag(rest: &[u8], looked: &mut Looked) -> Option<usize> {
+    for byte in &rest[looked.at..] {
+        looked.at += 1;
+        match (looked.quote, byte) {
+            (Some(open), byte) if open == *byte => looked.quote = None,
             (Some(_), _) => {}
-            (None, b'"' | b'\'') if after_equals => quote = Some(*byte),
-            (None, b'>') => return Some(at + 1),
+            (None, b'"' | b'\'') if looked.after_equals => looked.quote = Some(*byte),
+            (None, b'>') => return Some(looked.at),
             (None, _) => {}
         }
-        after_equals = *byte == b'=' || (after_equals && byte.is_ascii_whitespace());
+        looked.after_equals = *byte == b'=' || (looked.after_equals && byte.is_ascii_whitespace());
     }
     None
 }
@@ -477,6 +498,23 @@ mod tests {
         let (_, page) = rewritten(format!("{long}'><a href='/b'>").into(), 1000, "").await;
         let text = String::from_utf8(page).unwrap();
         assert!(text.starts_with(&long) && text.ends_with("/proxy/b'>"), "{}", &text[text.len() - 100..]);
+    }
+
+    /// What has been looked at is not looked at again: a `>` that comes up there changes nothing.
+    #[test]
+    fn a_tag_in_many_pieces_is_looked_at_once() {
+        for (begins, ends) in
+            [("<a href=\"/x", "\">"), ("<a b", " c>"), ("<!-- a", "-->"), ("</scr", "ipt>"), ("<!DOC", ">")]
+        {
+            let (mut page, mut out) = (Page::new(links()), Vec::new());
+            page.push(begins.as_bytes(), &mut out).unwrap();
+            page.held[3..].fill(b'>');
+            for byte in ends.bytes() {
+                assert!(out.is_empty(), "{begins}: {}", String::from_utf8_lossy(&out));
+                page.push(&[byte], &mut out).unwrap();
+            }
+            assert_eq!(page.held, b"", "{begins}");
+        }
     }
 
     #[tokio::test]
