@@ -13,7 +13,7 @@
 mod columns;
 mod convert;
 mod definition;
-mod jsonpath;
+pub mod jsonpath;
 pub mod keeper;
 mod kinds;
 mod present;
@@ -149,8 +149,9 @@ impl Custom {
         Ok(found.into_iter().map(|field| format!("unknown field {field:?}")).collect())
     }
 
-    pub fn default(&self, object: &mut Value) {
-        schema::default(object, self.schema());
+    /// Returns whether all defaults found room: see [`schema::default`].
+    pub fn default(&self, object: &mut Value) -> bool {
+        schema::default(object, self.schema())
     }
 
     pub fn prepare_create(&self, object: &mut Value) {

@@ -20,8 +20,10 @@
 use serde_json::Value;
 use types::field::FieldError;
 use types::registry::Kind;
+use types::status::Status;
 
 use crate::auth::identity::Identity;
+use crate::cel::schema::REQUEST_BYTES_MAX;
 use crate::custom::{self, Custom};
 
 pub mod addresses;
@@ -155,10 +157,17 @@ impl std::ops::Deref for Behaviour<'_> {
 }
 
 impl Behaviour<'_> {
-    pub fn default(&self, object: &mut Value) {
+    /// Fills in defaults.
+    ///
+    /// Errors: 413 when a custom kind's defaults multiply beyond what a request may be.
+    pub fn default(&self, object: &mut Value) -> Result<(), Status> {
         match self.custom {
-            Some(custom) => custom.default(object),
-            None => (self.hooks.default)(object),
+            Some(custom) if custom.default(object) => Ok(()),
+            Some(_) => Err(Status::too_large(format!("Request entity too large: limit is {REQUEST_BYTES_MAX}"))),
+            None => {
+                (self.hooks.default)(object);
+                Ok(())
+            }
         }
     }
     pub fn prepare_create(&self, object: &mut Value, context: &Context<'_>) {

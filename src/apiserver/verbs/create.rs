@@ -105,7 +105,7 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
         view = ask.view();
     }
     object::fill_new(&mut object, namespace, ask.now);
-    hooks.default(&mut object);
+    hooks.default(&mut object)?;
     let managed = match owners {
         Owners::Track(_) if !ask.tracked => Managed::default(),
         Owners::Track(given) => managed::created(&ask.shown(&object), given, &ask.writer(&ask.manager())),
@@ -128,7 +128,7 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
         }
     }
     custom::check_create(ask.kind, &name)?;
-    hooks.default(&mut object);
+    hooks.default(&mut object)?;
     hooks.prepare_create(&mut object, &ask.context());
     let mut errors = hooks::metadata::validate(ask.kind, &object);
     errors.extend(hooks.validate(&object));

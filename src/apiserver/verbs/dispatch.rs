@@ -44,7 +44,7 @@ async fn review(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     ask.dry_run("CreateOptions")?;
     let mut object = ask.decode(body, &ask.kind.gvk())?;
     let hooks = crate::hooks::of(ask.kind);
-    hooks.default(&mut object);
+    hooks.default(&mut object)?;
     let errors = hooks.validate(&object);
     if !errors.is_empty() {
         return Err(Status::invalid(ask.kind, object::meta(&object, "name"), &errors));

@@ -75,7 +75,8 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock, ranges: &[IpNet]) -> Re
             None => {
                 let hooks = hooks::of(kind);
                 fill_new(&mut wanted, &namespace, now);
-                hooks.default(&mut wanted);
+                // Only the defaults of custom kinds can be too many.
+                let _ = hooks.default(&mut wanted);
                 let context = hooks::Context { subresource: "", identity: &identity, now };
                 let status = wanted.as_object_mut().and_then(|object| object.remove("status"));
                 hooks.prepare_create(&mut wanted, &context);

@@ -114,7 +114,7 @@ pub async fn replace(
     let view = ask.view();
     keep_system_fields(ask, &old, &mut new)?;
     new = conversion::keep(ask.served, new);
-    hooks.default(&mut new);
+    hooks.default(&mut new)?;
     let managed = match owners {
         Owners::Track(given) => {
             managed::updated(&ask.shown(&old), &owned, &ask.shown(&new), given, &ask.writer(&ask.manager()))
@@ -124,7 +124,7 @@ pub async fn replace(
     let options = admission::Options::Query(ask.query);
     let change = Change { operation: Operation::Update, name: ask.name, old: Some(&old), dry_run, options };
     ask.mutate(change, Some(&mut new), &*view).await?;
-    hooks.default(&mut new);
+    hooks.default(&mut new)?;
     hooks.prepare_update(&mut new, &old, &ask.context());
     let mut errors = hooks::metadata::validate_update(&new, &old);
     if ask.subresource.is_empty() {

@@ -198,7 +198,7 @@ fn applied(request: &Request, object: &Json, made: &Made) -> Result<Option<Json>
     };
     fields::canonicalize(&kind, &mut new, false).map_err(|why| Trouble::Refused(Status::internal(why)))?;
     if kind == request.kind.gvk() {
-        hooks::of(request.kind).default(&mut new);
+        hooks::of(request.kind).default(&mut new).map_err(Trouble::Refused)?;
     } else if let Some(hooks) = hooks::named(&kind.group, &kind.kind) {
         (hooks.default)(&mut new);
     }

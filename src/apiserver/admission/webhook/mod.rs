@@ -289,7 +289,7 @@ fn patch(hook: &Hook, answer: &Response, request: &mut Request<'_>) -> Result<bo
     })?;
     fields::canonicalize(&kind, &mut patched, false).map_err(|why| internal(&why))?;
     if kind == request.kind.gvk() {
-        hooks::of(request.kind).default(&mut patched);
+        hooks::of(request.kind).default(&mut patched).map_err(Trouble::Refused)?;
     } else if let Some(hooks) = hooks::named(&kind.group, &kind.kind) {
         (hooks.default)(&mut patched);
     }

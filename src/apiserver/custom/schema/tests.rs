@@ -65,6 +65,19 @@ fn defaulting() {
     assert_eq!(again, object);
 }
 
+#[test]
+fn defaults_do_not_multiply() {
+    let schema = schema(json!({"type": "object", "properties": {"list": {"type": "array", "items": {
+        "type": "object", "properties": {"x": {"type": "string", "default": "x".repeat(1000)}}}}}}));
+    let mut object = json!({"list": vec![json!({}); 2_000]});
+    assert!(default(&mut object, &schema));
+    assert!(default(&mut object, &schema), "nothing is left to be added");
+    let mut object = json!({"list": vec![json!({}); 4_000]});
+    assert!(!default(&mut object, &schema));
+    let filled = object["list"].as_array().unwrap().iter().filter(|item| item.get("x").is_some()).count();
+    assert!((2_500..3_500).contains(&filled), "{filled}");
+}
+
 #[track_caller]
 fn check(given: Value, rows: &[(Value, &[&str])]) {
     let schema = schema(given);

@@ -73,6 +73,20 @@ async fn unknown_fields_and_defaults() {
     );
 }
 
+/// A small request whose defaults would make an object of sixteen megabytes.
+#[tokio::test]
+async fn defaults_that_multiply() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let text = json!({"type": "string", "default": "x".repeat(4_000)});
+    let item = json!({"type": "object", "properties": {"text": text}});
+    let spec = json!({"type": "object", "properties": {"list": {"type": "array", "items": item}}});
+    define(&admin, &cars(&json!({"type": "object", "properties": {"spec": spec}}))).await.expect(201);
+    admin.post(CARS, &car("few", &json!({"list": vec![json!({}); 10]}))).await.expect(201);
+    let many = car("many", &json!({"list": vec![json!({}); 4_000]}));
+    admin.post(CARS, &many).await.refused(413, "Request entity too large: limit is 3145728");
+}
+
 #[tokio::test]
 async fn validation_and_what_may_stay_wrong() {
     let server = Server::start().await;
