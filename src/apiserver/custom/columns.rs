@@ -25,7 +25,7 @@ pub fn read(columns: &[PrinterColumn]) -> Vec<Column> {
             format: String::new(),
             description: CREATED.into(),
             priority: 0,
-            path: JsonPath::read(".metadata.creationTimestamp"),
+            path: JsonPath::read(".metadata.creationTimestamp").ok(),
         }];
     }
     let described = |column: &PrinterColumn| match column.description.as_str() {
@@ -40,7 +40,7 @@ pub fn read(columns: &[PrinterColumn]) -> Vec<Column> {
             format: column.format.clone(),
             description: described(column),
             priority: column.priority,
-            path: JsonPath::read(&column.json_path),
+            path: JsonPath::read(&column.json_path).ok(),
         })
         .collect()
 }
@@ -60,7 +60,7 @@ pub fn definitions(columns: &[Column]) -> Vec<Value> {
 pub fn cells(columns: &[Column], object: &Value, now: jiff::Timestamp) -> Vec<Value> {
     let name = object["metadata"]["name"].clone();
     let others = columns.iter().map(|column| {
-        let found = column.path.as_ref().and_then(|path| path.find(object).first().copied());
+        let found = column.path.as_ref().and_then(|path| path.first(object));
         found.map_or(Value::Null, |value| cell(&column.type_, value, now))
     });
     std::iter::once(name).chain(others).collect()

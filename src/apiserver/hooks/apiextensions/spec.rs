@@ -10,6 +10,7 @@ use types::field::{FieldError, Path};
 use types::names;
 
 use super::schema;
+use crate::custom::jsonpath::{self, JsonPath, Unread};
 use crate::custom::settle::{self, condition};
 use crate::hooks::json::{at, boolean, get, has, list, same, text, texts};
 
@@ -310,7 +311,13 @@ fn column_(column: &Value, path: &Path, errors: &mut Vec<FieldError>) {
     match text(column, "jsonPath") {
         "" => errors.push(FieldError::required(&path.child("JSONPath"), "")),
         value => {
-            simple_path(value, &path.child("JSONPath"), errors);
+            let at = path.child("JSONPath");
+            // A path that is none is taken, as upstream takes it, and its cells are empty.
+            if simple_path(value, &at, errors) && JsonPath::read(value) == Err(Unread::TooLarge) {
+                let (bytes, depth) = (jsonpath::BYTES_MAX, jsonpath::DEPTH_MAX);
+                let words = format!("must have at most {bytes} bytes and {depth} filters within each other");
+                errors.push(FieldError::invalid(&at, value, words));
+            }
         }
     }
 }
@@ -519,5 +526,32 @@ fn approval(definition: &Value, old: Option<&Value>, errors: &mut Vec<FieldError
         "MissingAnnotation" => errors.push(FieldError::required(&path, &message)),
         "InvalidAnnotation" => errors.push(FieldError::invalid(&path, annotation, message)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn paths_of_columns() {
+        let long = format!(".{}", "a".repeat(jsonpath::BYTES_MAX));
+        let deep = format!(".a{}", "[?(".repeat(jsonpath::DEPTH_MAX + 1));
+        let large = "must have at most 1024 bytes and 16 filters within each other";
+        for (path, expected) in [
+            (".status.conditions[?(@.type=='Ready')].status", None),
+            // Upstream finds out when it makes the first table.
+            (".a[?(", None),
+            ("a", Some("must be a simple json path starting with .")),
+            (&*long, Some(large)),
+            (&*deep, Some(large)),
+        ] {
+            let mut errors = Vec::new();
+            column_(&json!({"name": "n", "type": "string", "jsonPath": path}), &Path::new("c"), &mut errors);
+            let found: Vec<&str> = errors.iter().map(|error| &*error.detail).collect();
+            assert_eq!(found, expected.as_slice(), "{path}");
+        }
     }
 }
