@@ -3,6 +3,7 @@
 //! Source: apiextensions-apiserver `pkg/apiserver/schema/listtype/validation.go`.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 use types::field::{FieldError, Path};
@@ -65,15 +66,39 @@ fn map(items: &[Value], schema: &Schema, path: &Path, errors: &mut Vec<FieldErro
     errors.extend(twice.into_iter().map(|i| FieldError::duplicate(&path.index(i), &keys[i])));
 }
 
-/// The item of an older list that is the same one. Items of atomic lists have no identity, nor have those of sets beyond their
-/// value.
-pub fn correlated<'o>(item: &Value, old: &'o Value, schema: &Schema) -> Option<&'o Value> {
-    if schema.list != ListType::Map {
-        return None;
+/// The items of an older list by their keys, to find the one that is the same item now. Items of atomic lists have no identity,
+/// nor have those of sets beyond their value.
+pub struct Older<'o>(HashMap<String, &'o Value>);
+
+impl<'o> Older<'o> {
+    /// Nothing is found in what is no list.
+    pub fn new(old: Option<&'o Value>, schema: &Schema) -> Self {
+        let mut by_key = HashMap::new();
+        if schema.list == ListType::Map
+            && let Some(Value::Array(items)) = old
+        {
+            for item in items.iter().filter(|item| item.is_object()) {
+                by_key.entry(key(item, schema)).or_insert(item);
+            }
+        }
+        Self(by_key)
     }
-    let key = |of: &Value| -> Vec<Option<Value>> { schema.keys.iter().map(|key| of.get(&**key).cloned()).collect() };
-    let wanted = key(item);
-    old.as_array()?.iter().find(|candidate| candidate.is_object() && key(candidate) == wanted)
+
+    pub fn of(&self, item: &Value, schema: &Schema) -> Option<&'o Value> {
+        if self.0.is_empty() { None } else { self.0.get(&key(item, schema)).copied() }
+    }
+}
+
+/// What tells an item from others: its keys as JSON, one a line, empty where there is none.
+fn key(item: &Value, schema: &Schema) -> String {
+    let mut text = String::new();
+    for key in &schema.keys {
+        if let Some(value) = item.get(&**key) {
+            let _ = write!(text, "{value}");
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// The places where something is seen for the second time.
@@ -88,4 +113,39 @@ fn repeated(items: impl Iterator<Item = String>) -> Vec<usize> {
         }
     }
     twice
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Which item of the older list each one is. Comparing every pair of the long lists would take minutes.
+    #[test]
+    fn items_are_found_by_their_keys() {
+        let schema = Schema::read(&json!({"type": "array", "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["a", "b"], "items": {"type": "object"}}));
+        let old = json!([{"a": 1, "b": "x", "n": 0}, {"a": 1, "n": 1}, {"b": 1, "n": 2}, {"a": 1, "b": "x", "n": 3},
+            {"a": "1", "n": 4}, null, {"n": 6}]);
+        let older = Older::new(Some(&old), &schema);
+        for (item, expected) in [
+            (json!({"a": 1, "b": "x", "n": 9}), Some(0)),
+            (json!({"a": 1}), Some(1)),
+            (json!({"b": 1}), Some(2)),
+            (json!({"a": "1"}), Some(4)),
+            (json!({"a": 1, "b": null}), None),
+            (json!({"a": 2}), None),
+            (json!({}), Some(6)),
+        ] {
+            let found = older.of(&item, &schema).map(|found| &found["n"]);
+            assert_eq!(found, expected.map(|n: i64| json!(n)).as_ref(), "{item}");
+        }
+        assert!(Older::new(Some(&json!("none")), &schema).of(&json!({}), &schema).is_none());
+        assert!(Older::new(Some(&old), &Schema::default()).of(&json!({"a": 1}), &schema).is_none());
+        let items = |order: &mut dyn Iterator<Item = u32>| json!(order.map(|n| json!({"a": n})).collect::<Vec<_>>());
+        let (up, down) = (items(&mut (0..20_000)), items(&mut (0..20_000).rev()));
+        let older = Older::new(Some(&down), &schema);
+        assert!(up.as_array().unwrap().iter().all(|item| older.of(item, &schema) == Some(item)));
+    }
 }

@@ -171,8 +171,9 @@ impl Walk {
             }
             Value::Array(items) => {
                 let Some(below) = schema.items.as_deref() else { return };
+                let older = list::Older::new(old, schema);
                 for (i, item) in items.iter().enumerate() {
-                    let before = old.and_then(|old| list::correlated(item, old, schema));
+                    let before = older.of(item, schema);
                     let same = before.map_or(same, |before| before == item);
                     self.node(item, before, below, &path.index(i), same);
                 }

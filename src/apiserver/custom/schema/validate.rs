@@ -328,8 +328,9 @@ impl Walk<'_> {
     fn list(&mut self, items: &[Value], old: Option<&Value>, schema: &Schema, checks: Option<&Checks>) -> Outcome {
         let mut out = Outcome::default();
         if let Some(below) = schema.items.as_deref() {
+            let older = list::Older::new(old, schema);
             for (i, item) in items.iter().enumerate() {
-                let before = old.and_then(|old| list::correlated(item, old, schema));
+                let before = older.of(item, schema);
                 let found = self.at_index(i, |walk| walk.schema(item, before, below));
                 out.merge(found);
             }
