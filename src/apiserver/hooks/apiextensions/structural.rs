@@ -2,6 +2,8 @@
 //!
 //! Source: apiextensions-apiserver `pkg/apiserver/schema/validation.go`.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 use types::field::{FieldError, Path};
 
@@ -18,17 +20,42 @@ enum Level {
 /// What keeps the schema from being structural, in the order of the texts.
 pub fn validate(schema: &Value, path: &Path) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    invariants(schema, Level::Root, path, &mut errors);
+    let mut patterns = Patterns::default();
+    invariants(schema, Level::Root, path, &mut patterns, &mut errors);
+    if patterns.0.len() > pattern::PATTERNS_MAX {
+        let words = format!("must have at most {} different patterns", pattern::PATTERNS_MAX);
+        errors.push(FieldError::forbidden(path, words));
+    }
     complete(schema, Some(schema), path, path, &mut errors);
     errors.sort_by_cached_key(ToString::to_string);
     errors
+}
+
+/// The patterns of a schema that were compiled, with what is wrong with them: the same one is many times in a schema.
+#[derive(Default)]
+struct Patterns<'s>(HashMap<&'s str, Option<String>>);
+
+impl<'s> Patterns<'s> {
+    /// What is wrong with a pattern. One above the limit is compiled, and no other.
+    fn wrong(&mut self, pattern: &'s str) -> Option<String> {
+        if self.0.len() > pattern::PATTERNS_MAX {
+            return None;
+        }
+        self.0.entry(pattern).or_insert_with_key(|pattern| pattern::compile(pattern).err()).clone()
+    }
 }
 
 fn is_int_or_string(any_of: &Value) -> bool {
     *any_of == json!([{"type": "integer"}, {"type": "string"}])
 }
 
-fn invariants(schema: &Value, level: Level, path: &Path, errors: &mut Vec<FieldError>) {
+fn invariants<'s>(
+    schema: &'s Value,
+    level: Level,
+    path: &Path,
+    patterns: &mut Patterns<'s>,
+    errors: &mut Vec<FieldError>,
+) {
     if !schema.is_object() {
         return;
     }
@@ -37,9 +64,9 @@ fn invariants(schema: &Value, level: Level, path: &Path, errors: &mut Vec<FieldE
     if type_ == "array" && items.is_null() {
         errors.push(FieldError::required(&path.child("items"), "must be specified"));
     }
-    invariants(items, Level::Item, &path.child("items"), errors);
+    invariants(items, Level::Item, &path.child("items"), patterns, errors);
     for (name, property) in map(schema, "properties") {
-        invariants(property, Level::Field, &path.child("properties").key(name), errors);
+        invariants(property, Level::Field, &path.child("properties").key(name), patterns, errors);
     }
     let additional = get(schema, "additionalProperties");
     if !additional.is_null() {
@@ -47,7 +74,7 @@ fn invariants(schema: &Value, level: Level, path: &Path, errors: &mut Vec<FieldE
         if level == Level::Root {
             errors.push(FieldError::forbidden(&at, "must not be used at the root"));
         }
-        invariants(additional, Level::Field, &at, errors);
+        invariants(additional, Level::Field, &at, patterns, errors);
     }
     let [int_or_string, preserve, embedded] =
         ["x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"]
@@ -62,7 +89,7 @@ fn invariants(schema: &Value, level: Level, path: &Path, errors: &mut Vec<FieldE
     }
     let skip_any = is_int_or_string(get(schema, "anyOf"));
     let skip_first = list(schema, "allOf").first().is_some_and(|first| is_int_or_string(get(first, "anyOf")));
-    checks(schema, skip_any, skip_first, path, errors);
+    checks(schema, skip_any, skip_first, path, patterns, errors);
 
     let at_type = path.child("type");
     if embedded && type_ != "object" {
@@ -127,36 +154,49 @@ fn metadata_(metadata: &Value, level: Level, path: &Path, errors: &mut Vec<Field
 }
 
 /// What values must be, where alternatives may say more of it.
-fn checks(schema: &Value, skip_any: bool, skip_first: bool, path: &Path, errors: &mut Vec<FieldError>) {
+fn checks<'s>(
+    schema: &'s Value,
+    skip_any: bool,
+    skip_first: bool,
+    path: &Path,
+    patterns: &mut Patterns<'s>,
+    errors: &mut Vec<FieldError>,
+) {
     if !skip_any {
         for (i, schema) in list(schema, "anyOf").iter().enumerate() {
-            nested(schema, false, &path.child("anyOf").index(i), errors);
+            nested(schema, false, &path.child("anyOf").index(i), patterns, errors);
         }
     }
     for (i, schema) in list(schema, "allOf").iter().enumerate() {
-        nested(schema, skip_first && i == 0, &path.child("allOf").index(i), errors);
+        nested(schema, skip_first && i == 0, &path.child("allOf").index(i), patterns, errors);
     }
     for (i, schema) in list(schema, "oneOf").iter().enumerate() {
-        nested(schema, false, &path.child("oneOf").index(i), errors);
+        nested(schema, false, &path.child("oneOf").index(i), patterns, errors);
     }
-    nested(get(schema, "not"), false, &path.child("not"), errors);
+    nested(get(schema, "not"), false, &path.child("not"), patterns, errors);
     let given = text(schema, "pattern");
     if !given.is_empty()
-        && let Err(why) = pattern::compile(given)
+        && let Some(why) = patterns.wrong(given)
     {
         let words = format!("must be a valid regular expression, but isn't: {why}");
         errors.push(FieldError::invalid(&path.child("pattern"), given, words));
     }
 }
 
-fn nested(schema: &Value, skip_any: bool, path: &Path, errors: &mut Vec<FieldError>) {
+fn nested<'s>(
+    schema: &'s Value,
+    skip_any: bool,
+    path: &Path,
+    patterns: &mut Patterns<'s>,
+    errors: &mut Vec<FieldError>,
+) {
     if !schema.is_object() {
         return;
     }
-    checks(schema, skip_any, false, path, errors);
-    nested(get(schema, "items"), false, &path.child("items"), errors);
+    checks(schema, skip_any, false, path, patterns, errors);
+    nested(get(schema, "items"), false, &path.child("items"), patterns, errors);
     for (name, property) in map(schema, "properties") {
-        nested(property, false, &path.child("properties").key(name), errors);
+        nested(property, false, &path.child("properties").key(name), patterns, errors);
     }
     const EMPTY: &str = "must be empty to be structural";
     const UNDEFINED: &str = "must be undefined to be structural";
@@ -219,5 +259,25 @@ fn complete_nested(checks: &Value, known: Option<&Value>, at: &Path, by: &Path, 
     for (name, schema) in map(checks, "properties") {
         let (at, by) = (at.child("properties").key(name), by.child("properties").key(name));
         complete_nested(schema, get(known, "properties").get(name), &at, &by, errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_patterns_are_counted() {
+        let check = |patterns: &mut dyn Iterator<Item = usize>, expected: &[&str]| {
+            let property = |n: usize| (format!("p{n}"), json!({"type": "string", "pattern": format!("^a{}$", n / 2)}));
+            let properties: serde_json::Map<_, _> = patterns.map(property).collect();
+            let schema = json!({"type": "object", "properties": properties});
+            let found: Vec<String> = validate(&schema, &Path::new("s")).iter().map(ToString::to_string).collect();
+            assert_eq!(found, expected);
+        };
+        // Each is there twice.
+        check(&mut (0..2 * pattern::PATTERNS_MAX), &[]);
+        let refused = "s: Forbidden: must have at most 1000 different patterns";
+        check(&mut (0..2 * pattern::PATTERNS_MAX + 1), &[refused]);
     }
 }
