@@ -90,14 +90,24 @@ pub struct Ast {
     positions: Vec<u32>,
     /// The longest way down from each node; bounds every recursion over the tree.
     heights: Vec<u16>,
+    /// The nodes of the tree below each node, itself included.
+    sizes: Vec<u32>,
 }
+
+/// Nodes that a tree may have when macros have copied what they use twice. Everything else is bounded by the length of the text,
+/// but each copy can double what the copies before it made. An expression of the greatest length has about as many nodes.
+const NODES_MAX: usize = 100_000;
 
 impl Ast {
     /// Adds a node. `at` is a position in code points.
     pub fn add(&mut self, at: u32, node: Node) -> Id {
-        let mut height = 0;
-        for_children(&node, |child| height = height.max(self.heights[child.index()]));
+        let (mut height, mut size) = (0, 1_u32);
+        for_children(&node, |child| {
+            height = height.max(self.heights[child.index()]);
+            size = size.saturating_add(self.sizes[child.index()]);
+        });
         self.heights.push(height.saturating_add(1));
+        self.sizes.push(size);
         self.nodes.push(node);
         self.positions.push(at);
         Id(u32::try_from(self.nodes.len() - 1).unwrap_or(u32::MAX))
@@ -122,39 +132,43 @@ impl Ast {
         (0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)).map(Id)
     }
 
-    /// A copy of the tree below `id` with nodes of its own: macros use an argument twice.
-    pub fn copy(&mut self, id: Id) -> Id {
+    /// A copy of the tree below `id` with nodes of its own: macros use an argument twice. `None`: there would be too many nodes.
+    pub fn copy(&mut self, id: Id) -> Option<Id> {
+        let more = usize::try_from(self.sizes[id.index()]).unwrap_or(usize::MAX);
+        (self.len().saturating_add(more) <= NODES_MAX).then(|| self.copy_node(id))
+    }
+    fn copy_node(&mut self, id: Id) -> Id {
         let mut node = self.node(id).clone();
         match &mut node {
             Node::Literal(_) | Node::Ident(_) => {}
-            Node::Select { operand, .. } => *operand = self.copy(*operand),
+            Node::Select { operand, .. } => *operand = self.copy_node(*operand),
             Node::Call { target, args, .. } => {
                 if let Some(target) = target {
-                    *target = self.copy(*target);
+                    *target = self.copy_node(*target);
                 }
                 for arg in args {
-                    *arg = self.copy(*arg);
+                    *arg = self.copy_node(*arg);
                 }
             }
             Node::List { items, .. } => {
                 for item in items {
-                    *item = self.copy(*item);
+                    *item = self.copy_node(*item);
                 }
             }
             Node::Map(entries) => {
                 for entry in entries {
-                    entry.key = self.copy(entry.key);
-                    entry.value = self.copy(entry.value);
+                    entry.key = self.copy_node(entry.key);
+                    entry.value = self.copy_node(entry.value);
                 }
             }
             Node::Struct { fields, .. } => {
                 for field in fields {
-                    field.value = self.copy(field.value);
+                    field.value = self.copy_node(field.value);
                 }
             }
             Node::Comprehension(c) => {
                 for slot in [&mut c.range, &mut c.init, &mut c.condition, &mut c.step, &mut c.result] {
-                    *slot = self.copy(*slot);
+                    *slot = self.copy_node(*slot);
                 }
             }
         }

@@ -12,7 +12,7 @@ use super::Program;
 use super::ast::{Comprehension, Entry, Id, Literal, Node};
 use super::check::Meaning;
 use super::cost;
-use super::library::{conversions, standard};
+use super::library::{conversions, regex, standard};
 use super::macros::ACCUMULATOR;
 use super::value::{Answer, EvalError, Key, List, Map, NO_OVERLOAD, Struct, Text, Value, fault};
 
@@ -170,11 +170,10 @@ impl<'a> Run<'_, 'a> {
                 };
             }
             ("_==_" | "_!=_", &[a, b]) => {
-                let (a, b) = (self.eval(a)?, self.eval(b)?);
-                let equal = a.equals(&b);
+                let sides = [self.eval(a)?, self.eval(b)?];
                 let overload = if function == "_==_" { "equals" } else { "not_equals" };
-                self.charge(cost::call(function, overload, &[a, b], None))?;
-                return Ok(Value::Bool(equal == (function == "_==_")));
+                self.charge(cost::call(function, overload, &sides, None))?;
+                return Ok(Value::Bool(sides[0].equals(&sides[1]) == (function == "_==_")));
             }
             ("@not_strictly_false", &[a]) => {
                 let strictly_false = match self.eval(a) {
@@ -235,6 +234,18 @@ impl<'a> Run<'_, 'a> {
             values.push(self.eval(*arg)?);
         }
         let Meaning::Call(overloads) = &self.program.meanings[id.index()] else { return fault(NO_OVERLOAD) };
+        let overload = if let [only] = overloads[..] { only.id } else { "" };
+        let member_of_constant = function == "@in" && args.get(1).is_some_and(|a| self.program.constant[a.index()]);
+        let free =
+            self.program.constant[id.index()] || (member_of_constant && matches!(values.get(1), Some(Value::List(_))));
+        if let ("matches" | "find" | "findAll", Some(Value::String(pattern))) = (function, values.get(1))
+            && !regex::is_kept(pattern)
+        {
+            self.charge(cost::compilation(pattern))?;
+        }
+        // Paid before it runs: what is too expensive does not, and what fails has cost as much.
+        let least = if free { 0 } else { cost::call(function, overload, &values, None) };
+        self.charge(least)?;
         let mut answer = fault(NO_OVERLOAD);
         for (i, overload) in overloads.iter().enumerate() {
             // overloads that share what runs follow each other
@@ -251,12 +262,8 @@ impl<'a> Run<'_, 'a> {
             return fault(format!("{NO_OVERLOAD}: {function}({})", types.join(", ")));
         }
         let value = answer?;
-        if !self.program.constant[id.index()] {
-            let overload = if let [only] = overloads[..] { only.id } else { "" };
-            let member_of_constant = function == "@in" && args.get(1).is_some_and(|a| self.program.constant[a.index()]);
-            if !(member_of_constant && matches!(values.get(1), Some(Value::List(_)))) {
-                self.charge(cost::call(function, overload, &values, Some(&value)))?;
-            }
+        if !free && cost::depends_on_result(function, overload) {
+            self.charge(cost::call(function, overload, &values, Some(&value)).saturating_sub(least))?;
         }
         Ok(value)
     }

@@ -21,7 +21,7 @@ pub fn check(ast: &Ast, root: Id, checked: &Checked) -> Vec<Issue> {
             let valid = match &**function {
                 "duration" => time::parse_duration(text).is_some(),
                 "timestamp" => time::parse_timestamp(text).is_some(),
-                "matches" => regex::compile(text).is_ok(),
+                "matches" => regex::compiled(text).is_ok(),
                 _ => true,
             };
             if !valid {

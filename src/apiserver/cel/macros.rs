@@ -76,7 +76,7 @@ pub fn receiver(parser: &mut Parser, at: u32, target: Id, function: &str, args: 
                 return refuse(m.parser, var, &format!("{function}() variable name must be a simple identifier"));
             };
             let present = m.method("hasValue", target, vec![]);
-            let copy = m.parser.ast.copy(target);
+            let Some(copy) = m.parser.ast.copy(target) else { return refuse(m.parser, target, "expression too large") };
             let value = m.method("value", copy, vec![]);
             let mut result = m.bind(name, value, transform);
             if function == "optMap" {

@@ -270,6 +270,86 @@ fn nothing_is_too_deep() {
     assert_eq!(run(&vec!["true"; 2000].join(" && "), &json!(0)), Ok(json!(true)));
 }
 
+/// Each of these macros copies its target. Twelve of them fit, so that a failure of this test costs no more than a second.
+#[test]
+fn copies_are_bounded() {
+    let chain = |n: usize| format!("optional.of(1){}.hasValue()", ".optMap(a, a)".repeat(n));
+    assert_eq!(run(&chain(5), &json!(0)), Ok(json!(true)));
+    let issues = env().compile(&chain(16)).unwrap_err();
+    assert_eq!(issues[0].message, "expression too large");
+    let nested = format!("{}1{}", "optional.of(".repeat(100), ")".repeat(100));
+    let issues = env().compile(&format!("{nested}{}", ".optFlatMap(a, a)".repeat(12))).unwrap_err();
+    assert_eq!(issues[0].message, "expression too large");
+}
+
+/// What a call costs is paid before it runs, so that one which fails or is never begun is no cheaper. Each of these would look at
+/// a hundred million pairs at most.
+#[test]
+fn failing_calls_cost_as_much() {
+    let outcome = |text: &str, x: &Json| {
+        let program = env().compile(text).unwrap();
+        let activation = Activation::default().with("x", Value::of_json(x));
+        let outcome = program.eval(&activation, CALL_COST_MAX);
+        (outcome.value.is_ok_and(|v| matches!(v, Value::Bool(true))), outcome.cost)
+    };
+    let text = json!("a".repeat(1000));
+    assert_eq!(outcome("quantity(x) == quantity('1')", &text), (false, 1 + 100));
+    assert!(outcome("ip(x) == ip('::1') || true", &text).0);
+    let (value, cost) = outcome("'a'.matches('(' + x)", &json!("b"));
+    assert!(!value && cost > 1_000, "{cost}");
+    let (value, first) = outcome("'a'.matches('never' + x)", &json!("seen"));
+    let again = outcome("'a'.matches('never' + x)", &json!("seen"));
+    assert!(!value && first == again.1 + 1_000, "{first} {again:?}");
+    let out = Err("operation cancelled: actual cost limit exceeded".to_owned());
+    let long = json!({"a": (0..10_000).collect::<Vec<_>>(), "b": (0..10_000).rev().collect::<Vec<_>>()});
+    assert_eq!(run("sets.equivalent(x.a, x.b)", &long), out);
+}
+
+/// Declared sets and maps are compared by an index, as they are pair by pair.
+#[test]
+fn large_sets_and_maps() {
+    let schema = json!({"type": "object", "properties": {
+        "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "integer"}},
+        "lists": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "array", "items": {"type": "integer"}}},
+        "map": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {
+            "type": "object", "properties": {"k": {"type": "integer"}, "s": {"type": "array",
+                "x-kubernetes-list-type": "set", "items": {"type": "integer"}}}}}
+    }});
+    let decl = of_schema(&schema, false, "selfType", &|_| None).unwrap();
+    let env = Env::default().with("self", decl.clone()).with("old", decl.clone()).with("free", Decl::dynamic());
+    // Like what an expression makes, it is not declared: its lists have an order.
+    let free = json!({"same": [{"k": 2, "s": [4, 1]}, {"k": 1, "s": [3, 1]}], "other": [{"k": 2, "s": [1]}, {"k": 1, "s": [3]}],
+        "more": [{"k": 2, "s": []}, {"k": 3, "s": []}]});
+    let object = |keys: &mut dyn Iterator<Item = i64>| {
+        let keys: Vec<i64> = keys.collect();
+        json!({"set": keys, "lists": keys.iter().map(|k| json!([k, 1])).collect::<Vec<_>>(),
+            "map": keys.iter().map(|k| json!({"k": k, "s": [1, k + 2]})).collect::<Vec<_>>()})
+    };
+    let holds = |text: &str, new: &Json, old: &Json| {
+        let program = env.compile(text).unwrap();
+        let typed = |json| Value::typed(json, &decl).unwrap();
+        let activation = Activation::default().with("self", typed(new)).with("old", typed(old));
+        let activation = activation.with("free", Value::of_json(&free));
+        matches!(program.eval(&activation, CALL_COST_MAX).value, Ok(Value::Bool(true)))
+    };
+    let many = 5_000;
+    let (up, down) = (object(&mut (0..many)), object(&mut (0..many).rev()));
+    for name in ["set", "lists", "map"] {
+        assert!(holds(&format!("self.{name} == old.{name}"), &up, &down), "{name}");
+        assert!(holds(&format!("size(self.{name} + old.{name}) == {many}"), &up, &down), "{name}");
+    }
+    let few = object(&mut [1, 2].into_iter());
+    for text in [
+        "self.set == [2, 1] && self.set != [1, 3] && self.set + [2, 3] == [1, 2, 3]",
+        "self.lists == [[2, 1], [1, 1]] && self.lists != [[1, 2], [1, 1]]",
+        "self.map == free.same && self.map != free.other",
+        "(self.map + free.more).map(i, i.s.size()) == [2, 0, 0]",
+        "self.set == [2.0, 1.0].map(i, dyn(i))",
+    ] {
+        assert!(holds(text, &few, &few), "{text}");
+    }
+}
+
 #[test]
 fn nothing_grows_without_bound() {
     let out = Err("operation cancelled: actual cost limit exceeded".to_owned());

@@ -21,6 +21,7 @@ use super::schema::{Decl, DeclKind, ListType};
 use super::types::Type;
 
 mod containers;
+pub mod index;
 
 pub use containers::{Key, List, Map, Shape};
 

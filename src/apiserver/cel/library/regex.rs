@@ -14,6 +14,8 @@ use crate::cel::value::{Answer, EvalError, ITEMS_MAX, Value, bounded, fault, no_
 
 /// The largest compiled expression in bytes: a tenth of the crate's default, far above what rules for names need.
 const COMPILED_BYTES_MAX: usize = 1 << 20;
+/// What each thread that matches may keep of the automaton that it makes on the way, in bytes.
+const AUTOMATON_BYTES_MAX: usize = 256 << 10;
 /// Compiled expressions that are kept: those of the policies and rules that run just now.
 const KEPT_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("is not zero");
 
@@ -40,17 +42,32 @@ pub const FUNCTIONS: &[Function] = &[
 /// # Errors
 /// The crate's text on one line; Go words it differently.
 pub fn compile(pattern: &str) -> Result<Regex, String> {
-    regex::RegexBuilder::new(pattern).size_limit(COMPILED_BYTES_MAX).build().map_err(|error| {
-        let text = error.to_string();
-        format!(
-            "error parsing regexp: {}: `{pattern}`",
-            text.lines().last().unwrap_or_default().trim_start_matches("error: ")
-        )
-    })
+    regex::RegexBuilder::new(pattern)
+        .size_limit(COMPILED_BYTES_MAX)
+        .dfa_size_limit(AUTOMATON_BYTES_MAX)
+        .build()
+        .map_err(|error| {
+            let text = error.to_string();
+            format!(
+                "error parsing regexp: {}: `{pattern}`",
+                text.lines().last().unwrap_or_default().trim_start_matches("error: ")
+            )
+        })
 }
 
-fn compiled(pattern: &str) -> Result<Regex, String> {
-    static KEPT: Mutex<Vec<(Arc<str>, Regex)>> = Mutex::new(Vec::new());
+/// What was compiled lately.
+static KEPT: Mutex<Vec<(Arc<str>, Regex)>> = Mutex::new(Vec::new());
+
+/// Whether the expression need not be compiled again.
+pub fn is_kept(pattern: &str) -> bool {
+    KEPT.lock().iter().any(|(known, _)| **known == *pattern)
+}
+
+/// The expression, compiled or kept.
+///
+/// # Errors
+/// See [`compile`].
+pub fn compiled(pattern: &str) -> Result<Regex, String> {
     let mut kept = KEPT.lock();
     if let Some(i) = kept.iter().position(|(known, _)| **known == *pattern) {
         // the newest are at the end

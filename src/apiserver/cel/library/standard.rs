@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use super::conversions::plain;
 use super::time;
 use crate::cel::signature::Function;
+use crate::cel::value::index::{self, Index};
 use crate::cel::value::{
     Answer, EvalError, ITEMS_MAX, Key, List, Map, TEXT_BYTES_MAX, Value, bounded, fault, no_overload,
 };
@@ -246,32 +247,45 @@ pub fn add<'a>(args: &[Value<'a>]) -> Answer<'a> {
 /// Source: apiserver `pkg/cel/common/valuesunstructured.go` `unstructuredSetList.Add`, `unstructuredMapList.Add`.
 pub fn append<'a>(a: List<'a>, b: &List<'a>) -> Answer<'a> {
     use crate::cel::schema::ListType;
-    let kind = match &a {
-        List::Json { kind, .. } => *kind,
-        List::Made(_) => &ListType::Atomic,
+    let (kind, decl) = match &a {
+        List::Json { kind, decl, .. } => (*kind, *decl),
+        List::Made(_) => (&ListType::Atomic, None),
     };
     bounded(a.len() + b.len(), ITEMS_MAX)?;
     let mut items = a.into_items()?;
-    let same = |x: &Value<'a>, y: &Value<'a>, keys: &[String]| match (x, y) {
-        (Value::Map(x), Value::Map(y)) => keys.iter().all(|key| match (x.field(key), y.field(key)) {
-            (Some(Ok(x)), Some(Ok(y))) => x.equals(&y),
-            (x, y) => x.is_none() && y.is_none(),
-        }),
-        _ => false,
+    if *kind == ListType::Atomic {
+        for item in b.iter() {
+            items.push(item?);
+        }
+        return Ok(Value::list(items));
+    }
+    let same = |x: &Value<'a>, y: &Value<'a>| match (kind, x, y) {
+        (ListType::Map(keys), Value::Map(x), Value::Map(y)) => {
+            keys.iter().all(|key| match (x.field(key), y.field(key)) {
+                (Some(Ok(x)), Some(Ok(y))) => x.equals(&y),
+                (x, y) => x.is_none() && y.is_none(),
+            })
+        }
+        (ListType::Map(_), ..) => false,
+        _ => x.equals(y),
     };
+    let mut index = Index::default();
+    for (place, item) in items.iter().enumerate() {
+        index.insert(index::of_item(item, kind, decl), place);
+    }
     for item in b.iter() {
         let item = item?;
-        match kind {
-            ListType::Atomic => items.push(item),
-            ListType::Set => {
-                if !items.iter().any(|known| known.equals(&item)) {
-                    items.push(item);
+        let fingerprint = index::of_item(&item, kind, decl);
+        match index.at(fingerprint).iter().find(|place| same(&items[**place], &item)) {
+            Some(place) => {
+                if *kind != ListType::Set {
+                    items[*place] = item;
                 }
             }
-            ListType::Map(keys) => match items.iter_mut().find(|known| same(known, &item, keys)) {
-                Some(known) => *known = item,
-                None => items.push(item),
-            },
+            None => {
+                index.insert(fingerprint, items.len());
+                items.push(item);
+            }
         }
     }
     Ok(Value::list(items))

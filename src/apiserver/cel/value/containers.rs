@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use super::index::{self, Index};
 use super::{Answer, EvalError, Text, Value};
 use crate::cel::schema::{Decl, ListType, ObjectDecl};
 
@@ -94,11 +95,29 @@ impl<'a> List<'a> {
         if self.len() != other.len() {
             return false;
         }
-        let unordered = matches!(self, List::Json { kind, .. } if !matches!(kind, ListType::Atomic));
-        if unordered {
-            return self.iter().all(|item| item.is_ok_and(|item| other.contains(&item).unwrap_or(false)));
+        if let List::Json { kind, decl, .. } = self
+            && !matches!(kind, ListType::Atomic)
+        {
+            return self.same_items(other, kind, *decl);
         }
         self.iter().zip(other.iter()).all(|pair| matches!(pair, (Ok(a), Ok(b)) if a.equals(&b)))
+    }
+}
+
+impl<'a> List<'a> {
+    /// Whether each item of a set, or of a map by its keys, is among those of another list.
+    fn same_items(&self, other: &List<'a>, kind: &ListType, decl: Option<&Decl>) -> bool {
+        let mut index = Index::default();
+        for (place, item) in other.iter().enumerate() {
+            // What cannot be read ends the search for what is not before it.
+            let Ok(item) = item else { break };
+            index.insert(index::of_item(&item, kind, decl), place);
+        }
+        self.iter().all(|item| {
+            let Ok(item) = item else { return false };
+            let places = index.at(index::of_item(&item, kind, decl));
+            places.iter().any(|place| matches!(other.get(*place), Some(Ok(known)) if item.equals(&known)))
+        })
     }
 }
 
