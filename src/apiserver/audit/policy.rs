@@ -244,7 +244,8 @@ impl Rule {
             }
         }
         check_stages(&self.omit_stages, &path.child("omitStages"), errors);
-        if !self.paths.is_empty() && !(self.resources.is_empty() && self.namespaces.is_empty()) {
+        let resources = !self.resources.is_empty() || !self.namespaces.is_empty();
+        if resources && !self.paths.is_empty() {
             let words = "rules cannot apply to both regular resources and non-resource URLs";
             errors.push(FieldError::invalid(&at, self.paths.join(",").as_str(), words));
         }

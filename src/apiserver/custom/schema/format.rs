@@ -222,7 +222,7 @@ fn duration(text: &str) -> bool {
         let named = |names: &&[&str]| {
             names.iter().any(|name| *name == unit) || names.last().is_some_and(|name| unit.starts_with(name))
         };
-        if !unit.is_empty() && number.parse::<i64>().is_ok() && UNITS.iter().any(|names| named(names)) {
+        if !unit.is_empty() && number.parse::<i64>().is_ok() && UNITS.iter().any(named) {
             return true;
         }
     }
