@@ -2,6 +2,7 @@
 //!
 //! Source: kubectl `pkg/cmd/logs`, `polymorphichelpers/logsforobject.go`.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -170,10 +171,33 @@ pub async fn one_pod(session: &Session, word: &str) -> Result<(Found, usize)> {
         anyhow::bail!("timed out waiting for the condition: {} has no pods", target.named());
     }
     let count = pods.len();
-    // A running pod before one that is not.
-    pods.sort_by_key(|p| text(&p.object, "/status/phase") != "Running");
+    pods.sort_by_cached_key(|p| rank(&p.object));
     let first = pods.remove(0);
     Ok((first, count))
+}
+
+/// The less, the better a pod is to look at: bound, running, ready, for longer, restarted more often, older. Times are RFC 3339
+/// in UTC, and so in order as texts.
+///
+/// Source: kubectl `pkg/util/podutils` `ByLogging`.
+fn rank(pod: &Value) -> (bool, u8, bool, String, Reverse<u64>, String) {
+    let items = |path: &str| pod.pointer(path).and_then(Value::as_array).into_iter().flatten();
+    let ready = items("/status/conditions").find(|c| c["type"] == "Ready" && c["status"] == "True");
+    let phase = match text(pod, "/status/phase") {
+        "Unknown" => 1,
+        "Pending" => 2,
+        _ => 0,
+    };
+    let restarts = items("/status/containerStatuses").filter_map(|c| c["restartCount"].as_u64()).max().unwrap_or(0);
+    let time = |value: Option<&str>| value.unwrap_or("empty, after every digit").to_owned();
+    (
+        text(pod, "/spec/nodeName").is_empty(),
+        phase,
+        ready.is_none(),
+        time(ready.and_then(|c| c["lastTransitionTime"].as_str())),
+        Reverse(restarts),
+        time(pod.pointer("/metadata/creationTimestamp").and_then(Value::as_str)),
+    )
 }
 
 /// The selector of the pods that an object stands for.
@@ -360,6 +384,32 @@ async fn read(session: &Session, logs: &Logs, pod: &Found, container: &str) -> R
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_best_pod_to_look_at_comes_first() {
+        let ready = |at: &str| {
+            json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": at}]}})
+        };
+        let older = |at: &str| {
+            json!({"metadata": {"creationTimestamp": at}, "spec": {"nodeName": "n"},
+            "status": {"phase": "Running"}})
+        };
+        let restarted = json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running",
+            "containerStatuses": [{"restartCount": 2}]}});
+        let order = [
+            ready("2026-01-01T00:00:00Z"),
+            ready("2026-01-01T00:00:01Z"),
+            restarted,
+            older("2026-01-01T00:00:00Z"),
+            older("2026-01-01T00:00:01Z"),
+            json!({"spec": {"nodeName": "n"}, "status": {"phase": "Pending"}}),
+            json!({"status": {"phase": "Pending"}}),
+        ];
+        for pair in order.windows(2) {
+            assert!(rank(&pair[0]) < rank(&pair[1]), "{} {}", pair[0], pair[1]);
+        }
+    }
 
     #[test]
     fn selectors_become_queries() {
