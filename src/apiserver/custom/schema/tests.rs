@@ -1,3 +1,5 @@
+//! Tests of schemas: what definitions may say, and what objects make of it.
+
 use serde_json::json;
 use types::field::Path;
 
