@@ -45,7 +45,7 @@ while :; do
 	name=w-$1-$2-$n
 	body="{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"$name\"},\"data\":{\"of\":\"$name\"}}"
 	reply=$(wget -qO - --header 'Content-Type: application/json' --post-data "$body" \
-		http://127.0.0.1:8001/api/v1/namespaces/default/configmaps) || exit 1
+		http://127.0.0.1:8001/api/v1/namespaces/default/configmaps?pretty=false) || exit 1
 	revision=${reply#*\"resourceVersion\":\"}
 	echo "$name ${revision%%\"*}"
 done
