@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use apiserver::{ApiServer, Identity};
-use client::Recorder;
+use client::{Informers, Recorder};
 use cluster::pki::{self, Host, Pki};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -156,18 +156,19 @@ async fn start(config: &Server, started: &mut Started) -> Result<()> {
     write_kubeconfig(config, &pki)?;
     tracing::info!(port = config.https_listen_port, "the API serves");
 
-    start_control(config, &place, &pki, &server, started);
-    start_manifests(&place, &server, started);
+    let informers = start_control(config, &place, &pki, &server, started);
+    start_manifests(&place, &server, &informers, started);
     if !config.disable_agent {
         start_node(config, &place, &pki, &server, started).await?;
     }
     Ok(())
 }
 
-fn start_manifests(place: &Place, server: &ApiServer, started: &mut Started) {
+fn start_manifests(place: &Place, server: &ApiServer, informers: &Informers, started: &mut Started) {
     let stop = CancellationToken::new();
     let client = local::client(server, Identity::admin()).with_user_agent("kedge-manifests");
-    let task = tokio::spawn(manifests::run(place.server_dir.join("manifests"), client, stop.clone()));
+    let folder = place.server_dir.join("manifests");
+    let task = tokio::spawn(manifests::run(folder, client, informers.definitions(), stop.clone()));
     started.push("manifests", async move {
         stop.cancel();
         let _ = task.await;
@@ -392,7 +393,14 @@ fn write_kubeconfig(config: &Server, pki: &Pki) -> Result<()> {
         .with_context(|| format!("cannot set the mode of {}", path.display()))
 }
 
-fn start_control(config: &Server, place: &Place, pki: &Arc<Pki>, server: &ApiServer, started: &mut Started) {
+/// Starts what controls the cluster. Returns the caches that it reads.
+fn start_control(
+    config: &Server,
+    place: &Place,
+    pki: &Arc<Pki>,
+    server: &ApiServer,
+    started: &mut Started,
+) -> Informers {
     let api = server.clone();
     let clients: control::Clients = Arc::new(move |name: &str| {
         let identity = match name {
@@ -418,11 +426,12 @@ fn start_control(config: &Server, place: &Place, pki: &Arc<Pki>, server: &ApiSer
         local::client(server, Identity::component("system:kube-scheduler")).with_user_agent("kube-scheduler");
     let recorder = Recorder::new(scheduler.clone(), "default-scheduler", "", clock);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(control::scheduler::run(scheduler, informers, recorder, clock, stop.clone()));
+    let task = tokio::spawn(control::scheduler::run(scheduler, informers.clone(), recorder, clock, stop.clone()));
     started.push("scheduler", async move {
         stop.cancel();
         let _ = task.await;
     });
+    informers
 }
 
 /// Refuses to run where it cannot.
