@@ -115,7 +115,11 @@ impl Server {
             }
             Kind::Attach => {
                 let spec = AttachSpec { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
-                self.host.runtime.attach(&pod, &id, spec).await
+                let session = self.host.runtime.attach(&pod, &id, spec).await?;
+                // How a container ended is said in the pod's status only: its end is the success of who watched it. Clients
+                // that hear of a failure take it for one of the connection, and show the log as well.
+                let exit = session.exit;
+                Ok(Session { exit: Box::pin(async move { exit.await.map(|_| 0) }), ..session })
             }
         }
     }
