@@ -12,6 +12,8 @@ mod helm;
 mod hosts;
 mod images;
 mod install;
+mod kubectl;
 mod masks;
+mod operator;
 mod pods;
 mod script;
