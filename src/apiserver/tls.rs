@@ -8,7 +8,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
@@ -29,19 +29,58 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
         .map_err(|e| ConfigError(e.to_string()))
 }
 
-/// Verifies the server against the certificates in `ca_pem`, against those of the host when it is empty, and speaks HTTP/1.1.
-///
-/// As with upstream's TLS library, a certificate that is itself one of `ca_pem` is good: many webhooks sign their own.
-pub fn verified(ca_pem: &[u8]) -> Result<Arc<ClientConfig>, ConfigError> {
-    let mut config = if ca_pem.is_empty() {
-        builder()?.with_root_certificates(host_roots()).with_no_client_auth()
-    } else {
-        let roots: Vec<_> = CertificateDer::pem_slice_iter(ca_pem).filter_map(Result::ok).collect();
-        let verifier = Pinned::new(roots)?;
-        builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
-    };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+/// With what this server proves itself to those whom it calls.
+#[derive(Debug)]
+pub struct Own {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Own {
+    /// # Errors
+    /// A text, when one of the two is no certificate chain or key in PEM.
+    pub fn parse(chain_pem: &str, key_pem: &str) -> Result<Self, String> {
+        let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
+        Ok(Self { chain: chain.map_err(|e| e.to_string())?, key: key.map_err(|e| e.to_string())? })
+    }
+}
+
+/// How one server is recognised, and how this one shows itself to it.
+#[derive(Debug, Clone, Default)]
+pub struct Trust {
+    /// Certificates in PEM; empty: those of the host.
+    pub bundle: Vec<u8>,
+    /// Whatever certificate the server shows is believed.
+    pub insecure: bool,
+    pub own: Option<Arc<Own>>,
+}
+
+impl Trust {
+    /// A configuration that speaks HTTP/1.1.
+    ///
+    /// As with upstream's TLS library, a certificate that is itself one of the bundle is good: many webhooks sign their own.
+    ///
+    /// # Errors
+    /// The bundle holds no certificate, or key and certificate of our own do not belong together.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, ConfigError> {
+        let builder = if self.insecure {
+            builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
+        } else if self.bundle.is_empty() {
+            builder()?.with_root_certificates(host_roots())
+        } else {
+            let roots: Vec<_> = CertificateDer::pem_slice_iter(&self.bundle).filter_map(Result::ok).collect();
+            builder()?.dangerous().with_custom_certificate_verifier(Arc::new(Pinned::new(roots)?))
+        };
+        let mut config = match &self.own {
+            None => builder.with_no_client_auth(),
+            Some(own) => builder
+                .with_client_auth_cert(own.chain.clone(), own.key.clone_key())
+                .map_err(|e| ConfigError(e.to_string()))?,
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
 }
 
 /// The certificates that the host trusts, read once, when the first webhook needs them.
@@ -56,8 +95,7 @@ fn host_roots() -> Arc<RootCertStore> {
 
 /// Believes whatever certificate the server shows, but not that another than its owner shows it.
 pub fn unverified() -> Result<Arc<ClientConfig>, ConfigError> {
-    let verifier = Arc::new(AnyCertificate(provider()));
-    Ok(Arc::new(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+    Trust { insecure: true, ..Trust::default() }.config()
 }
 
 /// A bundle of certificates, each of which may sign the server's or be it.

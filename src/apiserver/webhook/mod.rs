@@ -5,14 +5,15 @@
 //! whoever keeps the configuration; dropping one closes its connections.
 //!
 //! ```text
-//! Endpoint::post ─▶ idle connection, else resolve ─▶ TCP ─▶ TLS (caBundle, <service>.<namespace>.svc) ─▶ HTTP/1.1
+//! Endpoint::post ─▶ Connections ─▶ idle, else resolve ─▶ TCP ─▶ TLS (caBundle, <service>.<namespace>.svc) ─▶ HTTP/1.1
 //! ```
+//!
+//! Aggregated servers are reached through the same [`Connections`].
 //!
 //! What never lives here: what the documents mean, and when a failure may be ignored.
 //!
 //! Source: apiserver `pkg/util/webhook/client.go`, client-go `rest/request.go`.
 
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,25 +21,19 @@ use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use store::Store;
-use tokio::time::Instant;
 
+use crate::tls::Trust;
+
+mod connections;
 mod target;
+pub use connections::Connections;
 pub use target::Target;
 
 /// What a webhook may answer: an object of the largest size, as a base64 text in a patch that carries it whole, and its frame.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 /// What of an answer that is no JSON is shown.
 const SHOWN_BYTES_MAX: usize = 1024;
-/// Connections that are kept open for the next call. More calls at once open more, which are closed after them.
-const IDLE_MAX: usize = 8;
-/// A connection that has been idle for longer may be half closed by what lies between. Source: Go's default transport.
-const IDLE_SECONDS_MAX: u64 = 90;
-/// Connections that a call tries: a kept one may turn out to be closed by the other side.
-const ATTEMPTS: usize = 3;
 const AGENT: HeaderValue = HeaderValue::from_static("kube-apiserver-admission");
 
 /// Why a call brought no answer, in upstream's words.
@@ -58,20 +53,13 @@ impl CallError {
 
 /// Where a webhook listens and how it is recognised, with its open connections.
 pub struct Endpoint {
-    target: Target,
-    ca_bundle: Vec<u8>,
-    tls: OnceLock<Result<Arc<rustls::ClientConfig>, String>>,
-    idle: Mutex<Vec<Idle>>,
-}
-
-struct Idle {
-    sender: SendRequest<Full<Bytes>>,
-    since: Instant,
+    connections: Connections<Full<Bytes>>,
 }
 
 impl Endpoint {
     pub fn new(target: Target, ca_bundle: Vec<u8>) -> Self {
-        Self { target, ca_bundle, tls: OnceLock::new(), idle: Mutex::default() }
+        let trust = Trust { bundle: ca_bundle, ..Trust::default() };
+        Self { connections: Connections::new(target, trust) }
     }
 
     /// Of a `clientConfig` as admission registrations and custom resource definitions have it.
@@ -93,7 +81,7 @@ impl Endpoint {
     /// # Errors
     /// When nobody answers in time, when the other side is not who it must be, or does not answer with success.
     pub async fn post(&self, store: &dyn Store, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
-        let url = self.target.url(timeout);
+        let url = self.connections.target().url(timeout);
         let named = |why: &str| CallError::new(format!("Post {url:?}: {why}"));
         match tokio::time::timeout(timeout, self.exchange(store, &body, timeout)).await {
             Err(_) => Err(named("context deadline exceeded")),
@@ -104,32 +92,17 @@ impl Endpoint {
     }
 
     async fn exchange(&self, store: &dyn Store, body: &Bytes, timeout: Duration) -> Result<Bytes, Failed> {
-        for attempt in 1.. {
-            let kept = if attempt < ATTEMPTS { self.take().await } else { None };
-            let reused = kept.is_some();
-            let mut sender = match kept {
-                Some(sender) => sender,
-                None => self.connect(store).await.map_err(Failed::Transport)?,
-            };
-            let request = self.request(body.clone(), timeout)?;
-            match sender.send_request(request).await {
-                Ok(response) => {
-                    let answer = read(response).await?;
-                    self.keep(sender);
-                    return Ok(answer);
-                }
-                // The other side closed it before it saw the request.
-                Err(error) if reused && (error.is_canceled() || error.is_closed() || error.is_incomplete_message()) => {
-                }
-                Err(error) => return Err(Failed::Transport(transport_text(&error))),
-            }
-        }
-        Err(Failed::Transport("EOF".into()))
+        let make = || self.request(body.clone(), timeout);
+        let sent = self.connections.send(store, true, make).await;
+        let (response, sender) = sent.map_err(Failed::Transport)?;
+        let answer = read(response).await?;
+        self.connections.keep(sender);
+        Ok(answer)
     }
 
-    fn request(&self, body: Bytes, timeout: Duration) -> Result<Request<Full<Bytes>>, Failed> {
-        let path = self.target.path(timeout);
-        let host = self.target.authority();
+    fn request(&self, body: Bytes, timeout: Duration) -> Result<Request<Full<Bytes>>, String> {
+        let path = self.connections.target().path(timeout);
+        let host = self.connections.target().authority();
         Request::builder()
             .method(Method::POST)
             .uri(path)
@@ -138,48 +111,13 @@ impl Endpoint {
             .header(ACCEPT, HeaderValue::from_static("application/json, */*"))
             .header(USER_AGENT, AGENT)
             .body(Full::new(body))
-            .map_err(|e| Failed::Transport(e.to_string()))
-    }
-
-    /// A kept connection that is ready for a request.
-    async fn take(&self) -> Option<SendRequest<Full<Bytes>>> {
-        loop {
-            let Idle { mut sender, since } = self.idle.lock().pop()?;
-            let fresh = since.elapsed() < Duration::from_secs(IDLE_SECONDS_MAX);
-            if fresh && !sender.is_closed() && sender.ready().await.is_ok() {
-                return Some(sender);
-            }
-        }
-    }
-
-    fn keep(&self, sender: SendRequest<Full<Bytes>>) {
-        let mut idle = self.idle.lock();
-        if idle.len() < IDLE_MAX && !sender.is_closed() {
-            idle.push(Idle { sender, since: Instant::now() });
-        }
-    }
-
-    async fn connect(&self, store: &dyn Store) -> Result<SendRequest<Full<Bytes>>, String> {
-        let config = self.tls.get_or_init(|| crate::tls::verified(&self.ca_bundle).map_err(|e| e.to_string()));
-        let config = config.clone()?;
-        let tcp = self.target.dial(store).await?;
-        let stream = tokio_rustls::TlsConnector::from(config).connect(self.target.server_name()?, tcp).await;
-        let stream = stream.map_err(|e| tls_text(&e))?;
-        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|e| transport_text(&e))?;
-        // Ends with the sender, or when the other side closes.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to a webhook ended");
-            }
-        });
-        Ok(sender)
+            .map_err(|e| e.to_string())
     }
 }
 
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint").field("target", &self.target).finish_non_exhaustive()
+        f.debug_struct("Endpoint").field("target", self.connections.target()).finish_non_exhaustive()
     }
 }
 
@@ -219,32 +157,4 @@ fn refused(code: StatusCode, body: &[u8]) -> CallError {
         other => format!("the server responded with the status code {other} but did not return more information"),
     });
     CallError { message, code: code.as_u16() }
-}
-
-fn transport_text(error: &hyper::Error) -> String {
-    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        return "EOF".into();
-    }
-    std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
-}
-
-/// A failed handshake, as Go's library words the usual ones.
-fn tls_text(error: &std::io::Error) -> String {
-    use rustls::CertificateError as Bad;
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let why = match tls {
-        // A bad signature: an authority of the same name, but another one.
-        Some(rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => {
-            "x509: certificate signed by unknown authority".to_owned()
-        }
-        Some(rustls::Error::InvalidCertificate(
-            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. },
-        )) => "x509: certificate has expired or is not yet valid".to_owned(),
-        Some(rustls::Error::InvalidCertificate(Bad::NotValidForNameContext { expected, presented })) => {
-            format!("x509: certificate is valid for {}, not {}", presented.join(", "), expected.to_str())
-        }
-        Some(rustls::Error::InvalidCertificate(other)) => format!("x509: {other}"),
-        _ => return error.to_string(),
-    };
-    format!("tls: failed to verify certificate: {why}")
 }
