@@ -12,12 +12,14 @@
 //! Objects are one untyped JSON value from the wire to the store and back; what is known about their types comes from
 //! tables (`schema`), what is special about a kind from its hooks (`hooks`). Kinds that definitions make at run time bring both
 //! with them (`custom`); one stored object is served in several versions through `conversion`; expressions of rules and policies
-//! are `cel`'s; whoever is asked over HTTPS about a request is asked through `webhook`.
+//! are `cel`'s; whoever is asked over HTTPS about a request is asked through `webhook`. Groups that other servers serve are
+//! theirs: `aggregator` carries requests for them there once they are authorized.
 //!
-//! What never lives here: a per-kind handler, typed Kubernetes structs, SQLite, a controller, but for two that only keep what the
-//! server itself decides by (`custom::keeper`, `admission::policy::status`; each says why).
+//! What never lives here: a per-kind handler, typed Kubernetes structs, SQLite, a controller, but for those that only keep what
+//! the server itself decides by (`custom::keeper`, `admission::policy::status`, `aggregator::keeper`; each says why).
 
 pub mod admission;
+pub mod aggregator;
 pub mod audit;
 pub mod auth;
 pub mod cel;
@@ -37,6 +39,7 @@ pub mod tls;
 pub mod verbs;
 pub mod webhook;
 
+pub use aggregator::FrontProxy;
 pub use auth::identity::Identity;
 pub use http::body::Body;
 pub use server::{ApiServer, Certificate, Clock, Config, Error, Peer, Version};

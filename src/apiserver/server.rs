@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use ::http::header::HeaderValue;
+use ::http::header::{HeaderValue, UPGRADE};
 use ::http::{Method, Request, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -15,6 +16,8 @@ use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
 use crate::admission::{self, Plugins};
+use crate::aggregator::proxy::DISCOVERY_LIMIT;
+use crate::aggregator::{self, Aggregator, FrontProxy, Registration};
 use crate::audit::{self, Stage};
 use crate::auth::authenticate::{Authenticator, forget_token, impersonate};
 use crate::auth::identity::Identity;
@@ -66,6 +69,8 @@ pub struct Config {
     pub audit: Option<audit::Settings>,
     /// Reaches node agents (logs, exec, port-forward); `None`: those answer 503.
     pub dialer: Option<Arc<dyn Dial>>,
+    /// With what aggregated servers are asked; `None`: without a certificate.
+    pub front_proxy: Option<FrontProxy>,
     /// Service address ranges, primary first; from `--service-cidr`.
     pub service_cidrs: Vec<ipnet::IpNet>,
     /// First and last node port; from `--service-node-port-range`.
@@ -85,11 +90,13 @@ impl Config {
 pub enum Error {
     #[error("the token key is unusable: {0}")]
     TokenKey(String),
+    #[error("the certificate towards aggregated servers is unusable: {0}")]
+    FrontProxy(String),
     #[error("the service ranges are unusable")]
     Ranges(#[source] crate::admission::allocate::ConfigError),
     #[error("the store refused the bootstrap objects")]
     Bootstrap(#[source] store::Error),
-    #[error("the server's own Service could not be written")]
+    #[error("the server's own Service, or what extension servers are told, could not be written")]
     Publish(#[source] Status),
     #[error("cannot listen")]
     Listen(#[source] std::io::Error),
@@ -134,6 +141,7 @@ pub struct Shared {
     pub(crate) authenticator: Authenticator,
     pub(crate) allocator: Allocator,
     pub(crate) kinds: Kinds,
+    pub(crate) aggregator: Aggregator,
     pub(crate) admission: Plugins,
     pub(crate) metrics: Metrics,
     pub(crate) frames: verbs::frame::Frames,
@@ -166,6 +174,8 @@ impl ApiServer {
         verbs::start::bootstrap(&*store, &config.clock, &config.service_cidrs).await.map_err(Error::Bootstrap)?;
         allocator.load(&*store.snapshot());
         let kinds = Kinds::load(&*store.snapshot());
+        let aggregator =
+            Aggregator::load(&*store.snapshot(), config.front_proxy.as_ref()).map_err(Error::FrontProxy)?;
         let authorizer = Authorizer { rbac: Rbac::new(store.clone()) };
         let admission = Plugins::new(store.clone());
         let authenticator = Authenticator::new(tokens, config.authentication.clone());
@@ -178,6 +188,7 @@ impl ApiServer {
             authenticator,
             allocator,
             kinds,
+            aggregator,
             admission,
             metrics,
             frames: verbs::frame::Frames::default(),
@@ -192,11 +203,16 @@ impl ApiServer {
         }));
         tokio::spawn(custom::keeper::follow(Arc::downgrade(&shared)));
         tokio::spawn(admission::policy::status::keep(Arc::downgrade(&shared)));
+        tokio::spawn(aggregator::keeper::follow(Arc::downgrade(&shared)));
+        tokio::spawn(aggregator::automatic::follow(Arc::downgrade(&shared)));
         tokio::spawn(follow(Arc::downgrade(&shared), rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed()));
         tokio::spawn(follow(Arc::downgrade(&shared), flow::STORE_PREFIX, |shared| {
             shared.flow.changed(&*shared.store.snapshot());
         }));
         let server = Self { shared };
+        if let Some(proxy) = &server.shared.config.front_proxy {
+            verbs::start::tell(&server, proxy).await.map_err(Error::Publish)?;
+        }
         if let Some(advertise) = server.shared.config.advertise {
             let address = server.shared.allocator.kubernetes_service_ip();
             verbs::start::publish(&server, address, advertise).await.map_err(Error::Publish)?;
@@ -207,6 +223,10 @@ impl ApiServer {
     /// The server again, for what it does by itself.
     pub(crate) fn of(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.shared.store
     }
 
     /// The time by the server's clock.
@@ -321,7 +341,7 @@ impl ApiServer {
         {
             record.impersonates(&identity);
         }
-        let _seat = asked.seat(shared, &identity, trace).await?;
+        let seat = asked.seat(shared, &identity, trace).await?;
         forget_token(request.headers_mut());
         let resource = match parsed {
             Path::Resource(resource) => resource,
@@ -331,6 +351,11 @@ impl ApiServer {
                 let decision =
                     shared.authorizer.authorize(&attributes, &*view).map_err(|why| attributes.forbidden(&why));
                 authorized(&mut trace.audit, decision)?;
+                if let Some(registration) = documents::elsewhere(shared, &path) {
+                    drop((view, seat));
+                    let sender = Behalf { identity: &identity, peer, audit_id, limit: Some(DISCOVERY_LIMIT) };
+                    return self.carry(&registration, request, &sender).await;
+                }
                 let accepted = negotiate(request.headers(), &query);
                 let response = documents::answer(shared, &method, &path, &query, request.headers(), accepted)?;
                 return Ok(gzip::compress(request.headers(), response));
@@ -339,6 +364,15 @@ impl ApiServer {
         let decision = authorize(shared, &identity, &resource, verb, request.headers(), &query, &*view);
         authorized(&mut trace.audit, decision)?;
         drop(view);
+        if let Some(registration) = shared.aggregator.remote(resource.group, resource.version) {
+            // How many it takes at once is that server's own affair, and a slow one must not keep others waiting.
+            drop(seat);
+            trace.labels.verb = method_name(&method);
+            trace.streams = verb == "watch" || request.headers().contains_key(UPGRADE);
+            let limit = if trace.streams { None } else { Some(deadline::of(&query)?) };
+            let sender = Behalf { identity: &identity, peer, audit_id, limit };
+            return self.carry(&registration, request, &sender).await;
+        }
         let found = shared.kinds.served().find(resource.group, resource.version, resource.plural);
         let sub = resource.resolve(&method, verb, found.as_deref())?;
         let Some(served) = &found else { return Err(Status::no_such_path()) };
@@ -417,6 +451,30 @@ impl ApiServer {
             response
         })
     }
+
+    /// Carries an authorized request to the server that serves its group and version.
+    async fn carry(
+        &self,
+        registration: &Registration,
+        request: Request<Body>,
+        behalf: &Behalf<'_>,
+    ) -> Result<Response<Body>, Status> {
+        let Behalf { identity, peer, audit_id, limit } = *behalf;
+        let address = match peer {
+            Peer::Local(_) => None,
+            Peer::Remote { address, .. } => Some(address.ip()),
+        };
+        let sender = aggregator::proxy::Sender { identity, address, audit_id, limit };
+        aggregator::proxy::proxy(&*self.shared.store, registration, request, &sender).await
+    }
+}
+
+/// For whom a request is carried to another server, and how long that may take; `None`: a stream.
+struct Behalf<'a> {
+    identity: &'a Identity,
+    peer: &'a Peer,
+    audit_id: &'a HeaderValue,
+    limit: Option<Duration>,
 }
 
 /// Keeps what is compiled from a group's objects in step with them, whoever writes them. Ends with the store.

@@ -291,11 +291,24 @@ async fn api_server(
         authentication: authentication(config, &issuer)?,
         audit: audit.clone(),
         dialer: Some(Arc::new(dialer)),
+        front_proxy: Some(front_proxy(pki)?),
         service_cidrs: config.service_cidr.clone(),
         node_ports: config.service_node_port_range,
         advertise: Some(SocketAddr::new(place.advertise, config.https_listen_port)),
     };
     ApiServer::new(settings, store).await.context("the API server")
+}
+
+/// How this server asks aggregated ones in the name of its users.
+fn front_proxy(pki: &Pki) -> Result<apiserver::FrontProxy> {
+    let leaf = pki.front_proxy_client().context("certificates")?;
+    Ok(apiserver::FrontProxy {
+        client_ca_pem: pki.ca_pem().to_owned(),
+        ca_pem: pki.front_proxy_ca_pem().to_owned(),
+        name: pki::FRONT_PROXY_NAME.to_owned(),
+        chain_pem: leaf.chain_pem,
+        key_pem: leaf.key_pem,
+    })
 }
 
 /// How values are kept on disk: as a file says, with a key of our own, or as they are. A key that was made stays for reading

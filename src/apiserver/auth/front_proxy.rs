@@ -1,9 +1,12 @@
 //! Whom a front proxy says that it asks for. Its own certificate, signed by an authority that signs nothing else, is what
-//! makes it believed; the headers of anybody else are nobody's word.
+//! makes it believed; the headers of anybody else are nobody's word. This server reads them, and is such a proxy itself before
+//! aggregated servers.
 //!
-//! Source: apiserver `pkg/authentication/request/headerrequest/requestheader.go`.
+//! Source: apiserver `pkg/authentication/request/headerrequest/requestheader.go`; client-go `transport/round_trippers.go`.
 
-use http::HeaderMap;
+use std::fmt::Write as _;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::identity::Identity;
 
@@ -32,9 +35,65 @@ pub fn identity(headers: &HeaderMap) -> Option<Identity> {
     Some(identity)
 }
 
+/// Says in the headers for whom a request is sent, and nothing else: whatever the client claimed is gone.
+pub fn introduce(headers: &mut HeaderMap, identity: &Identity) {
+    let claimed: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
+    for name in claimed {
+        headers.remove(name);
+    }
+    let mut say = |name: &str, value: &str| {
+        // What no header can hold is left out, as one of several.
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes())) {
+            headers.append(name, value);
+        }
+    };
+    say(USER, &identity.user);
+    if !identity.uid.is_empty() {
+        say(UID, &identity.uid);
+    }
+    for group in &identity.groups {
+        say(GROUP, group);
+    }
+    for (key, values) in &identity.extra {
+        let name = format!("{EXTRA_PREFIX}{}", escaped(key));
+        for value in values {
+            say(&name, value);
+        }
+    }
+}
+
+/// A key as a part of a header's name: what none may hold is written in percent. Source: client-go `headerKeyEscape`.
+fn escaped(key: &str) -> String {
+    let mut out = String::with_capacity(key.len());
+    for byte in key.bytes() {
+        if byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_survives_its_headers() {
+        let mut ann = Identity::new("ann", &["one", "two"]);
+        ann.uid = "7".into();
+        ann.extra.insert("example.org/a b%".into(), vec!["x".into(), "y".into()]);
+        let mut headers = HeaderMap::new();
+        for claimed in [USER, GROUP, UID, "x-remote-extra-scope", "x-remote-anything"] {
+            headers.append(claimed, HeaderValue::from_static("root"));
+        }
+        introduce(&mut headers, &ann);
+        assert_eq!(identity(&headers), Some(ann));
+        assert!(headers.contains_key("x-remote-extra-example.org%2fa%20b%25"), "{headers:?}");
+    }
 
     #[test]
     fn headers_become_an_identity() {

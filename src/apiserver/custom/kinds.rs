@@ -1,7 +1,7 @@
 //! The kinds that are served right now: the built-in ones and those that definitions make, as one snapshot that requests
 //! hold while they run.
 //!
-//! A change of one definition costs its own size: the maps are persistent, and the documents of discovery are made again
+//! A change of one definition costs its own size: the maps are persistent, and the documents about kinds are made again
 //! when somebody asks for them. A definition that this server writes is in force before its writer is answered
 //! ([`Kinds::refresh`]); those that others write come through the store's feed.
 
@@ -20,7 +20,6 @@ use types::registry::{
 
 use super::definition::{Definition, STORE_PREFIX, Version};
 use super::{Custom, publish};
-use crate::http::discovery::Documents;
 use crate::http::router;
 
 const READ_WRITE: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
@@ -39,7 +38,6 @@ pub struct Served {
     definitions: imbl::OrdMap<Arc<str>, Arc<Made>>,
     /// By `<group>/<version>/<plural>`.
     custom: imbl::OrdMap<Arc<str>, Arc<Kind>>,
-    documents: OnceLock<Documents>,
     published: OnceLock<Box<publish::Hashes>>,
 }
 
@@ -70,7 +68,7 @@ impl Kinds {
         if known == entry.as_ref().map(|e| e.modified) {
             return;
         }
-        let mut next = Served { documents: OnceLock::new(), published: OnceLock::new(), ..(*old).clone() };
+        let mut next = Served { published: OnceLock::new(), ..(*old).clone() };
         next.remove(name);
         if let Some(entry) = entry {
             next.insert(&entry);
@@ -148,10 +146,6 @@ impl Served {
 
     pub fn definition(&self, name: &str) -> Option<&Arc<Definition>> {
         self.definitions.get(name).map(|made| &made.definition)
-    }
-
-    pub fn documents(&self) -> &Documents {
-        self.documents.get_or_init(|| Documents::new(self))
     }
 
     /// The OpenAPI documents of custom kinds, each with its hash.

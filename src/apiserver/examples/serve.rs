@@ -36,6 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         authentication: apiserver::auth::Settings::default(),
         audit: None,
         dialer: None,
+        front_proxy: None,
         service_cidrs: vec!["10.43.0.0/16".parse()?],
         node_ports: (30000, 32767),
         advertise: Some(([127, 0, 0, 1], port).into()),

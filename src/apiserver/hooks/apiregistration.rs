@@ -25,8 +25,8 @@ pub static API_SERVICE: Hooks = Hooks {
 const PORT: i64 = 443;
 const GROUP_PRIORITY_MAX: i64 = 20_000;
 const VERSION_PRIORITY_MAX: i64 = 1000;
-/// On an object that the server writes at its start.
-const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
+/// On an object that the server keeps: `onstart` when it does so at its start only, `true` when always.
+pub const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 
 /// The object of each group and version that this server serves itself.
 pub fn built_in() -> Vec<Value> {
@@ -45,6 +45,17 @@ pub fn built_in() -> Vec<Value> {
                 "spec": spec})
         })
         .collect()
+}
+
+/// What a stored object that the server keeps becomes; `None` when nothing is to be changed, or somebody else keeps it.
+pub fn reconcile(stored: &Value, wanted: &Value) -> Option<Value> {
+    let kept = matches!(text(get(get(stored, "metadata"), "labels"), AUTOMANAGED), "onstart" | "true");
+    if !kept || get(stored, "spec") == get(wanted, "spec") {
+        return None;
+    }
+    let mut new = stored.clone();
+    new["spec"] = wanted["spec"].clone();
+    Some(new)
 }
 
 fn default(service: &mut Value) {

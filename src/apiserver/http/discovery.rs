@@ -1,49 +1,89 @@
 //! What is served, told to clients: the aggregated documents and the older one-by-one documents.
 //!
-//! Made from the kinds that are served when somebody asks, kept as bytes with their tags until those change.
+//! Made when somebody asks from the kinds that are served and from what aggregated servers have told, kept as bytes with their
+//! tags until those change.
 //!
 //! Source: apiserver `pkg/endpoints/discovery`; KEP-3352; kube-aggregator `pkg/apis/apiregistration/v1/helpers.go` for the
 //! order of groups and versions.
 
 use std::cmp::Reverse;
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
-use types::registry::{BUILT_IN, Kind, Scope, Subresource, Verb};
+use types::registry::{
+    DEFAULT_GROUP_PRIORITY, DEFAULT_VERSION_PRIORITY, GROUP_VERSIONS, Kind, Scope, Subresource, Verb,
+};
 
+use crate::aggregator::{self, Registered, Told};
 use crate::custom::{self, Served};
 
 /// One group with its versions in order of preference.
 struct Group {
     name: String,
-    versions: Vec<String>,
+    versions: Vec<Version>,
 }
 
-fn groups(served: &Served) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for kind in BUILT_IN.iter() {
-        add(&mut groups, kind);
+struct Version {
+    name: String,
+    /// What another server has told of it, when it is served there.
+    told: Option<Arc<Told>>,
+}
+
+/// A group and version with its priorities.
+struct Placed {
+    group: String,
+    version: Version,
+    priorities: (i64, i64),
+}
+
+/// Groups by the highest priority of their versions, then by name; versions by priority, then as [`precedence`] has them.
+fn groups(served: &Served, registered: &Registered) -> Vec<Group> {
+    let mut all: Vec<Placed> = Vec::new();
+    let mut add = |group: &str, version: &str, otherwise: (i64, i64)| {
+        if all.iter().any(|p| p.group == group && p.version.name == version) {
+            return;
+        }
+        let registration = registered.get(group, version);
+        all.push(Placed {
+            group: group.to_owned(),
+            version: Version {
+                name: version.to_owned(),
+                told: registration.and_then(|r| r.remote.as_ref()).map(|remote| remote.link.told.load_full()),
+            },
+            priorities: registration.map_or(otherwise, |r| (r.group_priority, r.version_priority)),
+        });
+    };
+    for known in GROUP_VERSIONS {
+        add(known.group, known.version, (known.group_priority, known.version_priority));
     }
-    let built_in: Vec<usize> = groups.iter().map(|g| g.versions.len()).collect();
     for kind in served.custom() {
-        add(&mut groups, kind);
+        add(&kind.group, &kind.version, (DEFAULT_GROUP_PRIORITY, DEFAULT_VERSION_PRIORITY));
     }
-    // Groups and versions of custom kinds come after those that are built in.
-    for (i, group) in groups.iter_mut().enumerate() {
-        let from = built_in.get(i).copied().unwrap_or(0);
-        group.versions[from..].sort_by_cached_key(|v| Reverse(precedence(v)));
+    for (remote, _) in registered.remotes() {
+        add(&remote.group, &remote.version, (remote.group_priority, remote.version_priority));
+    }
+    let mut priority: BTreeMap<String, i64> = BTreeMap::new();
+    for placed in &all {
+        let highest = priority.entry(placed.group.clone()).or_default();
+        // Who says who else is registered comes first.
+        let own = if placed.group == aggregator::GROUP { i64::MAX } else { placed.priorities.0 };
+        *highest = own.max(*highest);
+    }
+    all.sort_by_cached_key(|p| {
+        let version = (Reverse(p.priorities.1), Reverse(precedence(&p.version.name)));
+        (Reverse(priority.get(&p.group).copied()), p.group.clone(), version)
+    });
+    let mut groups: Vec<Group> = Vec::new();
+    for placed in all {
+        match groups.last_mut() {
+            Some(group) if group.name == placed.group => group.versions.push(placed.version),
+            _ => groups.push(Group { name: placed.group, versions: vec![placed.version] }),
+        }
     }
     groups
-}
-
-fn add(groups: &mut Vec<Group>, kind: &Kind) {
-    match groups.iter_mut().find(|g| g.name == kind.group) {
-        Some(group) if group.versions.iter().any(|v| *v == kind.version) => {}
-        Some(group) => group.versions.push(kind.version.to_string()),
-        None => groups.push(Group { name: kind.group.to_string(), versions: vec![kind.version.to_string()] }),
-    }
 }
 
 /// Where a version stands among others, greater is earlier: `v2` before `v1` before `v1beta2` before `v1alpha1`, then what is
@@ -110,10 +150,12 @@ fn aggregated(served: &Served, groups: &[Group], core: bool) -> Value {
             let versions: Vec<Value> = group
                 .versions
                 .iter()
-                .map(|version| {
-                    let resources: Vec<Value> =
-                        kinds(served, &group.name, version).into_iter().map(aggregated_resource).collect();
-                    json!({"version": version, "resources": resources, "freshness": "Current"})
+                .map(|Version { name, told }| {
+                    let own = || kinds(served, &group.name, name).into_iter().map(aggregated_resource).collect();
+                    let resources: Vec<Value> = told.as_ref().map_or_else(own, |told| told.resources.clone());
+                    let fresh = told.as_ref().is_none_or(|told| told.fresh);
+                    let freshness = if fresh { "Current" } else { "Stale" };
+                    json!({"version": name, "resources": resources, "freshness": freshness})
                 })
                 .collect();
             let metadata = if core {
@@ -159,7 +201,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
 
 fn group_value(group: &Group) -> Value {
     let version = |v: &str| json!({"groupVersion": format!("{}/{v}", group.name), "version": v});
-    let versions: Vec<Value> = group.versions.iter().map(|v| version(v)).collect();
+    let versions: Vec<Value> = group.versions.iter().map(|v| version(&v.name)).collect();
     json!({"name": group.name, "preferredVersion": versions[0], "versions": versions})
 }
 
@@ -205,16 +247,9 @@ pub struct Documents {
     others: OnceLock<Document>,
 }
 
-/// The core group does not change, so a snapshot's own copy of it would only be made again.
-impl Clone for Documents {
-    fn clone(&self) -> Self {
-        Self { groups: Vec::new(), core: OnceLock::new(), others: OnceLock::new() }
-    }
-}
-
 impl Documents {
-    pub fn new(served: &Served) -> Self {
-        Self { groups: groups(served), core: OnceLock::new(), others: OnceLock::new() }
+    pub fn new(served: &Served, registered: &Registered) -> Self {
+        Self { groups: groups(served, registered), core: OnceLock::new(), others: OnceLock::new() }
     }
 }
 
@@ -231,8 +266,7 @@ pub fn wants_aggregated(accept: &str) -> Option<&'static str> {
 }
 
 /// The aggregated document of `/api` or `/apis`, for the version that was asked for.
-pub fn aggregated_document(served: &Served, core: bool, version: &str) -> (Bytes, String) {
-    let documents = served.documents();
+pub fn aggregated_document(served: &Served, documents: &Documents, core: bool, version: &str) -> (Bytes, String) {
     let slot = if core { &documents.core } else { &documents.others };
     let document = slot.get_or_init(|| Document::new(&aggregated(served, &documents.groups, core)));
     if version == "v2" {
@@ -247,8 +281,8 @@ pub fn aggregated_document(served: &Served, core: bool, version: &str) -> (Bytes
 }
 
 /// The one-by-one document at a path; `None` when nothing is there. `address` is where clients reach the server.
-pub fn legacy(served: &Served, segments: &[&str], address: &str) -> Option<Value> {
-    let groups = &served.documents().groups;
+pub fn legacy(served: &Served, documents: &Documents, segments: &[&str], address: &str) -> Option<Value> {
+    let groups = &documents.groups;
     match segments {
         ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]})),
@@ -266,7 +300,7 @@ pub fn legacy(served: &Served, segments: &[&str], address: &str) -> Option<Value
         }
         ["apis", group, version] => {
             let found = groups.iter().find(|g| !g.name.is_empty() && g.name == *group)?;
-            found.versions.iter().any(|v| v == version).then(|| resource_list(served, group, version))
+            found.versions.iter().any(|v| v.name == *version).then(|| resource_list(served, group, version))
         }
         _ => None,
     }
@@ -278,7 +312,10 @@ mod tests {
 
     #[test]
     fn documents_say_what_the_registry_says() {
-        let (body, tag) = aggregated_document(&Served::default(), false, "v2");
+        let served = Served::default();
+        let documents = Documents::new(&served, &Registered::default());
+        let legacy = |segments: &[&str]| legacy(&served, &documents, segments, "");
+        let (body, tag) = aggregated_document(&served, &documents, false, "v2");
         let value: Value = serde_json::from_slice(&body).unwrap();
         assert!(tag.starts_with('"') && tag.ends_with('"'));
         let apps = value["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "apps").unwrap();
@@ -293,12 +330,12 @@ mod tests {
             deployments["subresources"][0]["responseKind"],
             json!({"group": "autoscaling", "version": "v1", "kind": "Scale"})
         );
-        let list = legacy(&Served::default(), &["apis", "apps", "v1"], "").unwrap();
+        let list = legacy(&["apis", "apps", "v1"]).unwrap();
         assert_eq!(list["groupVersion"], "apps/v1");
         let scale = list["resources"].as_array().unwrap().iter().find(|r| r["name"] == "deployments/scale").unwrap();
         assert_eq!((&scale["group"], &scale["kind"]), (&json!("autoscaling"), &json!("Scale")));
-        assert!(legacy(&Served::default(), &["apis", "nothing"], "").is_none());
-        assert!(legacy(&Served::default(), &["api", "v2"], "").is_none());
+        assert!(legacy(&["apis", "nothing"]).is_none());
+        assert!(legacy(&["api", "v2"]).is_none());
     }
 
     #[test]

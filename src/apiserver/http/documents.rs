@@ -2,6 +2,8 @@
 //!
 //! Source: apiserver `pkg/server/routes`, kube-openapi `pkg/handler3`.
 
+use std::sync::Arc;
+
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response};
 use serde_json::{Value, json};
@@ -10,6 +12,7 @@ use types::status::Status;
 use super::query::Query;
 use super::{discovery, health, respond};
 use crate::Body;
+use crate::aggregator::Registration;
 use crate::codec::Accepted;
 use crate::codec::negotiate::choose;
 use crate::custom::publish;
@@ -25,6 +28,20 @@ pub fn is_public(path: &str) -> bool {
     let path = path.strip_suffix('/').unwrap_or(path);
     matches!(path, "/livez" | "/readyz" | "/healthz" | "/version")
         || ["/livez/", "/readyz/", "/healthz/"].iter().any(|root| path.starts_with(root))
+}
+
+/// Who answers a document that is another server's: the discovery of its group and version, and their OpenAPI.
+pub fn elsewhere(shared: &Shared, path: &str) -> Option<Arc<Registration>> {
+    match path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice() {
+        ["api", version] => shared.aggregator.remote("", version),
+        ["apis", group, version] => shared.aggregator.remote(group, version),
+        ["openapi", "v3", "apis", group, version] => {
+            let found = shared.aggregator.remote(group, version)?;
+            let told = found.remote.as_ref().is_some_and(|remote| !remote.link.told.load().v3.is_empty());
+            told.then_some(found)
+        }
+        _ => None,
+    }
 }
 
 /// Answers a path that names no resource.
@@ -62,13 +79,15 @@ pub fn answer(
         [".well-known", "openid-configuration"] => return json_only(headers, &shared.authenticator.tokens.discovery()),
         ["openapi", "v2"] => return openapi_v2(shared, headers),
         ["openapi", "v3"] => {
-            let index = publish::v3_index(&shared.kinds.served());
+            let index = publish::v3_index(&shared.kinds.served(), &shared.aggregator.registered());
             return Ok(tagged(headers, "application/json", index.body, &format!("\"{}\"", index.hash)));
         }
         ["openapi", "v3", rest @ ..] => return openapi_v3(shared, &rest.join("/"), query, headers),
         [root @ ("api" | "apis")] => {
             if let Some(version) = discovery::wants_aggregated(accept(headers)) {
-                let (body, tag) = discovery::aggregated_document(&shared.kinds.served(), *root == "api", version);
+                let served = shared.kinds.served();
+                let documents = shared.aggregator.documents(&served);
+                let (body, tag) = discovery::aggregated_document(&served, &documents, *root == "api", version);
                 let content_type =
                     format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
                 return Ok(tagged(headers, &content_type, body, &tag));
@@ -94,7 +113,9 @@ fn json_only(headers: &HeaderMap, value: &Value) -> Result<Response<Body>, Statu
 }
 
 fn legacy(shared: &Shared, segments: &[&str]) -> Result<Value, Status> {
-    discovery::legacy(&shared.kinds.served(), segments, &shared.config.advertised()).ok_or_else(Status::no_such_path)
+    let served = shared.kinds.served();
+    let documents = shared.aggregator.documents(&served);
+    discovery::legacy(&served, &documents, segments, &shared.config.advertised()).ok_or_else(Status::no_such_path)
 }
 
 fn version(shared: &Shared) -> Value {
@@ -146,6 +167,10 @@ fn paths(shared: &Shared) -> Vec<String> {
         paths.push(format!("/apis/{}", kind.group));
         paths.push(format!("/apis/{}/{}", kind.group, kind.version));
     }
+    for (remote, link) in shared.aggregator.registered().remotes() {
+        paths.push(format!("/apis/{}", remote.group));
+        paths.push(link.link.root().to_owned());
+    }
     paths.sort();
     paths.dedup();
     paths
@@ -184,13 +209,13 @@ const OPENAPI_V2: &[&str] = &[
 fn openapi_v2(shared: &Shared, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let chosen = choose(accept(headers), OPENAPI_V2).ok_or_else(|| Status::not_acceptable(OPENAPI_V2))?;
     // Both forms have the same tag: `Vary` tells them apart.
-    let served = shared.kinds.served();
-    let tag = format!("\"{}\"", publish::v2_hash(&served));
+    let (served, registered) = (shared.kinds.served(), shared.aggregator.registered());
+    let tag = format!("\"{}\"", publish::v2_hash(&served, &registered));
     let json = chosen == OPENAPI_V2[0];
     let body = match (is_known(headers, &tag), json) {
         (true, _) => bytes::Bytes::new(),
-        (false, true) => openapi::v2(&publish::v2(&served)),
-        (false, false) => openapi::v2_protobuf(&publish::v2(&served)).map_err(Status::internal)?,
+        (false, true) => openapi::v2(&publish::v2(&served, &registered)),
+        (false, false) => openapi::v2_protobuf(&publish::v2(&served, &registered)).map_err(Status::internal)?,
     };
     Ok(tagged(headers, OPENAPI_V2[usize::from(!json)], body, &tag))
 }

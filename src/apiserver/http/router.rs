@@ -36,7 +36,7 @@ pub struct Resource<'a> {
 
 /// Takes a path apart, which has been decoded: an escaped slash is a slash, as upstream reads it.
 pub fn parse<'a>(path: &'a str) -> Path<'a> {
-    // Four fixed segments, at most five behind them; more lead nowhere.
+    // Four fixed segments, at most five behind them; more are only looked at by other servers.
     let mut segments: [&str; 12] = [""; 12];
     let (mut count, mut overflows) = (0, false);
     for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
@@ -80,11 +80,7 @@ pub fn parse<'a>(path: &'a str) -> Path<'a> {
         found.subresource = subresource;
     }
     // What is behind `proxy` is another server's path.
-    let proxied = found.subresource == "proxy";
-    if overflows && !proxied {
-        return Path::Other;
-    }
-    found.too_deep = rest.len() > 2 && !proxied;
+    found.too_deep = (rest.len() > 2 || overflows) && found.subresource != "proxy";
     Path::Resource(found)
 }
 

@@ -4,7 +4,7 @@
 //! Source: kube-openapi `pkg/handler3`, `pkg/builder3`; apiserver `pkg/endpoints/installer.go`.
 
 use std::io::Read;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha512};
 use types::registry::BUILT_IN;
 
 use super::paths;
+use crate::aggregator::Told;
 
 /// The definitions of one group and version, or all of them, as a deflated JSON object.
 pub struct Components {
@@ -32,11 +33,14 @@ pub struct Document {
     pub hash: String,
 }
 
-/// What custom kinds add to `/openapi/v2`: members of JSON objects, without the braces around them.
+/// What is added to `/openapi/v2`.
 #[derive(Debug, Default)]
 pub struct Added {
+    /// Members of JSON objects, without the braces around them.
     pub paths: String,
     pub definitions: String,
+    /// What aggregated servers have told; what is there already stays as it is.
+    pub told: Vec<Arc<Told>>,
 }
 
 /// Writes one more member of a JSON object.
@@ -49,13 +53,16 @@ pub fn push_member(members: &mut String, name: &str, value: &Value) {
     members.push_str(&value.to_string());
 }
 
-/// `/openapi/v3`: the paths of the documents, each with its hash; `more` are those that are not built in.
+/// Where a document of v3 with this hash is.
+pub fn v3_url(path: &str, hash: &str) -> String {
+    format!("/openapi/v3/{path}?hash={hash}")
+}
+
+/// `/openapi/v3`: the paths of the documents, and where they are; `more` are those that are not built in, with their places.
 pub fn v3_index(more: &[(String, String)]) -> Document {
-    let paths: Map<String, Value> = hashes()
-        .iter()
-        .chain(more)
-        .map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")})))
-        .collect();
+    let place = |(path, url): (String, String)| (path, json!({"serverRelativeURL": url}));
+    let own = hashes().iter().map(|(path, hash)| (path.clone(), v3_url(path, hash)));
+    let paths: Map<String, Value> = own.chain(more.iter().cloned()).map(place).collect();
     let body = json!({"paths": paths}).to_string();
     Document { hash: hash(&[body.as_bytes()]), body: Bytes::from(body) }
 }
@@ -119,6 +126,8 @@ pub fn v2(added: &Added) -> Bytes {
         body.push(b',');
         body.extend_from_slice(added.paths.as_bytes());
     }
+    let told = || added.told.iter().filter_map(|told| told.v2.as_ref());
+    push_missing(&mut body, told().flat_map(|v2| &v2.paths));
     body.extend_from_slice(br#"},"definitions":"#);
     inflate(&V2, &mut body);
     if !added.definitions.is_empty() {
@@ -128,10 +137,26 @@ pub fn v2(added: &Added) -> Bytes {
         body.extend_from_slice(added.definitions.as_bytes());
         body.push(b'}');
     }
+    body.pop();
+    push_missing(&mut body, told().flat_map(|v2| &v2.definitions));
+    body.push(b'}');
     body.extend_from_slice(
         br#","securityDefinitions":{"BearerToken":{"description":"Bearer Token authentication","in":"header","name":"authorization","type":"apiKey"}},"security":[{"BearerToken":[]}]}"#,
     );
     Bytes::from(body)
+}
+
+/// Writes members of the JSON object at the end of `body`, which has some, unless the text has one of that name. The names are
+/// paths and definitions: no other member is called so.
+fn push_missing<'a>(body: &mut Vec<u8>, members: impl Iterator<Item = &'a (String, String)>) {
+    for (name, text) in members {
+        let key = format!("{}:", Value::String(name.clone()));
+        if memchr::memmem::find(body, key.as_bytes()).is_none() {
+            body.push(b',');
+            body.extend_from_slice(key.as_bytes());
+            body.extend_from_slice(text.as_bytes());
+        }
+    }
 }
 
 /// `/openapi/v2` as protobuf.

@@ -119,7 +119,7 @@ pub async fn connect(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<An
 }
 
 /// Why a request could not be carried.
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// The other side is not there, or does not speak HTTP.
     Transport(hyper::Error),
     Refused(Status),
@@ -133,7 +133,7 @@ impl From<hyper::Error> for Broken {
 
 /// Sends `request` over `stream` to `path` there and hands back the answer. When both sides agree to switch protocols,
 /// bytes are copied between them until one ends.
-pub(super) async fn carry(
+pub(crate) async fn carry(
     stream: Box<dyn Io>,
     authority: &str,
     path: &str,

@@ -14,6 +14,7 @@ use types::registry::{Kind, by_kind};
 use types::status::{Reason, Status};
 
 use super::object::{self, fill_new, meta};
+use crate::aggregator::{FrontProxy, trust};
 use crate::auth::bootstrap;
 use crate::hooks::{apiregistration, flowcontrol};
 use crate::managed::Managed;
@@ -93,6 +94,7 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock, ranges: &[IpNet]) -> Re
                 let Ok((stored, managed)) = object::open(&entry) else { continue };
                 let reconcile = match &*kind.group {
                     "flowcontrol.apiserver.k8s.io" => flowcontrol::bootstrap::reconcile,
+                    crate::aggregator::GROUP => apiregistration::reconcile,
                     _ => bootstrap::reconcile,
                 };
                 match reconcile(&stored, &wanted) {
@@ -142,6 +144,17 @@ pub async fn publish(server: &ApiServer, address: IpAddr, advertise: SocketAddr)
     a.and(b).and(c)
 }
 
+/// Tells extension servers how to believe this one, besides what others have told them.
+///
+/// Source: `pkg/controlplane/controller/clusterauthenticationtrust`.
+pub async fn tell(server: &ApiServer, proxy: &FrontProxy) -> Result<(), Status> {
+    let kind = by_kind("", "v1", "ConfigMap").ok_or_else(Status::no_such_path)?;
+    let key = kind.store_key("kube-system", "extension-apiserver-authentication");
+    let there = server.store().snapshot().get(&key).and_then(|entry| object::read(&entry).ok());
+    let map = trust::config_map(&there.unwrap_or_default(), proxy, server.now());
+    ensure(server, "/api/v1/namespaces/kube-system/configmaps", &map).await
+}
+
 /// Whether an address may stand in an endpoint: not loopback, link-local or unspecified.
 pub fn reachable(address: IpAddr) -> bool {
     let mut errors = Vec::new();
@@ -172,7 +185,14 @@ pub async fn merge(server: &ApiServer, path: &str, patch: &Value) -> Result<(), 
     send(server, Method::PATCH, path, "application/merge-patch+json", patch).await
 }
 
-async fn send(server: &ApiServer, method: Method, path: &str, media: &'static str, body: &Value) -> Result<(), Status> {
+/// Sends a request as the server itself.
+pub async fn send(
+    server: &ApiServer,
+    method: Method,
+    path: &str,
+    media: &'static str,
+    body: &Value,
+) -> Result<(), Status> {
     let mut request = Request::new(Body::full(body.to_string()));
     *request.method_mut() = method;
     *request.uri_mut() = path.parse().map_err(Status::internal)?;

@@ -7,11 +7,14 @@
 
 mod schema;
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha512};
 use types::registry::Kind;
 
 use super::{Custom, Served, of};
+use crate::aggregator::{Registered, Told};
 use crate::schema::openapi::{self, Added, Document};
 use crate::schema::paths;
 use schema::{Form, Native, published};
@@ -24,8 +27,10 @@ const COMMON_PATH: &str = "apis/autoscaling/v1";
 pub type Hashes = [(String, String)];
 
 /// `/openapi/v3`.
-pub fn v3_index(served: &Served) -> Document {
-    openapi::v3_index(served.published())
+pub fn v3_index(served: &Served, registered: &Registered) -> Document {
+    let own = served.published().iter().map(|(path, hash)| (path.clone(), openapi::v3_url(path, hash)));
+    let told = registered.remotes().flat_map(|(_, remote)| remote.link.told.load().v3.clone());
+    openapi::v3_index(&own.chain(told).collect::<Vec<_>>())
 }
 
 /// The hash of `/openapi/v3/<path>`; `None` when there is no such document.
@@ -79,13 +84,23 @@ fn refer(value: &Value, common: &Map<String, Value>, into: &mut Map<String, Valu
 }
 
 /// The hash of `/openapi/v2`, of both its forms.
-pub fn v2_hash(served: &Served) -> String {
-    openapi::v2_hash(served.published())
+pub fn v2_hash(served: &Served, registered: &Registered) -> String {
+    let told = told(registered);
+    if told.is_empty() {
+        return openapi::v2_hash(served.published());
+    }
+    let hashes = told.iter().filter_map(|told| told.v2.as_ref()).map(|v2| (String::new(), v2.hash.clone()));
+    openapi::v2_hash(&served.published().iter().cloned().chain(hashes).collect::<Vec<_>>())
 }
 
-/// What custom kinds add to `/openapi/v2`.
-pub fn v2(served: &Served) -> Added {
-    let mut added = Added::default();
+/// What aggregated servers have told of what they serve.
+fn told(registered: &Registered) -> Vec<Arc<Told>> {
+    registered.remotes().map(|(_, remote)| remote.link.told.load_full()).filter(|told| told.v2.is_some()).collect()
+}
+
+/// What custom kinds and aggregated servers add to `/openapi/v2`.
+pub fn v2(served: &Served, registered: &Registered) -> Added {
+    let mut added = Added { told: told(registered), ..Added::default() };
     if served.published().is_empty() {
         return added;
     }

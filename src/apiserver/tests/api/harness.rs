@@ -64,6 +64,7 @@ impl Server {
             authentication: apiserver::auth::Settings::default(),
             audit: None,
             dialer: None,
+            front_proxy: Some(front_proxy(&pki)),
             service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
             node_ports: (30000, 32767),
             advertise: Some("192.0.2.1:6443".parse().unwrap()),
@@ -71,6 +72,16 @@ impl Server {
         change(&mut config);
         let api = ApiServer::new(config, store.clone()).await.unwrap();
         Self { api, store, pki, folder }
+    }
+
+    /// Writes what no client could.
+    pub async fn write(&self, key: &str, object: &Value) {
+        use store::{Class, Expect, Op, Store as _, Write};
+        let bytes = Bytes::from(object.to_string());
+        let facts = apiserver::facts_of(key, &bytes);
+        let op = Op::Put(store::Value { bytes, stamp_at: None, facts });
+        let write = Write { key: key.into(), expect: Expect::Any, class: Class::Relaxed, op };
+        self.store.write(vec![write]).await.unwrap();
     }
 
     pub fn admin(&self) -> Client<'_> {
@@ -85,6 +96,17 @@ impl Server {
     pub fn stranger(&self, headers: &[(&'static str, &str)]) -> Client<'_> {
         let peer = Peer::Remote { address: "192.0.2.9:1".parse().unwrap(), certificate: Certificate::Absent };
         Client { server: self, peer, headers: HeaderMap::new() }.with(headers)
+    }
+}
+
+fn front_proxy(pki: &cluster::pki::Pki) -> apiserver::FrontProxy {
+    let leaf = pki.front_proxy_client().unwrap();
+    apiserver::FrontProxy {
+        client_ca_pem: pki.ca_pem().to_owned(),
+        ca_pem: pki.front_proxy_ca_pem().to_owned(),
+        name: cluster::pki::FRONT_PROXY_NAME.to_owned(),
+        chain_pem: leaf.chain_pem,
+        key_pem: leaf.key_pem,
     }
 }
 

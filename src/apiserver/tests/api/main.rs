@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod access;
+mod aggregated;
 mod bad_input;
 mod converting;
 mod credentials;

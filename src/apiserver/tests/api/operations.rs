@@ -175,11 +175,11 @@ async fn dashboards_find_what_they_ask_for() {
     admin.get(MAPS).await.expect(200);
     let metrics = admin.get("/metrics").await.expect(200).text();
     for part in [
-        "apiserver_request_total{verb=\"POST\",dry_run=\"\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"resource\",component=\"apiserver\",code=\"201\"} 1",
+        "apiserver_request_total{verb=\"POST\",dry_run=\"\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"resource\",component=\"apiserver\",code=\"201\"} 2",
         "apiserver_request_duration_seconds_bucket{",
         "apiserver_request_sli_duration_seconds_count{verb=\"LIST\"",
         "apiserver_current_inflight_requests{request_kind=\"readOnly\"}",
-        "apiserver_storage_objects{resource=\"configmaps\"} 1",
+        "apiserver_storage_objects{resource=\"configmaps\"} 2",
         "apiserver_longrunning_requests",
         "kubernetes_build_info{git_version=\"v1.36.2+kedge0.1.0\"",
         "process_resident_memory_bytes",

@@ -356,15 +356,10 @@ async fn a_server_must_be_who_it_is_and_in_time() {
 
 /// Writes what no client could: an endpoint on this host's own loopback.
 async fn endpoints(server: &Server, port: u16) {
-    use store::{Class, Expect, Op, Store as _, Write};
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": "hooks-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "hooks"}},
         "ports": [{"name": "https", "port": port}], "endpoints": [{"addresses": ["127.0.0.1"]}]});
-    let key = "discovery.k8s.io/endpointslices/default/hooks-1";
-    let bytes = Bytes::from(slice.to_string());
-    let facts = apiserver::facts_of(key, &bytes);
-    let op = Op::Put(store::Value { bytes, stamp_at: None, facts });
-    server.store.write(vec![Write { key: key.into(), expect: Expect::Any, class: Class::Relaxed, op }]).await.unwrap();
+    server.write("discovery.k8s.io/endpointslices/default/hooks-1", &slice).await;
 }
 
 #[tokio::test]

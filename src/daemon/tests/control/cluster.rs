@@ -63,6 +63,7 @@ impl Server {
             authentication: apiserver::auth::Settings::default(),
             audit: None,
             dialer: None,
+            front_proxy: None,
             service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
             node_ports: (30000, 32767),
             advertise: Some("192.0.2.1:6443".parse().unwrap()),
