@@ -374,8 +374,14 @@ impl Client {
 
     // --- typed ---
 
+    async fn send_object<K: Object>(&self, method: Method, path: &str, body: Option<(&str, Bytes)>) -> Result<K> {
+        let bytes = self.send(method, path, JSON, body).await?;
+        decode_with(path, &bytes, K::decode)
+    }
+
     pub async fn get<K: Object>(&self, namespace: &str, name: &str) -> Result<K> {
-        self.get_path(&object_path(&collection_path::<K>(namespace), name, "")).await
+        let path = object_path(&collection_path::<K>(namespace), name, "");
+        self.send_object(Method::GET, &path, None).await
     }
 
     pub async fn list<K: Object>(&self, namespace: &str, params: &ListParams) -> Result<List<K>> {
@@ -384,7 +390,8 @@ impl Client {
 
     /// Creates in the namespace that the object names.
     pub async fn create<K: Object>(&self, object: &K) -> Result<K> {
-        self.create_path(&collection_path::<K>(object.namespace()), object, &WriteParams::default()).await
+        let path = collection_path::<K>(object.namespace());
+        self.send_object(Method::POST, &path, Some((JSON, encode(&path, object)?))).await
     }
 
     /// Replaces the object; its `resourceVersion`, if there is one, must still be the newest.
@@ -398,7 +405,7 @@ impl Client {
 
     pub async fn update_sub<K: Object>(&self, object: &K, subresource: &str) -> Result<K> {
         let path = object_path(&collection_path::<K>(object.namespace()), object.name(), subresource);
-        self.update_path(&path, object, &WriteParams::default()).await
+        self.send_object(Method::PUT, &path, Some((JSON, encode(&path, object)?))).await
     }
 
     pub async fn patch<K: Object>(&self, namespace: &str, name: &str, patch: Patch<'_>) -> Result<K> {
@@ -417,7 +424,8 @@ impl Client {
         patch: Patch<'_>,
     ) -> Result<K> {
         let path = object_path(&collection_path::<K>(namespace), name, subresource);
-        self.patch_path(&path, patch, &WriteParams::default()).await
+        let (content_type, body) = patch.parts();
+        self.send_object(Method::PATCH, &path, Some((content_type, encode(&path, body)?))).await
     }
 
     pub async fn delete<K: Object>(&self, namespace: &str, name: &str, params: &DeleteParams) -> Result<Value> {
@@ -507,7 +515,12 @@ fn reason_of(code: u16) -> &'static str {
 }
 
 fn decode<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|source| Error::Decode { path: path.to_owned(), source })
+    decode_with(path, bytes, |text| serde_json::from_str(text))
+}
+
+fn decode_with<T>(path: &str, bytes: &[u8], read: impl FnOnce(&str) -> serde_json::Result<T>) -> Result<T> {
+    let text = std::str::from_utf8(bytes).map_err(serde::de::Error::custom);
+    text.and_then(read).map_err(|source| Error::Decode { path: path.to_owned(), source })
 }
 
 fn encode(path: &str, object: &impl serde::Serialize) -> Result<Bytes> {

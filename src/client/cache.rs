@@ -254,12 +254,12 @@ impl<K: Object> Sink for Cache<K> {
     }
 
     fn upsert(&self, object: &str) -> serde_json::Result<()> {
-        self.put(serde_json::from_str(&without_managed_fields(object))?);
+        self.put(K::decode(&without_managed_fields(object))?);
         Ok(())
     }
 
     fn remove(&self, object: &str) -> serde_json::Result<()> {
-        let object: K = serde_json::from_str(&without_managed_fields(object))?;
+        let object = K::decode(&without_managed_fields(object))?;
         self.take(&object.key());
         Ok(())
     }

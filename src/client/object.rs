@@ -15,6 +15,9 @@ pub trait Object:
     + Sync
     + 'static
 {
+    /// The object of a JSON text.
+    fn decode(text: &str) -> serde_json::Result<Self>;
+
     fn name(&self) -> &str {
         self.metadata().name.as_deref().unwrap_or_default()
     }
@@ -45,16 +48,36 @@ pub trait Object:
     }
 }
 
-impl<K> Object for K where
-    K: k8s_openapi::Resource
-        + k8s_openapi::Metadata<Ty = ObjectMeta>
-        + serde::de::DeserializeOwned
-        + serde::Serialize
-        + Clone
-        + Send
-        + Sync
-        + 'static
-{
+/// The kinds that are read as types. Their decoders are made here, once: a generic function would be compiled anew in every
+/// room that uses it, and those of Pod alone are hundreds of kilobytes.
+macro_rules! objects {
+    ($($kind:ty,)*) => {
+        $(impl Object for $kind {
+            fn decode(text: &str) -> serde_json::Result<Self> {
+                serde_json::from_str(text)
+            }
+        })*
+    };
+}
+
+objects! {
+    k8s_openapi::api::apps::v1::Deployment,
+    k8s_openapi::api::apps::v1::ReplicaSet,
+    k8s_openapi::api::certificates::v1::CertificateSigningRequest,
+    k8s_openapi::api::coordination::v1::Lease,
+    k8s_openapi::api::core::v1::ConfigMap,
+    k8s_openapi::api::core::v1::Endpoints,
+    k8s_openapi::api::core::v1::Event,
+    k8s_openapi::api::core::v1::Namespace,
+    k8s_openapi::api::core::v1::Node,
+    k8s_openapi::api::core::v1::Pod,
+    k8s_openapi::api::core::v1::ResourceQuota,
+    k8s_openapi::api::core::v1::Secret,
+    k8s_openapi::api::core::v1::Service,
+    k8s_openapi::api::core::v1::ServiceAccount,
+    k8s_openapi::api::discovery::v1::EndpointSlice,
+    k8s_openapi::api::rbac::v1::ClusterRole,
+    crate::definition::Definition,
 }
 
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {

@@ -3,10 +3,12 @@
 //!
 //! Source: kube-openapi `pkg/handler3`, `pkg/builder3`; apiserver `pkg/endpoints/installer.go`.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 use types::registry::BUILT_IN;
@@ -14,16 +16,16 @@ use types::registry::BUILT_IN;
 use super::paths;
 use crate::aggregator::Told;
 
-/// The definitions of one group and version, or all of them, as a deflated JSON object.
+/// Which of all definitions, by their places in the order of names, one group and version speaks of.
 pub struct Components {
     group: &'static str,
     version: &'static str,
-    /// Of the JSON text, in bytes.
-    length: usize,
-    deflated: &'static [u8],
+    definitions: &'static [u16],
 }
 
 include!(concat!(env!("OUT_DIR"), "/openapi.rs"));
+
+const REF: &str = "#/components/schemas/";
 
 /// A document and what HTTP caching needs to know about it.
 #[derive(Debug, Clone)]
@@ -77,7 +79,7 @@ pub fn v3(path: &str) -> Option<Document> {
     let hash = v3_hash(path)?;
     let (paths, components) = parts(path)?;
     Some(document(hash, &paths, |body| match components {
-        Some(components) => inflate(components, body),
+        Some(components) => components.write(body),
         None => body.extend_from_slice(b"{}"),
     }))
 }
@@ -98,8 +100,8 @@ pub fn document(hash: String, paths: &str, schemas: impl FnOnce(&mut Vec<u8>)) -
 /// The definitions of one built-in group and version, as v3 has them.
 pub fn definitions(group: &str, version: &str) -> Option<Map<String, Value>> {
     let components = COMPONENTS.iter().find(|c| c.group == group && c.version == version)?;
-    let mut text = Vec::with_capacity(components.length);
-    inflate(components, &mut text);
+    let mut text = Vec::new();
+    components.write(&mut text);
     serde_json::from_slice(&text).ok()
 }
 
@@ -107,7 +109,7 @@ pub fn definitions(group: &str, version: &str) -> Option<Map<String, Value>> {
 /// built in: with one of them, this one changes.
 pub fn v2_hash(more: &[(String, String)]) -> String {
     static HASH: OnceLock<String> = OnceLock::new();
-    let own = HASH.get_or_init(|| hash(&[V2.deflated, v2_paths().as_bytes()]));
+    let own = HASH.get_or_init(|| hash(&[DEFLATED, v2_paths().as_bytes()]));
     if more.is_empty() {
         return own.clone();
     }
@@ -118,7 +120,7 @@ pub fn v2_hash(more: &[(String, String)]) -> String {
 /// `/openapi/v2` as JSON.
 pub fn v2(added: &Added) -> Bytes {
     let paths = v2_paths();
-    let length = V2.length + paths.len() + added.paths.len() + added.definitions.len() + 256;
+    let length = LENGTH + paths.len() + added.paths.len() + added.definitions.len() + 256;
     let mut body = Vec::with_capacity(length);
     body.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":{"#);
     body.extend_from_slice(paths.as_bytes());
@@ -129,7 +131,7 @@ pub fn v2(added: &Added) -> Bytes {
     let told = || added.told.iter().filter_map(|told| told.v2.as_ref());
     push_missing(&mut body, told().flat_map(|v2| &v2.paths));
     body.extend_from_slice(br#"},"definitions":"#);
-    inflate(&V2, &mut body);
+    v2_definitions(&mut body);
     if !added.definitions.is_empty() {
         // The object goes on.
         body.pop();
@@ -198,7 +200,7 @@ fn hashes() -> &'static [(String, String)] {
         names.dedup();
         let with_hash = |name: String| {
             let (paths, components) = parts(&name)?;
-            let hash = hash(&[paths.as_bytes(), components.map_or(&[], |c| c.deflated)]);
+            let hash = hash(&[paths.as_bytes(), if components.is_some() { DEFLATED } else { &[] }]);
             Some((name, hash))
         };
         names.into_iter().filter_map(with_hash).collect()
@@ -231,10 +233,67 @@ pub fn hexadecimal(hash: &[u8]) -> String {
     hash.iter().map(|b| format!("{b:02X}")).collect()
 }
 
-fn inflate(components: &Components, out: &mut Vec<u8>) {
-    flate2::read::DeflateDecoder::new(components.deflated)
-        .read_to_end(out)
-        .expect("the build script has compressed it");
+/// Every definition, as one JSON object in order of names.
+fn inflate() -> Vec<u8> {
+    let mut text = Vec::with_capacity(LENGTH);
+    flate2::read::DeflateDecoder::new(DEFLATED).read_to_end(&mut text).expect("the build script has compressed it");
+    text
+}
+
+impl Components {
+    /// Appends its definitions as a JSON object.
+    fn write(&self, out: &mut Vec<u8>) {
+        let text = inflate();
+        let all: BTreeMap<&str, &RawValue> = serde_json::from_slice(&text).expect("the build script has written it");
+        let mut wanted = self.definitions.iter().copied().peekable();
+        out.push(b'{');
+        for (at, (name, definition)) in all.into_iter().enumerate() {
+            if wanted.next_if(|next| usize::from(*next) == at).is_none() {
+                continue;
+            }
+            if !out.ends_with(b"{") {
+                out.push(b',');
+            }
+            out.extend_from_slice(format!("\"{name}\":").as_bytes());
+            out.extend_from_slice(definition.get().as_bytes());
+        }
+        out.push(b'}');
+    }
+}
+
+/// Appends every definition as Swagger 2.0 has it, as a JSON object.
+fn v2_definitions(out: &mut Vec<u8>) {
+    let mut all: Value = serde_json::from_slice(&inflate()).expect("the build script has written it");
+    as_v2(&mut all);
+    serde_json::to_writer(out, &all).expect("writing to memory succeeds");
+}
+
+/// Swagger 2.0 has no `allOf` around a reference with a description, and other paths.
+fn as_v2(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if let Some(Value::Array(all_of)) = object.get("allOf")
+                && let [Value::Object(one)] = all_of.as_slice()
+                && let Some(target) = one.get("$ref").cloned()
+            {
+                object.remove("allOf");
+                object.insert("$ref".into(), target);
+            }
+            if let Some(Value::String(target)) = object.get_mut("$ref") {
+                *target = target.replace(REF, "#/definitions/");
+            }
+            // Its parsers refuse words that came with OpenAPI 3.
+            for unknown in ["oneOf", "anyOf", "nullable"] {
+                // An object is a property that has the word for its name.
+                if object.get(unknown).is_some_and(|v| !v.is_object()) {
+                    object.remove(unknown);
+                }
+            }
+            object.values_mut().for_each(as_v2);
+        }
+        Value::Array(items) => items.iter_mut().for_each(as_v2),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

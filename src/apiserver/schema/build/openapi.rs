@@ -1,5 +1,5 @@
-//! Part of the build script: the OpenAPI definitions of k8s-openapi's types with the facts that they lack, one compressed
-//! set per group and version, and one of everything for OpenAPI v2.
+//! Part of the build script: the OpenAPI definitions of k8s-openapi's types with the facts that they lack, compressed as one
+//! (most groups share most of theirs), and which of them belong to each group and version.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -148,25 +148,15 @@ pub fn write(facts: &Facts, out: &Path) {
             _ => {}
         }
         let reached = closure(&all, &roots);
-        let chosen: Definitions = all
-            .iter()
-            .filter(|(name, _)| reached.contains(name.as_str()))
-            .map(|(n, d)| (n.clone(), d.clone()))
-            .collect();
-        let file = format!("openapi-{}-{version}.deflate", if group.is_empty() { "core" } else { group });
-        let length = compress(&Value::Object(chosen), &out.join(&file));
-        let _ = writeln!(
-            table,
-            "Components {{ group: {group:?}, version: {version:?}, length: {length}, deflated: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{file}\")) }},"
-        );
+        let chosen: Vec<usize> =
+            all.keys().enumerate().filter(|(_, name)| reached.contains(name.as_str())).map(|(i, _)| i).collect();
+        let _ = writeln!(table, "Components {{ group: {group:?}, version: {version:?}, definitions: &{chosen:?} }},");
     }
     table.push_str("];\n");
-    let mut v2 = Value::Object(all);
-    as_v2(&mut v2);
-    let length = compress(&v2, &out.join("openapi-v2.deflate"));
+    let length = compress(&Value::Object(all), &out.join("openapi.deflate"));
     let _ = writeln!(
         table,
-        "pub static V2: Components = Components {{ group: \"\", version: \"\", length: {length}, deflated: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/openapi-v2.deflate\")) }};"
+        "/// Of the JSON text, in bytes.\nconst LENGTH: usize = {length};\nstatic DEFLATED: &[u8] = include_bytes!(concat!(env!(\"OUT_DIR\"), \"/openapi.deflate\"));"
     );
     std::fs::write(out.join("openapi.rs"), table).expect("OUT_DIR is writable");
 }
@@ -280,34 +270,6 @@ fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
             object.values().for_each(|v| references(v, found));
         }
         Value::Array(items) => items.iter().for_each(|v| references(v, found)),
-        _ => {}
-    }
-}
-
-/// Swagger 2.0 has no `allOf` around a reference with a description, and other paths.
-fn as_v2(value: &mut Value) {
-    match value {
-        Value::Object(object) => {
-            if let Some(Value::Array(all_of)) = object.get("allOf")
-                && let [Value::Object(one)] = all_of.as_slice()
-                && let Some(target) = one.get("$ref").cloned()
-            {
-                object.remove("allOf");
-                object.insert("$ref".into(), target);
-            }
-            if let Some(Value::String(target)) = object.get_mut("$ref") {
-                *target = target.replace(REF, "#/definitions/");
-            }
-            // Its parsers refuse words that came with OpenAPI 3.
-            for unknown in ["oneOf", "anyOf", "nullable"] {
-                // An object is a property that has the word for its name.
-                if object.get(unknown).is_some_and(|v| !v.is_object()) {
-                    object.remove(unknown);
-                }
-            }
-            object.values_mut().for_each(as_v2);
-        }
-        Value::Array(items) => items.iter_mut().for_each(as_v2),
         _ => {}
     }
 }
