@@ -92,7 +92,7 @@ async fn memory(daemon: &Daemon) -> Result<Vec<Row>> {
     ])
 }
 
-async fn namespace(admin: &Admin, name: &str) -> Result<()> {
+pub async fn namespace(admin: &Admin, name: &str) -> Result<()> {
     let mut connection = admin.http1().await?;
     let body = format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}"}}}}"#);
     connection.must("POST", "/api/v1/namespaces", body.as_bytes()).await?;
@@ -100,7 +100,7 @@ async fn namespace(admin: &Admin, name: &str) -> Result<()> {
 }
 
 /// A ConfigMap of [`OBJECT_BYTES`] as it is sent.
-fn config_map(name: &str) -> Vec<u8> {
+pub fn config_map(name: &str) -> Vec<u8> {
     let head = format!(
         r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","labels":{{"app":"bench"}}}},"data":{{"k":""#
     );

@@ -12,6 +12,7 @@
 mod api;
 mod budget;
 mod daemon;
+mod extend;
 mod peers;
 mod pods;
 mod quiet;
@@ -39,6 +40,9 @@ const BENCHMARKS: &[(&str, bool)] = &[
     ("get", true),
     ("list", true),
     ("watch", true),
+    ("crds", true),
+    ("webhook", true),
+    ("namespace", true),
     ("pods", true),
     ("store", false),
     ("net", false),
@@ -197,6 +201,7 @@ fn on_host(args: &[String]) -> Result<()> {
             "start" => quiet::start(cgroup).await,
             "api_only" | "with_node" => quiet::idle(cgroup, name).await,
             "pods" => pods::run(cgroup).await,
+            "crds" | "webhook" | "namespace" => extend::run(cgroup, name).await,
             other => api::run(cgroup, other).await,
         }
     })?;
