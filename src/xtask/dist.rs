@@ -29,9 +29,6 @@ fn build(arches: &[String]) -> Result<()> {
             .env(format!("RANLIB_{under}"), &wrappers.ranlib)
             .env("LIBSECCOMP_LINK_TYPE", "static")
             .env("LIBSECCOMP_LIB_PATH", &seccomp);
-        if arch != std::env::consts::ARCH {
-            command.env(format!("CARGO_TARGET_{}_LINKER", under.to_uppercase()), "rust-lld");
-        }
         crate::run(&mut command)?;
         let out = root().join("target/dist");
         fs::create_dir_all(&out)?;
