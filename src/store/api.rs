@@ -167,6 +167,13 @@ impl Event {
             Event::Put { entry, .. } | Event::Delete { entry, .. } => entry,
         }
     }
+    /// What the change replaced.
+    pub fn previous(&self) -> Option<&Arc<Entry>> {
+        match self {
+            Event::Put { previous, .. } => previous.as_ref(),
+            Event::Delete { previous, .. } => Some(previous),
+        }
+    }
     pub fn revision(&self) -> Revision {
         self.entry().modified
     }

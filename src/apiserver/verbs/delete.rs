@@ -247,9 +247,12 @@ fn mark(object: &mut Value, deadline: Timestamp, seconds: i64) {
 pub async fn delete_collection(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let options = DeleteOptions::parse(ask.content_type(), body, ask.query)?;
     let selection = Selection::parse(ask.served, ask.query)?;
-    let prefix = super::read::prefix(ask);
+    let (prefix, told) = (super::read::prefix(ask), selection.of_any_version());
     let view = ask.view();
-    let chosen: Vec<Arc<Entry>> = view.range(&prefix, None).filter(|e| selection.matches(e)).cloned().collect();
+    let mut chosen: Vec<Arc<Entry>> = view.range(&prefix, None).filter(|e| told.matches(e)).cloned().collect();
+    if selection.reads_objects() {
+        chosen = super::read::select(ask, &selection, chosen, None).await?.0;
+    }
     for entry in &chosen {
         let (namespace, name) = place(&entry.key);
         let mut one = Ask { namespace, name, warnings: Vec::new(), ..*ask };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use types::field::{FieldError, Path};
 use types::registry::Kind;
-use types::selector::{FieldSelector, LabelSelector};
+use types::selector::{FieldSelector, FieldTerm, LabelSelector};
 use types::status::{Details, Reason, Status};
 
 use super::facts::{self, ObjectFacts};
@@ -77,6 +77,19 @@ impl Selection {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// Whether it depends on what an object says, which another version may say otherwise.
+    pub fn reads_objects(&self) -> bool {
+        self.custom && self.fields.terms.iter().any(|term| !is_place(&term.field))
+    }
+
+    /// What can be told of an object in any version.
+    pub fn of_any_version(&self) -> Self {
+        let told = |term: &&FieldTerm| !self.custom || is_place(&term.field);
+        let terms = self.fields.terms.iter().filter(told).cloned().collect();
+        Self { labels: self.labels.clone(), fields: FieldSelector { terms }, custom: self.custom }
+    }
+
+    /// Expects an object in the version that the selection is of when it [reads objects](Self::reads_objects).
     pub fn matches(&self, entry: &store::Entry) -> bool {
         if self.is_everything() {
             return true;
@@ -100,6 +113,10 @@ impl Selection {
             (value == term.value) == term.equal
         })
     }
+}
+
+fn is_place(field: &str) -> bool {
+    matches!(field, "metadata.name" | "metadata.namespace")
 }
 
 /// Namespace and name in a store key.

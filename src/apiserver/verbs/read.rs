@@ -34,6 +34,10 @@ use crate::printers::{self, IncludeObject, Table};
 /// any length takes no memory of its own.
 const FRAME_BYTES: usize = 64 * 1024;
 
+/// Objects of another version that are looked at together: what clients ask for in one chunk of a list, so that a limit
+/// has few of them converted in vain.
+const PRESENTED_AT_ONCE: usize = 500;
+
 pub async fn get(ask: &Ask<'_>) -> Result<Answer, Status> {
     if let Some(version) = ask.query.text("resourceVersion").filter(|v| *v != "0") {
         let version: u64 = version.parse().map_err(|_| {
@@ -126,9 +130,18 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
     // One object by its name is looked up, not searched for: that is how single objects are watched.
     let single =
         selection.fields.required("metadata.name").filter(|_| !ask.namespace.is_empty() || !ask.kind.namespaced());
+    let go_on =
+        |key: &str| Continue { revision: Some(view.revision().0), start: key[prefix.len()..].to_owned() }.encode();
     if let Some(name) = single {
         let entry = view.get(&ask.kind.store_key(ask.namespace, name));
-        chosen.extend(entry.filter(|e| selection.matches(e)));
+        chosen = select(ask, &selection, entry.into_iter().collect(), None).await?.0;
+    } else if selection.reads_objects() {
+        let from = start.as_ref().map(|s| format!("{prefix}{s}"));
+        let told = selection.of_any_version();
+        let candidates = view.range(&prefix, from.as_deref()).filter(|e| told.matches(e)).cloned().collect();
+        let after;
+        (chosen, after) = select(ask, &selection, candidates, limit).await?;
+        next = after.map(|key| go_on(&key));
     } else {
         let from = start.as_ref().map(|s| format!("{prefix}{s}"));
         let mut entries = view.range(&prefix, from.as_deref());
@@ -140,8 +153,7 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
                 continue;
             }
             if limit.is_some_and(|limit| chosen.len() == limit) {
-                let start = entry.key[prefix.len()..].to_owned();
-                next = Some(Continue { revision: Some(view.revision().0), start }.encode());
+                next = Some(go_on(&entry.key));
                 remaining = selection.is_everything().then(|| 1 + entries.count() as i64);
                 break;
             }
@@ -152,6 +164,32 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
         chosen = custom::present_all(&*ask.shared.store, ask.kind, chosen).await?;
     }
     Ok(Answer::Response(respond_list(ask, &chosen, view.revision().0, next, remaining)?))
+}
+
+/// Those of the candidates that are selected by what they say in the version that is asked for, up to a limit, and the key of
+/// the first one beyond it.
+///
+/// # Errors
+/// 500 when one cannot be had in that version.
+pub async fn select(
+    ask: &Ask<'_>,
+    selection: &Selection,
+    candidates: Vec<Arc<Entry>>,
+    limit: Option<usize>,
+) -> Result<(Vec<Arc<Entry>>, Option<Arc<str>>), Status> {
+    let mut chosen = Vec::new();
+    for candidates in candidates.chunks(PRESENTED_AT_ONCE) {
+        for entry in custom::present_all(&*ask.shared.store, ask.kind, candidates.to_vec()).await? {
+            if !selection.matches(&entry) {
+                continue;
+            }
+            if limit.is_some_and(|limit| chosen.len() == limit) {
+                return Ok((chosen, Some(entry.key.clone())));
+            }
+            chosen.push(entry);
+        }
+    }
+    Ok((chosen, None))
 }
 
 /// The state that a list shows, and the key below the prefix at which it begins.

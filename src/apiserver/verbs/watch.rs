@@ -6,21 +6,22 @@
 //!
 //! Source: apiserver `pkg/endpoints/handlers/watch.go`, `pkg/storage/cacher`; KEP-3157 (watch list), KEP-956 (bookmarks).
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use store::{Entry, Event, Revision, Watcher};
+use store::{Entry, Event, Revision, Store, Watcher};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use types::registry::KindRef;
+use types::registry::{Kind, KindRef};
 use types::status::Status;
 
 use super::ask::{Answer, Ask, store_error};
 use super::frame::{self, Form};
 use super::options::{ListOptions, Selection};
-use super::read::{fresh, include_object, prefix};
+use super::read::{fresh, include_object, prefix, select};
 use crate::Body;
 use crate::codec::Media;
 use crate::conversion;
@@ -93,7 +94,11 @@ pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
             fresh(ask, Revision(version)).await?;
         }
         let view = store.snapshot();
-        let entries: Vec<_> = view.range(&prefix, None).filter(|e| selection.matches(e)).cloned().collect();
+        let told = selection.of_any_version();
+        let mut entries: Vec<_> = view.range(&prefix, None).filter(|e| told.matches(e)).cloned().collect();
+        if selection.reads_objects() {
+            entries = select(ask, &selection, entries, None).await?.0;
+        }
         (view.revision(), entries)
     } else {
         let start = version.map_or_else(|| store.snapshot().revision(), Revision);
@@ -255,20 +260,24 @@ impl Watch {
 
     /// An event as this watcher's selector sees it: what enters is added, what leaves is deleted.
     async fn seen(&mut self, event: &Event) -> Option<Bytes> {
-        let (name, text) = match event {
-            Event::Put { entry, previous } => {
-                let was = previous.as_ref().filter(|p| self.selection.matches(p));
-                match (was, self.selection.matches(entry)) {
-                    (None, true) => ("ADDED", entry.value.clone()),
-                    (Some(_), true) => ("MODIFIED", entry.value.clone()),
-                    // The last state that matched, at the revision at which it left.
-                    (Some(previous), false) => ("DELETED", previous.value_at(entry.modified)),
-                    (None, false) => return None,
-                }
+        let judged = if self.selection.reads_objects() {
+            match presented(&*self.shared.store, &self.served, event).await {
+                Ok(event) => Cow::Owned(event),
+                Err(status) => return self.end(&status),
             }
-            Event::Delete { entry, previous } => {
-                self.selection.matches(previous).then(|| ("DELETED", entry.value.clone()))?
-            }
+        } else {
+            Cow::Borrowed(event)
+        };
+        let was = judged.previous().is_some_and(|previous| self.selection.matches(previous));
+        let (name, text) = match &*judged {
+            Event::Put { entry, .. } => match (was, self.selection.matches(entry)) {
+                (false, true) => ("ADDED", entry.value.clone()),
+                (true, true) => ("MODIFIED", entry.value.clone()),
+                // The last state that matched, at the revision at which it left.
+                (true, false) => ("DELETED", event.previous()?.value_at(entry.modified)),
+                (false, false) => return None,
+            },
+            Event::Delete { entry, .. } => was.then(|| ("DELETED", entry.value.clone()))?,
         };
         let revision = event.revision();
         let text = written(conversion::text(&self.served, &text))?;
@@ -301,6 +310,22 @@ impl Watch {
         self.last_sent = self.last_sent.max(revision);
         self.columns_sent = true;
     }
+}
+
+/// The event with its objects in the version of the kind, in which a selector reads them.
+async fn presented(store: &dyn Store, kind: &Kind, event: &Event) -> Result<Event, Status> {
+    let shown = |entry: &Arc<Entry>| custom::present(store, kind, entry.clone());
+    Ok(match event {
+        Event::Put { entry, previous } => {
+            let entry = shown(entry).await?;
+            let previous = match previous {
+                Some(previous) => Some(shown(previous).await?),
+                None => None,
+            };
+            Event::Put { entry, previous }
+        }
+        Event::Delete { entry, previous } => Event::Delete { entry: entry.clone(), previous: shown(previous).await? },
+    })
 }
 
 /// A frame that could not be made is left out.

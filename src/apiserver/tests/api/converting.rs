@@ -113,6 +113,53 @@ async fn every_verb_speaks_the_version_of_its_path() {
     admin.get(&format!("{CARS}/b")).await.expect(404);
 }
 
+/// A field selector speaks of the version of its path, whatever version is kept.
+#[tokio::test]
+async fn selectors_read_the_version_of_their_path() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let hooks = Hooks::start(convert).await;
+    let mut definition = versioned(&hooks.url("/convert"));
+    for (at, field) in [(0, ".spec.wheels"), (1, ".spec.tyres")] {
+        definition["spec"]["versions"][at]["selectableFields"] = json!([{"jsonPath": field}]);
+    }
+    define(&admin, &definition).await.expect(201);
+    for (name, tyres) in [("a", 4), ("b", 3), ("c", 4), ("d", 4)] {
+        admin.post(SECOND, &second(name, tyres)).await.expect(201);
+    }
+    let query = "fieldSelector=spec.tyres%3D4";
+    let names = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap();
+        items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let four = admin.get(&format!("{SECOND}?{query}")).await.expect(200).json();
+    assert_eq!(names(&four), ["a", "c", "d"]);
+    assert_eq!(names(&admin.get(&format!("{CARS}?fieldSelector=spec.wheels%3D3")).await.expect(200).json()), ["b"]);
+    let first = admin.get(&format!("{SECOND}?{query}&limit=2")).await.expect(200).json();
+    assert_eq!(names(&first), ["a", "c"]);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let rest = admin.get(&format!("{SECOND}?{query}&limit=2&continue={token}")).await.expect(200).json();
+    assert_eq!((names(&rest), &rest["metadata"]["continue"]), (vec!["d".to_owned()], &Value::Null));
+
+    let mut watch = admin.watch(&format!("{SECOND}?watch=true&{query}")).await;
+    for name in ["a", "c", "d"] {
+        assert_eq!(watch.brief().await, ("ADDED".into(), name.into()));
+    }
+    let path = |name: &str| format!("{CARS}/{name}");
+    let wheels = |count: i64| json!({"spec": {"wheels": count}});
+    admin.patch(&path("b"), "merge", &wheels(4)).await.expect(200);
+    assert_eq!(watch.brief().await, ("ADDED".into(), "b".into()));
+    let left = admin.patch(&path("a"), "merge", &wheels(5)).await.expect(200).json();
+    let gone = watch.next().await.unwrap();
+    assert_eq!((&gone["type"], &gone["object"]["spec"]), (&json!("DELETED"), &json!({"tyres": 4})));
+    assert_eq!(gone["object"]["metadata"]["resourceVersion"], left["metadata"]["resourceVersion"]);
+    admin.delete(&format!("{SECOND}?{query}")).await.expect(200);
+    for name in ["b", "c", "d"] {
+        assert_eq!(watch.brief().await, ("DELETED".into(), name.into()));
+    }
+    assert_eq!(names(&admin.get(CARS).await.expect(200).json()), ["a"]);
+}
+
 /// Nothing wrong is stored or shown when the webhook cannot be asked.
 #[tokio::test]
 async fn without_an_answer_nothing_is_stored() {
