@@ -8,8 +8,8 @@ use types::status::Status;
 
 use super::gojson::type_of as json_type;
 use super::scalar::{self, Wrong};
-use super::strict;
 use super::trail::{Step, Trail, go_path, strict_path};
+use super::{Media, strict, yaml};
 use crate::custom;
 use crate::schema::{self, Container, Field, Item, Type};
 
@@ -33,18 +33,35 @@ impl FieldValidation {
     }
 }
 
+/// The body that a value was read from, where what it says twice can still be seen.
+#[derive(Debug, Clone, Copy)]
+pub enum Raw<'a> {
+    Json(&'a [u8]),
+    Yaml(&'a [u8]),
+}
+
+impl<'a> Raw<'a> {
+    /// `None` for a format in which nothing can be said twice.
+    pub fn of(media: Media, body: &'a [u8]) -> Option<Self> {
+        match media {
+            Media::Json => Some(Raw::Json(body)),
+            Media::Yaml => Some(Raw::Yaml(body)),
+            Media::Protobuf => None,
+        }
+    }
+}
+
 /// Brings an object into the form in which upstream's typed decoding would have left it: unknown fields, nulls and zero
 /// values of optional fields are gone, quantities and times are in canonical form, every field has its type. Returns
 /// warnings (mode Warn) such as `unknown field "spec.foo"`.
 ///
-/// `raw_json` is the body when it came as JSON: only there can duplicate fields be seen, and problems are listed in the
-/// order of the body. Kinds that the type table does not have (custom kinds) keep their value; duplicates are found.
+/// Only in the raw body can duplicate fields be seen; problems of JSON are listed in its order. Kinds that the type table does not have (custom kinds) keep their value; duplicates are found.
 ///
 /// Errors: 400 as upstream for a field of the wrong type in every mode, and for unknown or duplicate fields in Strict.
 pub fn check(
     gvk: &GroupVersionKind,
     value: &mut Value,
-    raw_json: Option<&[u8]>,
+    raw: Option<Raw<'_>>,
     mode: FieldValidation,
 ) -> Result<Vec<String>, Status> {
     let cannot = |why: &str| {
@@ -52,13 +69,30 @@ pub fn check(
         Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
     };
     let collect = mode != FieldValidation::Ignore;
-    let mut problems = canonicalize(gvk, value, collect && raw_json.is_none()).map_err(|why| cannot(&why))?;
-    if let Some(raw) = raw_json.filter(|_| collect) {
-        problems = strict::problems(raw, schema::type_of(&gvk.group, &gvk.version, &gvk.kind));
+    let json = match raw {
+        Some(Raw::Json(text)) if collect => Some(text),
+        _ => None,
+    };
+    let mut problems = canonicalize(gvk, value, collect && json.is_none()).map_err(|why| cannot(&why))?;
+    if let Some(text) = json {
+        problems = strict::problems(text, schema::type_of(&gvk.group, &gvk.version, &gvk.kind));
     }
-    if mode == FieldValidation::Strict && !problems.is_empty() {
-        return Err(cannot(&strict_error(&problems)));
+    settled(problems, raw, mode).map_err(|why| cannot(&why))
+}
+
+/// The problems as warnings, with the keys that a YAML body sets twice; in Strict the one error that is made of them.
+fn settled(mut problems: Vec<String>, raw: Option<Raw<'_>>, mode: FieldValidation) -> Result<Vec<String>, String> {
+    let twice = match raw {
+        Some(Raw::Yaml(text)) if mode != FieldValidation::Ignore => yaml::duplicates(text),
+        _ => Vec::new(),
+    };
+    if mode == FieldValidation::Strict {
+        if !twice.is_empty() {
+            problems.insert(0, yaml::duplicates_error(&twice));
+        }
+        return if problems.is_empty() { Ok(problems) } else { Err(strict_error(&problems)) };
     }
+    problems.splice(0..0, twice);
     Ok(problems)
 }
 
@@ -102,7 +136,7 @@ pub(crate) fn canonicalize_metadata(value: &mut Value, collect: bool) -> Result<
 pub(crate) fn check_custom(
     kind: &Kind,
     value: &mut Value,
-    raw_json: Option<&[u8]>,
+    raw: Option<Raw<'_>>,
     mode: FieldValidation,
 ) -> Result<Vec<String>, Status> {
     let cannot = |why: &str| {
@@ -110,12 +144,12 @@ pub(crate) fn check_custom(
         Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
     };
     let collect = mode != FieldValidation::Ignore;
-    let mut problems = raw_json.filter(|_| collect).map(|raw| strict::problems(raw, None)).unwrap_or_default();
+    let mut problems = match raw {
+        Some(Raw::Json(text)) if collect => strict::problems(text, None),
+        _ => Vec::new(),
+    };
     problems.extend(canonicalize_kind(kind, value, collect).map_err(|why| cannot(&why))?);
-    if mode == FieldValidation::Strict && !problems.is_empty() {
-        return Err(cannot(&strict_error(&problems)));
-    }
-    Ok(problems)
+    settled(problems, raw, mode).map_err(|why| cannot(&why))
 }
 
 /// The text that upstream makes of unknown and duplicate fields; a PATCH carries it in a 422 about the field `patch`.
@@ -301,13 +335,14 @@ mod tests {
         ];
         let value: Value = serde_json::from_slice(raw).unwrap();
         let mut warned = value.clone();
-        assert_eq!(check(&deployment(), &mut warned, Some(raw), FieldValidation::Warn).unwrap(), expected);
+        assert_eq!(check(&deployment(), &mut warned, Some(Raw::Json(raw)), FieldValidation::Warn).unwrap(), expected);
         assert_eq!(
             warned,
             json!({"spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "a"}]}}}}),
             "unknown fields are dropped"
         );
-        let error = check(&deployment(), &mut value.clone(), Some(raw), FieldValidation::Strict).unwrap_err();
+        let error =
+            check(&deployment(), &mut value.clone(), Some(Raw::Json(raw)), FieldValidation::Strict).unwrap_err();
         assert_eq!(error.code, 400);
         assert_eq!(
             error.message,
@@ -316,9 +351,19 @@ mod tests {
                 expected.join(", ")
             )
         );
-        assert!(check(&deployment(), &mut value.clone(), Some(raw), FieldValidation::Ignore).unwrap().is_empty());
+        assert!(
+            check(&deployment(), &mut value.clone(), Some(Raw::Json(raw)), FieldValidation::Ignore).unwrap().is_empty()
+        );
         let without_raw = check(&deployment(), &mut value.clone(), None, FieldValidation::Warn).unwrap();
         assert_eq!(without_raw, [expected[0], expected[2]], "duplicates show only in the raw body");
+        let yaml = Some(Raw::Yaml(b"spec:\n  replicas: 1\n  replicas: 2\n  replicas: 3\n"));
+        let twice = [3, 4].map(|line| format!("line {line}: key \"replicas\" already set in map"));
+        let warned = check(&deployment(), &mut value.clone(), yaml, FieldValidation::Warn).unwrap();
+        assert_eq!(warned, [&twice[0], &twice[1], expected[0], expected[2]]);
+        let error = check(&deployment(), &mut value.clone(), yaml, FieldValidation::Strict).unwrap_err();
+        let words =
+            format!("strict decoding error: yaml: unmarshal errors:\n  {}\n  {}, {}", twice[0], twice[1], expected[0]);
+        assert!(error.message.contains(&words), "{error}");
     }
 
     #[test]

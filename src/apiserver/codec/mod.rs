@@ -31,7 +31,7 @@ pub use negotiate::{Accepted, As, negotiate};
 /// Decodes the body of a create or update into one value with `apiVersion` and `kind` set.
 ///
 /// No content type means JSON. Fields are not looked at beyond `apiVersion` and `kind`; call [`fields::check`] next, with the
-/// raw body when it was JSON ([`Media::of`]).
+/// raw body when it was JSON or YAML ([`fields::Raw::of`]).
 ///
 /// Errors: 415 for a media type that is not served, 400 for anything that cannot be read or is of another kind than
 /// `expected`, worded as upstream. Source: apiserver `pkg/endpoints/handlers/create.go`, `rest.go`.
@@ -85,6 +85,9 @@ fn object_of(body: &[u8]) -> Result<Value, String> {
 pub(crate) fn strict_problems(body: &[u8]) -> Vec<String> {
     strict::problems(body, None)
 }
+
+/// Keys that are set twice anywhere in a YAML text, and one error that says so.
+pub(crate) use yaml::{duplicates as yaml_duplicates, duplicates_error as yaml_duplicates_error};
 
 /// Fills in `apiVersion` and `kind` where the body has none and refuses others.
 fn claim(value: &mut Value, body: &[u8], expected: &GroupVersionKind) -> Result<(), Status> {
@@ -215,10 +218,11 @@ mod tests {
             }
             let gvk = GroupVersionKind { group: group.into(), version: version.into(), kind: kind.into() };
             let mut value = decode(None, &Bytes::from(body.clone()), &gvk).unwrap();
-            let (got_strict, got) = match check(&gvk, &mut value, Some(body.as_bytes()), FieldValidation::Warn) {
-                Ok(problems) => (problems, String::new()),
-                Err(status) => (Vec::new(), status.message.split_once(": ").unwrap().1.to_owned()),
-            };
+            let (got_strict, got) =
+                match check(&gvk, &mut value, Some(fields::Raw::Json(body.as_bytes())), FieldValidation::Warn) {
+                    Ok(problems) => (problems, String::new()),
+                    Err(status) => (Vec::new(), status.message.split_once(": ").unwrap().1.to_owned()),
+                };
             if got_strict != strict || got != error {
                 wrong.push(format!("{body}\n  ours {got_strict:?} {got}\n  go   {strict:?} {error}"));
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::fields::{FieldValidation, check};
+use super::fields::{FieldValidation, Raw, check};
 use super::*;
 use crate::schema::{Container, Field, Item, KINDS, TYPES, Type, WireField};
 
@@ -153,7 +153,7 @@ proptest! {
         for media in ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"] {
             let body = Bytes::from(text.clone());
             if let Ok(mut value) = decode(Some(media), &body, &gvk) {
-                let raw = (media == "application/json").then_some(&text[..]);
+                let raw = Raw::of(Media::of(Some(media)).unwrap(), &text);
                 for mode in [FieldValidation::Ignore, FieldValidation::Warn, FieldValidation::Strict] {
                     let _ = check(&gvk, &mut value, raw, mode);
                 }

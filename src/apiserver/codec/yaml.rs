@@ -1,6 +1,6 @@
 //! YAML bodies, read as upstream's library reads them: into the JSON that they stand for.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess as _, Visitor};
@@ -10,29 +10,93 @@ use serde_json::{Map, Number, Value};
 /// pod, not a list of lists of lists. Upstream's library limits the share of what comes from aliases.
 const ALIASED_BYTES_MAX: usize = 256 << 10;
 
-/// Parses one YAML document. Keys become strings, as they must be in JSON. Plain scalars are
-/// resolved by the YAML 1.2 core schema: `yes` and `on` are strings, where upstream's YAML 1.1 library has booleans.
+/// Keys that are set twice which are told of: finding the line of each takes a reading of its own.
+const DOUBLED_MAX: usize = 8;
+
+/// Parses one YAML document. Keys become strings, as they must be in JSON; of keys that are set twice the last counts. Plain
+/// scalars are resolved by the YAML 1.2 core schema: `yes` and `on` are strings, where upstream's YAML 1.1 library has booleans.
 ///
 /// Errors: the parser's own words behind the Go library's prefix, whose positions differ from the Go library's.
 pub fn parse(body: &[u8]) -> Result<Value, String> {
-    // No document weighs more than twice its length by itself.
-    let left = Cell::new(2 * body.len() + ALIASED_BYTES_MAX);
-    let document = serde_yaml_ng::Deserializer::from_slice(body);
-    Node { left: &left }.deserialize(document).map_err(|e| format!("yaml: {e}"))
+    Reading::of(body, None).read(body).map_err(|e| format!("yaml: {e}"))
+}
+
+/// What the Go library says of keys that are set twice, line by line; nothing of a body that cannot be read.
+pub fn duplicates(body: &[u8]) -> Vec<String> {
+    let whole = Reading::of(body, None);
+    if whole.read(body).is_err() {
+        return Vec::new();
+    }
+    let keys = whole.doubled.into_inner();
+    let line = |at: usize| Reading::of(body, Some(at)).read(body).err()?.location().map(|place| place.line());
+    let told = keys.iter().enumerate().filter_map(|(at, key)| Some((key, line(at)?)));
+    told.map(|(key, line)| format!("line {line}: key {key:?} already set in map")).collect()
+}
+
+/// One error out of what [`duplicates`] says.
+pub fn duplicates_error(duplicates: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", duplicates.join("\n  "))
+}
+
+/// One pass over a document.
+struct Reading {
+    left: Cell<usize>,
+    /// The first keys that are set again.
+    doubled: RefCell<Vec<String>>,
+    /// Which of these keys' values to fail at, so that the error tells where it is.
+    fails_at: Option<usize>,
+}
+
+impl Reading {
+    fn of(body: &[u8], fails_at: Option<usize>) -> Self {
+        // No document weighs more than twice its length by itself.
+        Self { left: Cell::new(2 * body.len() + ALIASED_BYTES_MAX), doubled: RefCell::default(), fails_at }
+    }
+
+    fn read(&self, body: &[u8]) -> Result<Value, serde_yaml_ng::Error> {
+        Node(self).deserialize(serde_yaml_ng::Deserializer::from_slice(body))
+    }
+
+    /// Notes a key that is set again; whether to fail at its value.
+    fn fails_at(&self, key: &str) -> bool {
+        let mut doubled = self.doubled.borrow_mut();
+        if doubled.len() == DOUBLED_MAX {
+            return false;
+        }
+        doubled.push(key.to_owned());
+        self.fails_at == Some(doubled.len() - 1)
+    }
 }
 
 /// A value to be read, which takes its weight from what is left.
 #[derive(Clone, Copy)]
-struct Node<'a> {
-    left: &'a Cell<usize>,
-}
+struct Node<'a>(&'a Reading);
 
 impl Node<'_> {
     fn weigh<E: Error>(self, text: usize) -> Result<(), E> {
         let left =
-            self.left.get().checked_sub(1 + text).ok_or_else(|| E::custom("document contains excessive aliasing"))?;
-        self.left.set(left);
+            self.0.left.get().checked_sub(1 + text).ok_or_else(|| E::custom("document contains excessive aliasing"))?;
+        self.0.left.set(left);
         Ok(())
+    }
+}
+
+/// A value that is refused whatever it is, at its place.
+struct Nothing;
+
+impl<'de> DeserializeSeed<'de> for Nothing {
+    type Value = Value;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Nothing {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key that is not set yet")
     }
 }
 
@@ -119,10 +183,11 @@ impl<'de> Visitor<'de> for Node<'_> {
                 Value::Bool(b) => b.to_string(),
                 other => return Err(A::Error::custom(format_args!("unsupported map key of type: {other:?}"))),
             };
-            let value = entries.next_value_seed(self)?;
-            if object.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("duplicate entry with key {key:?}")));
-            }
+            let value = if object.contains_key(&key) && self.0.fails_at(&key) {
+                entries.next_value_seed(Nothing)?
+            } else {
+                entries.next_value_seed(self)?
+            };
             object.insert(key, value);
         }
         Ok(Value::Object(object))
@@ -139,7 +204,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 mod tests {
     use serde_json::json;
 
-    use super::parse;
+    use super::{DOUBLED_MAX, duplicates, parse};
 
     #[test]
     fn values() {
@@ -153,11 +218,11 @@ mod tests {
                 json!({"a": {"k": "v"}, "b": {"k": "v"}, "c": [{"k": "v"}, {"k": "v"}]}),
             ),
             ("on: yes", json!({"on": "yes"})),
+            ("a: 1\na: 2", json!({"a": 2})),
         ] {
             assert_eq!(parse(text.as_bytes()), Ok(expected), "{text}");
         }
         for (text, part) in [
-            ("a: 1\na: 2", "duplicate entry with key \"a\""),
             ("a: .inf", "has no JSON form"),
             ("[1]: x", "unsupported map key"),
             ("a: [1", "did not find expected"),
@@ -169,6 +234,27 @@ mod tests {
         }
         assert!(parse(b"a: \xff\xfe").is_err());
         assert!(parse("[".repeat(10_000).as_bytes()).unwrap_err().contains("recursion limit"));
+    }
+
+    #[test]
+    fn keys_that_are_set_twice() {
+        for (text, expected) in [
+            ("a: 1\nb: [1]", vec![]),
+            ("{a: 1, a: 2}", vec!["line 1: key \"a\" already set in map"]),
+            (
+                "\nx:\n- a: 1\n  b: 2\n  a:\n    c: 3\nx: &y {}\nx:\n- 1\nz: *y\nz: ~\n",
+                vec![
+                    "line 6: key \"a\" already set in map",
+                    "line 7: key \"x\" already set in map",
+                    "line 9: key \"x\" already set in map",
+                    "line 11: key \"z\" already set in map",
+                ],
+            ),
+            ("a: 1\na: [", vec![]),
+        ] {
+            assert_eq!(duplicates(text.as_bytes()), expected, "{text}");
+        }
+        assert_eq!(duplicates("a: 1\n".repeat(100).as_bytes()).len(), DOUBLED_MAX);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::ask::{Answer, Ask, Owners};
 use super::object::meta;
 use super::update::{CONFLICT_RETRIES, Live, Unchanged, replace};
 use super::{create, options};
+use crate::codec;
 use crate::codec::fields::{self, FieldValidation};
 use crate::managed::{self, Applied};
 
@@ -51,23 +52,28 @@ pub fn configuration(ask: &mut Ask<'_>, body: &Bytes) -> Result<(Value, bool), S
         return Err(options::invalid("meta.k8s.io", "PatchOptions", &[error]));
     }
     let mode = ask.field_validation()?;
-    let config =
-        crate::codec::parse_yaml(body).map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
+    let config = codec::parse_yaml(body).map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
     let config = match config {
         Value::Object(_) => config,
         Value::Null => Value::Object(serde_json::Map::new()),
         other => {
-            let what = crate::codec::json_type(&other);
+            let what = codec::json_type(&other);
             return Err(Status::bad_request(format!(
                 "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {what} into Go \
                  value of type map[string]interface {{}}"
             )));
         }
     };
-    if mode != FieldValidation::Ignore && body.trim_ascii_start().starts_with(b"{") {
-        let twice = crate::codec::strict_problems(body);
+    if mode != FieldValidation::Ignore {
+        let json = body.trim_ascii_start().starts_with(b"{");
+        let twice = if json { codec::strict_problems(body) } else { codec::yaml_duplicates(body) };
         if mode == FieldValidation::Strict && !twice.is_empty() {
-            return Err(Status::bad_request(format!("error strict decoding YAML: {}", twice.join(", "))));
+            let why = if json {
+                twice.join(", ")
+            } else {
+                format!("error converting YAML to JSON: {}", codec::yaml_duplicates_error(&twice))
+            };
+            return Err(Status::bad_request(format!("error strict decoding YAML: {why}")));
         }
         ask.warnings.extend(twice);
     }

@@ -15,7 +15,7 @@ use crate::admission;
 use crate::auth::identity::Identity;
 use crate::auth::rbac;
 use crate::auth::{Attributes, Target};
-use crate::codec::fields::{self, FieldValidation};
+use crate::codec::fields::{self, FieldValidation, Raw};
 use crate::codec::{Accepted, Media};
 use crate::conversion;
 use crate::custom;
@@ -139,7 +139,7 @@ impl<'a> Ask<'a> {
     ) -> Result<Value, Status> {
         let mode = self.field_validation()?;
         let mut value = crate::codec::decode(self.content_type(), body, expected)?;
-        let raw = matches!(Media::of(self.content_type())?, Media::Json).then_some(&**body);
+        let raw = Raw::of(Media::of(self.content_type())?, body);
         let own = *expected.kind == *self.kind.kind && *expected.group == *self.kind.group;
         let warnings = if own && self.kind.extension.is_some() {
             fields::check_custom(self.kind, &mut value, raw, mode)?
