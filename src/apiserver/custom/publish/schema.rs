@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 use crate::hooks::json::{boolean, get, text, texts};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+/// What descriptions refer to.
+const CONVENTIONS: &str = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
 const NULLABLE: &str = "nullable";
 const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 const INT_OR_STRING: &str = "x-kubernetes-int-or-string";
@@ -39,19 +41,23 @@ impl Native {
             let definition = definitions.get(&format!("io.k8s.api.autoscaling.v1.{kind}")).unwrap_or(&Value::Null);
             get(get(definition, "properties"), field).clone()
         };
-        let metadata = |kind: &str, target: &str| match (form, found(kind, "metadata")) {
-            (Form::V3, node) => node,
-            // A reference with words beside it, which v3 wraps.
-            (Form::V2, node) => {
-                json!({"$ref": reference(form, &format!("{META}.{target}")), "description": node["description"]})
+        let metadata = |target: &str, description: &str| {
+            let target = reference(form, &format!("{META}.{target}"));
+            match form {
+                // Words beside a reference make it one of several that hold.
+                Form::V3 => json!({"description": description, "allOf": [{"$ref": target}]}),
+                Form::V2 => json!({"description": description, "$ref": target}),
             }
         };
         Self {
             form,
             api_version: found("Scale", "apiVersion"),
             kind: found("Scale", "kind"),
-            metadata: metadata("Scale", "ObjectMeta"),
-            list_metadata: metadata("HorizontalPodAutoscalerList", "ListMeta"),
+            metadata: metadata("ObjectMeta", &format!("Standard object's metadata. More info: {CONVENTIONS}#metadata")),
+            list_metadata: metadata(
+                "ListMeta",
+                &format!("Standard list metadata. More info: {CONVENTIONS}#types-kinds"),
+            ),
         }
     }
 
@@ -65,7 +71,7 @@ impl Native {
                 "apiVersion": self.api_version,
                 "kind": self.kind,
                 "metadata": self.list_metadata,
-                "items": {"description": format!("List of {plural}."), "type": "array",
+                "items": {"description": format!("List of {plural}. More info: {CONVENTIONS}"), "type": "array",
                     "items": {"$ref": reference(self.form, item)}},
             },
         })
@@ -269,6 +275,15 @@ mod tests {
             assert_eq!(definition["properties"]["spec"]["required"], json!(["x", "kind", "apiVersion"]));
             let metadata = definition["properties"]["metadata"].to_string();
             assert!(metadata.contains(&reference(form, &format!("{META}.ObjectMeta"))), "{metadata}");
+            assert!(metadata.contains("Standard object's metadata. More info: https://"), "{metadata}");
+            let list = native(form).list("x", "Foo", "FooList", "foos");
+            for (field, words) in [
+                ("metadata", "Standard list metadata. More info: https://"),
+                ("items", "List of foos. More info: https://"),
+            ] {
+                let described = list["properties"][field]["description"].as_str().unwrap_or_default();
+                assert!(described.starts_with(words), "{described}");
+            }
         }
         let open = json!({"type": "object", PRESERVE: true});
         assert_eq!(published(&open, false, &native(Form::V2)), json!({"type": "object"}));
