@@ -82,6 +82,17 @@ pub fn plan(quota: &ResourceQuota, counted: Option<&List>, now: Timestamp) -> Pl
     plan
 }
 
+/// Whether a change of a quota asks for a count. A status is either our own, or a charge, which is right already; other limits
+/// than those of the spec are somebody's mistake there.
+fn is_due(old: Option<&ResourceQuota>, new: Option<&ResourceQuota>) -> bool {
+    let other_limits = |quota: &ResourceQuota| {
+        let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+        let said = quota.status.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+        !same(Some(&hard), Some(&said))
+    };
+    old.map(|q| &q.spec) != new.map(|q| &q.spec) || new.is_some_and(other_limits)
+}
+
 /// Whether both say the same quantities, however they are written.
 fn same(a: Option<&BTreeMap<String, Text>>, b: Option<&BTreeMap<String, Text>>) -> bool {
     let read = |list: &BTreeMap<String, Text>| -> Vec<(String, Option<Quantity>)> {
@@ -137,9 +148,7 @@ pub fn start(context: &Context) {
     let queue = context.queue();
     let dirty = Arc::clone(&queue);
     quotas.on_change(Box::new(move |old, new| {
-        let spec = |quota: &Arc<ResourceQuota>| quota.spec.clone();
-        // A status is either our own, or a charge, which is right already.
-        if let Some(quota) = new.or(old).filter(|_| old.map(spec) != new.map(spec)) {
+        if let Some(quota) = new.or(old).filter(|_| is_due(old.map(|q| &**q), new.map(|q| &**q))) {
             dirty.add(quota.key());
         }
     }));
@@ -325,6 +334,23 @@ mod tests {
 
     fn list(entries: &[(&str, &str)]) -> List {
         entries.iter().map(|(name, text)| ((*name).to_owned(), text.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_foreign_limit_in_the_status_is_taken_back() {
+        let of = |spec: &str, status: &str, used: &str| {
+            quota(json!({"cpu": spec}), json!({"hard": {"cpu": status}, "used": {"cpu": used}}))
+        };
+        let (own, charged) = (of("1", "1000m", "0"), of("1", "1", "500m"));
+        for (old, new, due) in [
+            (None, Some(&own), true),
+            (Some(&own), Some(&charged), false),
+            (Some(&own), Some(&of("1", "2", "0")), true),
+            (Some(&own), Some(&of("2", "1", "0")), true),
+            (Some(&own), None, true),
+        ] {
+            assert_eq!(is_due(old, new), due, "{old:?} {new:?}");
+        }
     }
 
     #[test]
