@@ -34,6 +34,14 @@ const MIGRATIONS: &[&str] = &["
     INSERT INTO meta VALUES ('revision', 0);
 "];
 
+/// Copies what is in use to new pages, in memory rather than in a file outside of the store's folder, and empties the log.
+/// Noted last: when it is interrupted, it is done again. From then on `secure_delete` overwrites what is freed.
+const SWEEP: &str = "
+    PRAGMA temp_store = MEMORY; VACUUM; PRAGMA temp_store = DEFAULT;
+    INSERT OR REPLACE INTO meta VALUES ('swept', 1);
+    PRAGMA wal_checkpoint(TRUNCATE);
+";
+
 /// Rows to be written, by the revision that created them; `None`: the row goes.
 pub(crate) type Rows = BTreeMap<Revision, Option<Arc<Entry>>>;
 
@@ -228,11 +236,27 @@ impl StateFile {
         Ok(opened.stale)
     }
 
-    /// Writes rows again as they would be kept now, and leaves nothing of their old form behind.
-    pub fn rewrite(&mut self, rows: &Rows) -> Result<(), CommitFailed> {
-        self.commit(&[rows], None)?;
-        let emptied = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        emptied.map_err(|error| CommitFailed { reason: format!("{}: {error}", self.path.display()), in_doubt: false })
+    /// Brings the file into the form in which it is kept now: writes `stale` rows again, and leaves nothing of their old form
+    /// behind, nor of any value that was freed before there was a seal.
+    pub fn settle(&mut self, stale: &Rows) -> Result<(), CommitFailed> {
+        let failed = |path: &Path, error: rusqlite::Error| CommitFailed {
+            reason: format!("{}: {error}", path.display()),
+            in_doubt: false,
+        };
+        let swept = self.conn.query_row("SELECT count(*) FROM meta WHERE name = 'swept'", [], |row| row.get(0));
+        let swept = swept.map(|rows: i64| rows > 0).map_err(|error| failed(&self.path, error))?;
+        if !stale.is_empty() {
+            tracing::info!(rows = stale.len(), "writing again what is kept in another form now");
+            self.commit(&[stale], None)?;
+        }
+        let sql = match (self.seal.is_some(), swept) {
+            (true, false) => SWEEP,
+            (true, true) if !stale.is_empty() => "PRAGMA wal_checkpoint(TRUNCATE);",
+            // What is freed from now on is not overwritten any more.
+            (false, true) => "DELETE FROM meta WHERE name = 'swept';",
+            _ => return Ok(()),
+        };
+        self.conn.execute_batch(sql).map_err(|error| failed(&self.path, error))
     }
 
     /// Writes rows and, if given, the revision up to which numbers are taken, in one transaction; on disk when it returns.
@@ -416,17 +440,21 @@ mod tests {
         let (file, _) = StateFile::open(&path, &facts_of(), None).unwrap();
         let sql = "UPDATE meta SET number = 5; INSERT INTO entry VALUES (1, 1, NULL, 'k', CAST('served' AS BLOB))";
         file.conn.execute_batch(sql).unwrap();
+        // Values that were long gone when the seal came: in a page of their own, and in one that is still in use.
+        let sql = "INSERT INTO entry SELECT 2, 2, NULL, 'l', CAST(replace(hex(zeroblob(9000)), '00', 'served') AS BLOB);
+            INSERT INTO entry VALUES (3, 3, NULL, 'm', CAST('served' AS BLOB)); DELETE FROM entry WHERE created > 1;";
+        file.conn.execute_batch(sql).unwrap();
         drop(file);
         let seal = || Some(Arc::new(Backwards) as Arc<dyn Seal>);
         let (mut file, loaded) = StateFile::open(&path, &facts_of(), seal()).unwrap();
         assert_eq!(&*loaded.map["k"].value, b"served");
         assert_eq!(loaded.stale.len(), 1, "from before there was a seal");
-        file.rewrite(&loaded.stale).unwrap();
-        drop(file);
+        file.settle(&loaded.stale).unwrap();
         for name in ["state.db", "state.db-wal"] {
             let bytes = std::fs::read(folder.path().join(name)).unwrap_or_default();
             assert!(!bytes.windows(6).any(|w| w == b"served"), "{name}");
         }
+        drop(file);
         let (file, loaded) = StateFile::open(&path, &facts_of(), seal()).unwrap();
         assert_eq!((&*loaded.map["k"].value, loaded.stale.len()), (&b"served"[..], 0));
         let view = MemoryView { revision: loaded.revision, map: loaded.map };

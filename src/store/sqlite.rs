@@ -153,10 +153,7 @@ impl SqliteStore {
     /// itself, [`Error::Io`] when it cannot be read or created.
     pub fn open(path: &Path, facts_of: FactsOf, options: Options) -> Result<Arc<SqliteStore>, Error> {
         let (mut file, loaded) = StateFile::open(path, &facts_of, options.seal.clone())?;
-        if !loaded.stale.is_empty() {
-            tracing::info!(rows = loaded.stale.len(), "writing again what is kept in another form now");
-            file.rewrite(&loaded.stale).map_err(|failed| Error::ReadOnly { reason: failed.reason })?;
-        }
+        file.settle(&loaded.stale).map_err(|failed| Error::ReadOnly { reason: failed.reason })?;
         let mut revision = loaded.revision;
         if options.skip_revisions > 0 {
             revision.0 += options.skip_revisions;
