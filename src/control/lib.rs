@@ -19,6 +19,7 @@ mod failures;
 pub mod keys;
 pub mod pods;
 pub mod scheduler;
+mod watches;
 
 /// What the controllers need to know about the cluster.
 #[derive(Debug, Clone)]

@@ -2,8 +2,8 @@
 //!
 //! Pods go first; other kinds follow when no pod is left, so that nothing a pod uses disappears under it. What hinders is
 //! written into the namespace's conditions. Custom kinds are emptied like all others: the definitions that make them are
-//! followed in a cache, which a sweep first lets catch up with the API. While something remains the key comes again with the runner's back-off, and at
-//! once when a pod of the namespace goes.
+//! followed in a cache, which a sweep first lets catch up with the API. While objects remain, the kinds that they are of are
+//! watched in the namespace, and each that goes brings the key again; after what failed it comes again with a growing delay.
 //!
 //! Source: kubernetes `pkg/controller/namespace/deletion/{namespaced_resources_deleter,status_condition_utils}.go`, KEP-5080.
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use client::definition::Definition;
 use client::runner::{Controller, Plan, Seen};
+use client::watch::EventType;
 use client::{Cache, Client, DeleteParams, Key, ListParams, Object, Propagation, Result, Revision, Selector};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::Resource as _;
@@ -23,13 +24,15 @@ use serde::Deserialize;
 use types::registry::{BUILT_IN, Kind, Verb};
 
 use crate::Context;
+use crate::watches::Watches;
 
 const NAME: &str = "namespace-controller";
 const FINALIZER: &str = "kubernetes";
 /// Namespaces emptied at once; upstream's `--concurrent-namespace-syncs` is 10, for clusters of thousands.
 const WORKERS: usize = 4;
-/// While something remains that no pod holds: how long until it is counted again. Finalizers of others decide.
-const AGAIN: SignedDuration = SignedDuration::from_secs(2);
+/// After a sweep that failed: the first wait and the longest. Nobody says when a webhook or a server stops refusing.
+const AGAIN_MIN: SignedDuration = SignedDuration::from_secs(2);
+const AGAIN_MAX: SignedDuration = SignedDuration::from_secs(300);
 /// Longest wait for the cache of definitions; it is a few milliseconds behind. Then the sweep is an error, and comes again.
 const DEFINITIONS_WAIT: Duration = Duration::from_secs(5);
 
@@ -167,6 +170,9 @@ struct Namespaces {
     definitions: Arc<Cache<Definition>>,
     /// What the last sweep of each terminating namespace found, by uid.
     remains: Mutex<BTreeMap<String, Remains>>,
+    /// How long to wait after the next sweep that fails, of those whose last one did.
+    waits: Mutex<BTreeMap<Key, SignedDuration>>,
+    watches: Watches,
 }
 
 pub fn start(context: &Context) {
@@ -189,7 +195,12 @@ pub fn start(context: &Context) {
     }));
     let remains = Mutex::new(BTreeMap::new());
     let definitions = context.informers.definitions();
-    context.run(Namespaces { client: context.client(NAME), namespaces, definitions, remains }, queue, WORKERS);
+    let client = context.client(NAME);
+    let dirty = Arc::clone(&queue);
+    let mark = Arc::new(move |namespace: &str| dirty.add(Key::cluster(namespace)));
+    let watches = Watches::new(context, client.clone(), |_, event| event == EventType::Deleted, mark);
+    let waits = Mutex::default();
+    context.run(Namespaces { client, namespaces, definitions, remains, waits, watches }, queue, WORKERS);
 }
 
 #[derive(Deserialize)]
@@ -284,6 +295,8 @@ impl Controller for Namespaces {
 
     fn plan(&self, key: &Key, now: Timestamp) -> Plan<Action> {
         let Some(namespace) = self.namespaces.get(key) else {
+            self.watches.follow(&key.name, &BTreeSet::new());
+            self.waits.lock().remove(key);
             return Plan::nothing();
         };
         let mut remains = self.remains.lock();
@@ -292,10 +305,17 @@ impl Controller for Namespaces {
         // A finding is good for the plan that reports it; the one after looks again.
         if let Some(last) = last {
             let reported = plan.actions.iter().any(|a| matches!(a, Action::Status(_)));
-            if reported && last.objects.is_empty() && last.errors.is_empty() {
+            let failed = !last.errors.is_empty();
+            if reported && last.objects.is_empty() && !failed {
                 remains.insert(namespace.uid().to_owned(), last);
-            } else if !plan.actions.iter().any(|a| matches!(a, Action::Release(_))) {
-                plan.again_at(now + AGAIN);
+            }
+            let mut waits = self.waits.lock();
+            if failed {
+                let wait = waits.get(key).copied().unwrap_or(AGAIN_MIN);
+                plan.again_at(now + wait);
+                waits.insert(key.clone(), (wait * 2).min(AGAIN_MAX));
+            } else {
+                waits.remove(key);
             }
         }
         plan
@@ -306,6 +326,11 @@ impl Controller for Namespaces {
             Action::Sweep => {
                 let Some(namespace) = self.namespaces.get(key) else { return Ok(vec![]) };
                 let remains = self.sweep(&key.name).await;
+                let split = |name: &String| name.split_once('.').map(|(plural, group)| (group.into(), plural.into()));
+                let mut kinds: BTreeSet<_> = remains.objects.keys().filter_map(split).collect();
+                // Pods come from the shared cache.
+                kinds.remove(&(String::new(), "pods".to_owned()));
+                self.watches.follow(&key.name, &kinds);
                 self.remains.lock().insert(namespace.uid().to_owned(), remains);
                 return Ok(vec![]);
             }

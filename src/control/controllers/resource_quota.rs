@@ -8,9 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use client::api::{ACCEPT_METADATA, ListParams, Query, resource_path};
+use client::api::ListParams;
 use client::queue::Queue;
 use client::runner::{Controller, Plan, Seen};
 use client::watch::EventType;
@@ -20,19 +19,16 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use types::quantity::Quantity;
 use types::quota::Resource;
-use types::registry::BUILT_IN;
 use types::resources::{self, List};
 
+use crate::watches::{Place, Watches, path};
 use crate::{Context, pods};
 
 const NAME: &str = "resourcequota-controller";
 /// Source: `--concurrent-resource-quota-syncs`.
 const WORKERS: usize = 5;
-/// How long a kind that could not be watched is left alone.
-const AGAIN: Duration = Duration::from_secs(5);
 /// Kinds with names of their own in quotas, besides `count/…`.
 const NAMED: &[&str] = &[
     "pods",
@@ -159,15 +155,17 @@ pub fn start(context: &Context) {
             mark(&all, &dirty, pod.namespace());
         }
     }));
-    let watches = Watches {
-        client: client.clone(),
-        quotas: Arc::clone(&quotas),
-        queue: Arc::clone(&queue),
-        running: Mutex::default(),
-        stop: context.stopping(),
-    };
+    let (dirty, all) = (Arc::clone(&queue), Arc::clone(&quotas));
+    let marked = Arc::new(move |namespace: &str| mark(&all, &dirty, namespace));
+    let watches = Watches::new(context, client.clone(), frees, marked);
     let clock = context.config.clock;
     context.run(Quotas { client, quotas, counted: Mutex::default(), watches, clock }, queue, WORKERS);
+}
+
+/// Whether an event may change what is in use: of services and claims a change may, too.
+fn frees((_, group, plural): &Place, event: EventType) -> bool {
+    let changes = group.is_empty() && matches!(plural.as_str(), "services" | "persistentvolumeclaims");
+    matches!(event, EventType::Added | EventType::Deleted) || (event == EventType::Modified && changes)
 }
 
 /// Every quota of the namespace wants to be counted again.
@@ -175,90 +173,6 @@ fn mark(quotas: &Cache<ResourceQuota>, queue: &Queue, namespace: &str) {
     for quota in quotas.in_namespace(namespace) {
         queue.add(quota.key());
     }
-}
-
-/// Namespace, group and plural.
-type Place = (String, String, String);
-
-/// One watch for each kind and namespace that a quota counts; pods come from the shared cache.
-struct Watches {
-    client: Client,
-    quotas: Arc<Cache<ResourceQuota>>,
-    queue: Arc<Queue>,
-    running: Mutex<BTreeMap<Place, CancellationToken>>,
-    stop: CancellationToken,
-}
-
-impl Watches {
-    /// Begins what a namespace's quotas ask for and ends the rest.
-    fn follow(&self, namespace: &str) {
-        let wanted: BTreeSet<Place> = self
-            .quotas
-            .in_namespace(namespace)
-            .iter()
-            .flat_map(|quota| counted_resources(quota))
-            .filter(|(group, plural)| !(group.is_empty() && plural == "pods"))
-            .map(|(group, plural)| (namespace.to_owned(), group, plural))
-            .collect();
-        let mut running = self.running.lock();
-        running.retain(|place, stop| {
-            let keep = place.0 != namespace || wanted.contains(place);
-            if !keep {
-                stop.cancel();
-            }
-            keep
-        });
-        for place in wanted {
-            running.entry(place).or_insert_with_key(|place| {
-                let stop = self.stop.child_token();
-                let (client, quotas, queue) = (self.client.clone(), Arc::clone(&self.quotas), Arc::clone(&self.queue));
-                tokio::spawn(watch(client, quotas, queue, place.clone(), stop.clone()));
-                stop
-            });
-        }
-    }
-}
-
-async fn watch(
-    client: Client,
-    quotas: Arc<Cache<ResourceQuota>>,
-    queue: Arc<Queue>,
-    place: Place,
-    stop: CancellationToken,
-) {
-    let (namespace, group, plural) = &place;
-    // Of these a change may free something, too.
-    let changes = group.is_empty() && matches!(plural.as_str(), "services" | "persistentvolumeclaims");
-    let follow = async {
-        loop {
-            let stream = match path(&client, group, plural, namespace).await {
-                Ok(path) => client.watch_path(&path, Query::default(), ACCEPT_METADATA).await,
-                Err(error) => Err(error),
-            };
-            if let Ok(mut stream) = stream {
-                while let Some(Ok(event)) = stream.next().await {
-                    if event.event != EventType::Modified || changes {
-                        mark(&quotas, &queue, namespace);
-                    }
-                }
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = follow => {}
-    }
-}
-
-/// Where the objects of a resource are listed; a group that is not built in says so itself.
-async fn path(client: &Client, group: &str, plural: &str, namespace: &str) -> Result<String> {
-    if let Some(kind) = BUILT_IN.iter().find(|k| k.group == group && k.plural == plural) {
-        return Ok(kind.path(namespace));
-    }
-    let found: Value = client.get_path(&format!("/apis/{group}")).await?;
-    let version = found["preferredVersion"]["version"].as_str().unwrap_or("v1");
-    Ok(resource_path(group, version, namespace, plural))
 }
 
 impl Quotas {
@@ -295,7 +209,11 @@ impl Controller for Quotas {
     }
 
     fn plan(&self, key: &Key, now: Timestamp) -> Plan<Action> {
-        self.watches.follow(&key.namespace);
+        let counted = |quota: &Arc<ResourceQuota>| counted_resources(quota);
+        let mut wanted: BTreeSet<_> = self.quotas.in_namespace(&key.namespace).iter().flat_map(counted).collect();
+        // Pods come from the shared cache.
+        wanted.remove(&(String::new(), "pods".to_owned()));
+        self.watches.follow(&key.namespace, &wanted);
         let counted = self.counted.lock().remove(key);
         let Some(quota) = self.quotas.get(key) else { return Plan::nothing() };
         let version = quota.metadata.resource_version.clone().unwrap_or_default();

@@ -1,0 +1,127 @@
+//! Watches over single kinds in single namespaces, for those who want to hear of few places only: begun and ended as they are
+//! wanted.
+//!
+//! A kind that is not served is watched when it is: definitions say when that may be. Whatever else hinders a watch is tried
+//! again after a delay that grows.
+//!
+//! What never lives here: objects. Who needs those keeps a cache.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::api::{ACCEPT_METADATA, Query, resource_path};
+use client::watch::EventType;
+use client::{Client, Result};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use types::registry::BUILT_IN;
+
+use crate::Context;
+
+/// The first wait after a watch that failed or ended, and the longest: watches end every hour or so, and a server that is gone
+/// for long is not waited for by anybody.
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(600);
+
+/// Namespace, group and plural.
+pub type Place = (String, String, String);
+
+/// Called with the namespace for each event of interest, and when a watch begins: what was before it is not known.
+pub type Mark = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The watches of one controller.
+pub struct Watches {
+    client: Client,
+    mark: Mark,
+    /// Which events are of interest.
+    of_interest: fn(&Place, EventType) -> bool,
+    running: Mutex<BTreeMap<Place, CancellationToken>>,
+    /// Changes when other kinds may be served than before.
+    kinds: watch::Receiver<()>,
+    stop: CancellationToken,
+}
+
+impl Watches {
+    pub fn new(context: &Context, client: Client, of_interest: fn(&Place, EventType) -> bool, mark: Mark) -> Self {
+        let (sender, kinds) = watch::channel(());
+        context.informers.definitions().on_change(Box::new(move |_, _| sender.send_replace(())));
+        Self { client, mark, of_interest, running: Mutex::default(), kinds, stop: context.stopping() }
+    }
+
+    /// Begins what is wanted of a namespace, by group and plural, and ends the rest.
+    pub fn follow(&self, namespace: &str, wanted: &BTreeSet<(String, String)>) {
+        let mut running = self.running.lock();
+        running.retain(|(of, group, plural), stop| {
+            let keep = of != namespace || wanted.contains(&(group.clone(), plural.clone()));
+            if !keep {
+                stop.cancel();
+            }
+            keep
+        });
+        for (group, plural) in wanted {
+            running.entry((namespace.to_owned(), group.clone(), plural.clone())).or_insert_with_key(|place| {
+                let stop = self.stop.child_token();
+                let followed = follow(
+                    self.client.clone(),
+                    place.clone(),
+                    self.of_interest,
+                    Arc::clone(&self.mark),
+                    self.kinds.clone(),
+                );
+                tokio::spawn(stop.clone().run_until_cancelled_owned(followed));
+                stop
+            });
+        }
+    }
+}
+
+async fn follow(
+    client: Client,
+    place: Place,
+    of_interest: fn(&Place, EventType) -> bool,
+    mark: Mark,
+    mut kinds: watch::Receiver<()>,
+) {
+    let (namespace, group, plural) = &place;
+    let mut wait = AGAIN_MIN;
+    loop {
+        kinds.mark_unchanged();
+        let stream = match path(&client, group, plural, namespace).await {
+            Ok(path) => client.watch_path(&path, Query::default(), ACCEPT_METADATA).await,
+            Err(error) => Err(error),
+        };
+        let missing = match stream {
+            Ok(mut stream) => {
+                mark(namespace);
+                while let Some(Ok(event)) = stream.next().await {
+                    wait = AGAIN_MIN;
+                    if of_interest(&place, event.event) {
+                        mark(namespace);
+                    }
+                }
+                false
+            }
+            Err(error) => error.is_not_found(),
+        };
+        tokio::select! {
+            Ok(()) = kinds.changed(), if missing => wait = AGAIN_MIN,
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(AGAIN_MAX),
+        }
+    }
+}
+
+/// Where the objects of a resource are listed; a group that is not built in says so itself.
+///
+/// # Errors
+/// The API's; 404 for a group that is not served.
+pub async fn path(client: &Client, group: &str, plural: &str, namespace: &str) -> Result<String> {
+    if let Some(kind) = BUILT_IN.iter().find(|k| k.group == group && k.plural == plural) {
+        return Ok(kind.path(namespace));
+    }
+    let found: Value = client.get_path(&format!("/apis/{group}")).await?;
+    let version = found["preferredVersion"]["version"].as_str().unwrap_or("v1");
+    Ok(resource_path(group, version, namespace, plural))
+}
