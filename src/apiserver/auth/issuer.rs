@@ -24,6 +24,8 @@ use super::settings;
 const LEEWAY_SECONDS: i64 = 300;
 /// How soon a key that is not known is asked for again: strangers can name any.
 const REFETCH_SECONDS: u64 = 10;
+/// Longest wait for both documents of an issuer.
+const FETCH_SECONDS: u64 = 10;
 /// Keys of one issuer that are kept.
 const KEYS_MAX: usize = 64;
 
@@ -42,9 +44,15 @@ pub struct Issuers {
 struct Issuer {
     settings: settings::Issuer,
     known: RwLock<Vec<PublicKey>>,
-    /// When they were last fetched. Held meanwhile: many requests with one new key fetch once, and those with a known key
+    /// How they were last fetched. Held meanwhile: many requests with one new key fetch once, and those with a known key
     /// do not wait.
-    fetched: Mutex<Option<Instant>>,
+    fetched: Mutex<Option<Attempt>>,
+}
+
+struct Attempt {
+    /// When it ended, or began while nobody knows.
+    at: Instant,
+    outcome: Result<(), String>,
 }
 
 impl Issuer {
@@ -80,11 +88,19 @@ impl Issuers {
         if issuer.knows(parts) {
             return Ok(());
         }
-        if fetched.is_none_or(|at| at.elapsed() >= Duration::from_secs(REFETCH_SECONDS)) {
-            // Counted before: an issuer that does not answer is not asked by every request either.
-            *fetched = Some(Instant::now());
-            let keys = self.fetch_keys(&issuer.settings.issuer).await?;
-            *issuer.known.write() = keys;
+        let recent = |last: &&Attempt| last.at.elapsed() < Duration::from_secs(REFETCH_SECONDS);
+        if let Some(last) = fetched.as_ref().filter(recent) {
+            // Who has waited for it is told what came of it, instead of asking one after the other.
+            last.outcome.clone()?;
+        } else {
+            // Counted before: a request that is given up does not free the way for the next one.
+            *fetched = Some(Attempt { at: Instant::now(), outcome: Ok(()) });
+            let keys = self.fetch_keys(&issuer.settings.issuer);
+            let keys = tokio::time::timeout(Duration::from_secs(FETCH_SECONDS), keys).await;
+            let outcome = keys.unwrap_or_else(|_| Err("no answer in time".into()));
+            let outcome = outcome.map(|keys| *issuer.known.write() = keys);
+            *fetched = Some(Attempt { at: Instant::now(), outcome: outcome.clone() });
+            outcome?;
             if issuer.knows(parts) {
                 return Ok(());
             }
@@ -191,6 +207,7 @@ mod tests {
     struct Site {
         keys: parking_lot::Mutex<Value>,
         asked: AtomicUsize,
+        delay: Duration,
     }
 
     impl Fetch for Site {
@@ -203,7 +220,10 @@ mod tests {
                 }
                 _ => return Box::pin(async { Err("404".to_owned()) }),
             };
-            Box::pin(async move { Ok(document.to_string().into()) })
+            Box::pin(async move {
+                tokio::time::sleep(self.delay).await;
+                Ok(document.to_string().into())
+            })
         }
     }
 
@@ -226,6 +246,10 @@ mod tests {
         json!({"keys": keys.iter().map(|k| PublicKey::of_signer(k).jwk()).collect::<Vec<_>>()})
     }
 
+    fn site(keys: &[&EcdsaKeyPair], delay: Duration) -> Arc<Site> {
+        Arc::new(Site { keys: parking_lot::Mutex::new(set(keys)), asked: AtomicUsize::new(0), delay })
+    }
+
     fn settings() -> settings::Issuer {
         serde_json::from_value(json!({"issuer": {"url": URL, "audiences": ["kedge"]},
             "claimValidationRules": [{"claim": "hd", "requiredValue": "example.org"}],
@@ -246,7 +270,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn keys_are_fetched_when_they_are_first_named() {
         let (one, two) = (key(), key());
-        let site = Arc::new(Site { keys: parking_lot::Mutex::new(set(&[&one])), asked: AtomicUsize::new(0) });
+        let site = site(&[&one], Duration::ZERO);
         let issuers = Issuers::new(vec![settings()], site.clone());
         let check = async |key: &EcdsaKeyPair| {
             let token = token(key, &claims());
@@ -267,6 +291,22 @@ mod tests {
         assert_eq!(site.asked.load(Ordering::SeqCst), 2);
         let other = token(&one, &json!({"iss": "https://other.example"}));
         assert!(issuers.check(&Parts::parse(&other).unwrap(), now()).await.is_none());
+    }
+
+    /// An issuer that takes longer than its answers are kept: all who wait for one fetch are told what came of it.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_more_than_one_fetch() {
+        let (one, stranger) = (key(), key());
+        let site = site(&[&one], Duration::from_secs(2 * FETCH_SECONDS));
+        let issuers = Issuers::new(vec![settings()], site.clone());
+        let token = token(&stranger, &claims());
+        let parts = Parts::parse(&token).unwrap();
+        let begun = Instant::now();
+        let answers = futures_util::future::join_all((0..5).map(|_| issuers.check(&parts, now()))).await;
+        for answer in answers {
+            assert_eq!(answer.unwrap().unwrap_err(), "oidc: verify token: no answer in time");
+        }
+        assert_eq!(begun.elapsed().as_secs(), FETCH_SECONDS);
     }
 
     #[test]
