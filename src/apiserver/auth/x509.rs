@@ -22,6 +22,11 @@ pub fn identity(der: &[u8]) -> Option<Identity> {
     Some(identity)
 }
 
+/// The second in which a certificate expires; the beginning of time for what is none.
+pub fn expires(der: &[u8]) -> i64 {
+    X509Certificate::from_der(der).map_or(i64::MIN, |(_, cert)| cert.validity().not_after.timestamp())
+}
+
 /// The common name of a verified certificate, empty when it has none.
 pub fn common_name(der: &[u8]) -> String {
     let Ok((_, cert)) = X509Certificate::from_der(der) else { return String::new() };

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use jiff::Timestamp;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -163,7 +164,7 @@ pub async fn serve(listener: TcpListener, tls: Tls, server: ApiServer, stop: Can
         };
         let (tls, server, stop) = (tls.clone(), server.clone(), stop.clone());
         tokio::spawn(async move {
-            connection(stream, address, &tls, server, stop).await;
+            connection(stream, address, tls, server, stop).await;
             drop(permit);
         });
     }
@@ -175,7 +176,7 @@ pub async fn serve(listener: TcpListener, tls: Tls, server: ApiServer, stop: Can
     }
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, tls: &Tls, server: ApiServer, stop: CancellationToken) {
+async fn connection(stream: TcpStream, address: SocketAddr, tls: Arc<Tls>, server: ApiServer, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %address, "cannot send without delay");
     }
@@ -188,13 +189,13 @@ async fn connection(stream: TcpStream, address: SocketAddr, tls: &Tls, server: A
         }
         Err(_) => return,
     };
-    let certificate = identify(tls, &server, stream.get_ref().1.peer_certificates());
-    let peer = Peer::Remote { address, certificate };
+    let shown = Arc::new(Shown::new(&tls, &server, stream.get_ref().1.peer_certificates()));
     let activity = Arc::new(Activity::default());
     let watched = activity.clone();
     let mut builder = Builder::new(TokioExecutor::new());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let (server, peer, open) = (server.clone(), peer.clone(), activity.begin());
+        let peer = Peer::Remote { address, certificate: shown.now(&tls, &server) };
+        let (server, open) = (server.clone(), activity.begin());
         async move {
             let response = match host_problem(&request) {
                 Some(why) => malformed(why),
@@ -258,10 +259,33 @@ fn malformed(why: &str) -> Response<Body> {
     response
 }
 
+/// The certificates that a client has shown, and whom they name for how long: a connection may outlive them.
+struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    identity: Certificate,
+    /// Until then they need not be looked at again.
+    expires: i64,
+}
+
+impl Shown {
+    fn new(tls: &Tls, server: &ApiServer, chain: Option<&[CertificateDer<'static>]>) -> Self {
+        let chain = chain.unwrap_or_default().to_vec();
+        let identity = identify(tls, server.now(), &chain);
+        let expires = chain.iter().map(|certificate| x509::expires(certificate)).min().unwrap_or(i64::MAX);
+        Self { chain, identity, expires }
+    }
+
+    /// Whom they name at this moment.
+    fn now(&self, tls: &Tls, server: &ApiServer) -> Certificate {
+        let now = server.now();
+        if now.as_second() <= self.expires { self.identity.clone() } else { identify(tls, now, &self.chain) }
+    }
+}
+
 /// Who the client's certificate names, if its chain is good at this moment.
-fn identify(tls: &Tls, server: &ApiServer, certificates: Option<&[CertificateDer<'static>]>) -> Certificate {
-    let Some((leaf, intermediates)) = certificates.and_then(|c| c.split_first()) else { return Certificate::Absent };
-    let seconds = u64::try_from(server.now().as_second()).unwrap_or_default();
+fn identify(tls: &Tls, now: Timestamp, chain: &[CertificateDer<'static>]) -> Certificate {
+    let Some((leaf, intermediates)) = chain.split_first() else { return Certificate::Absent };
+    let seconds = u64::try_from(now.as_second()).unwrap_or_default();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     if let Some(proxy) = &tls.front_proxy
         && proxy.verifier.verify_client_cert(leaf, intermediates, now).is_ok()

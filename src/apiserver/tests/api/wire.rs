@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use apiserver::http::listener::{Tls, serve};
 use bytes::Bytes;
@@ -26,7 +27,10 @@ pub struct Listening {
 
 impl Listening {
     pub async fn start() -> Self {
-        let server = Server::start().await;
+        Self::of(Server::start().await).await
+    }
+
+    async fn of(server: Server) -> Self {
         let leaf = server.pki.api_server(&["127.0.0.1".into(), "localhost".into()]).unwrap();
         let tls = Tls::new(leaf.chain().unwrap(), leaf.key().unwrap(), server.pki.ca_der().clone()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -52,16 +56,20 @@ impl Listening {
         config
     }
 
-    async fn get(&self, leaf: Option<cluster::pki::Leaf>, alpn: &str, path: &str) -> (Version, u16, Value) {
+    async fn connect(
+        &self,
+        leaf: Option<cluster::pki::Leaf>,
+        alpn: &str,
+    ) -> TokioIo<tokio_rustls::client::TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(self.address).await.unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(self.client_tls(leaf, alpn)));
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = TokioIo::new(connector.connect(name, tcp).await.unwrap());
-        let request = Request::builder()
-            .uri(format!("https://localhost{path}"))
-            .header("host", "localhost")
-            .body(Full::<Bytes>::default())
-            .unwrap();
+        TokioIo::new(connector.connect(name, tcp).await.unwrap())
+    }
+
+    async fn get(&self, leaf: Option<cluster::pki::Leaf>, alpn: &str, path: &str) -> (Version, u16, Value) {
+        let stream = self.connect(leaf, alpn).await;
+        let request = get_request(path);
         let response = if alpn == "h2" {
             let (mut sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
@@ -81,6 +89,29 @@ impl Listening {
         self.stop.cancel();
         self.serving.take().unwrap().await.unwrap();
     }
+}
+
+fn get_request(path: &str) -> Request<Full<Bytes>> {
+    let request = Request::builder().uri(format!("https://localhost{path}")).header("host", "localhost");
+    request.body(Full::default()).unwrap()
+}
+
+#[tokio::test]
+async fn a_certificate_expires_on_an_open_connection() {
+    let later = Arc::new(AtomicI64::new(0));
+    let hours = later.clone();
+    let clock = move || crate::harness::now() + jiff::SignedDuration::from_hours(hours.load(Ordering::SeqCst));
+    let listening = Listening::of(Server::start_with(|config| config.clock = Arc::new(clock)).await).await;
+    let stream = listening.connect(Some(listening.server.pki.admin().unwrap()), "h2").await;
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    for (days, expected) in [(0, 200), (300, 200), (400, 401)] {
+        later.store(days * 24, Ordering::SeqCst);
+        let response = sender.send_request(get_request("/api/v1/namespaces")).await.unwrap();
+        assert_eq!(response.status().as_u16(), expected, "after {days} days");
+    }
+    drop(sender);
+    listening.stop().await;
 }
 
 #[tokio::test]
