@@ -3,7 +3,7 @@
 //! Source: apiserver `pkg/admission/plugin/webhook/predicates`.
 
 use serde_json::Value;
-use types::registry::{Kind, by_kind};
+use types::registry::{Kind, KindRef, by_kind};
 use types::selector::{LabelSelector, ParseError};
 use types::status::Status;
 
@@ -27,13 +27,15 @@ pub fn is_exempt(kind: &Kind) -> bool {
         )
 }
 
-/// A `RuleWithOperations`.
+/// A `RuleWithOperations`, or a `NamedRuleWithOperations`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     operations: Vec<String>,
     groups: Vec<String>,
     versions: Vec<String>,
     resources: Vec<String>,
+    /// Empty: all names.
+    names: Vec<String>,
     scope: Scope,
 }
 
@@ -58,6 +60,7 @@ impl Rule {
             groups: owned("apiGroups"),
             versions: owned("apiVersions"),
             resources: owned("resources"),
+            names: owned("resourceNames"),
             scope: match text(rule, "scope") {
                 "" | "*" => Scope::All,
                 "Namespaced" => Scope::Namespaced,
@@ -67,8 +70,20 @@ impl Rule {
         }
     }
 
+    /// The first of the versions of the request's kind in which one of the rules matches it: its own before all others, and
+    /// the others only when they are as good (`matchPolicy: Equivalent`).
+    ///
+    /// Source: apiserver `pkg/admission/plugin/webhook/generic/webhook.go` `ShouldCallHook`.
+    pub fn version(request: &Request, equivalent: bool, rules: &[Self]) -> Option<KindRef> {
+        if rules.iter().any(|rule| rule.matches(request, request.served)) {
+            return Some(request.served.clone());
+        }
+        let others = if equivalent && !rules.is_empty() { request.others() } else { &[] };
+        rules.iter().find_map(|rule| others.iter().find(|kind| rule.matches(request, kind))).cloned()
+    }
+
     /// Whether the request matches when it is seen as one about `kind`, which is its own or an equivalent one.
-    pub fn matches(&self, request: &Request, kind: &Kind) -> bool {
+    fn matches(&self, request: &Request, kind: &Kind) -> bool {
         let scope = match self.scope {
             Scope::All => true,
             Scope::Namespaced => !request.namespace.is_empty(),
@@ -76,6 +91,7 @@ impl Rule {
             Scope::Unknown => false,
         };
         scope
+            && (self.names.is_empty() || self.names.iter().any(|name| name == request.name))
             && is_or_any(&self.operations, request.operation.as_str())
             && is_or_any(&self.groups, &kind.group)
             && is_or_any(&self.versions, &kind.version)

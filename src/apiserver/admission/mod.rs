@@ -7,11 +7,11 @@
 //!
 //! What never lives here: a write of the object, a clock.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde_json::Value;
-use types::registry::{GroupVersionKind, Kind, by_kind};
+use types::registry::{GroupVersionKind, Kind, KindRef, by_kind};
 use types::status::Status;
 
 use crate::auth::Authorizer;
@@ -19,6 +19,7 @@ use crate::auth::identity::Identity;
 use crate::hooks::json::{get, text};
 use crate::http::query::Query;
 use crate::verbs::options::DeleteOptions;
+use crate::{conversion, custom};
 
 pub mod allocate;
 mod certificates;
@@ -35,6 +36,7 @@ mod runtime_class;
 pub mod service_account;
 mod storage;
 mod tolerations;
+mod versions;
 pub mod webhook;
 
 /// What is done, by admission's own names.
@@ -59,8 +61,10 @@ pub enum Options<'a> {
 /// One request on its way to the store.
 pub struct Request<'a> {
     pub operation: Operation,
-    /// The kind of the resource that is addressed, also for a subresource.
+    /// The kind of the resource that is addressed, also for a subresource, as which its objects are kept.
     pub kind: &'a Kind,
+    /// The same in the version that the client speaks.
+    pub served: &'a KindRef,
     /// Empty for the object itself.
     pub subresource: &'a str,
     /// Empty for kinds without namespace.
@@ -80,6 +84,7 @@ pub struct Request<'a> {
     pub authorizer: Option<&'a Authorizer>,
     /// Texts for `Warning` headers; they are said whatever comes of the request.
     pub warnings: Vec<String>,
+    pub others: OnceLock<Vec<KindRef>>,
 }
 
 /// The plugins with a state of their own.
@@ -104,20 +109,20 @@ impl Plugins {
             self.webhooks.changed();
         }
         // A new kind may be the one whose objects are parameters.
-        if group == webhook::GROUP || group == crate::custom::GROUP {
+        if group == webhook::GROUP || group == custom::GROUP {
             self.policies.changed();
         }
     }
 }
 
 impl Request<'_> {
-    /// The kind of the object that is admitted: of a subresource, what is exchanged there.
-    pub fn object_kind(&self) -> GroupVersionKind {
+    /// The kind of the object that is admitted when `kind` is the resource: of a subresource, what is exchanged there.
+    pub fn kind_in(&self, kind: &Kind) -> GroupVersionKind {
         let connects = match self.subresource {
             "exec" => Some("PodExecOptions"),
             "attach" => Some("PodAttachOptions"),
             "portforward" => Some("PodPortForwardOptions"),
-            "proxy" => match &*self.kind.kind {
+            "proxy" => match &*kind.kind {
                 "Pod" => Some("PodProxyOptions"),
                 "Node" => Some("NodeProxyOptions"),
                 _ => Some("ServiceProxyOptions"),
@@ -127,11 +132,20 @@ impl Request<'_> {
         if let Some(kind) = connects {
             return GroupVersionKind::new("", "v1", kind);
         }
-        match self.kind.subresource(self.subresource).and_then(|s| s.response.clone()) {
+        match kind.subresource(self.subresource).and_then(|s| s.response.clone()) {
             // Of a Scale nobody sees but the object that it changes.
             Some(response) if response.kind != "Scale" => response,
-            _ => self.kind.gvk(),
+            _ => kind.gvk(),
         }
+    }
+
+    /// The other versions in which the same objects, or the same subresource of them, are served.
+    pub fn others(&self) -> &[KindRef] {
+        self.others.get_or_init(|| {
+            let mut others = custom::others(self.served).unwrap_or_else(|| conversion::others(self.served));
+            others.retain(|kind| self.subresource.is_empty() || kind.subresource(self.subresource).is_some());
+            others
+        })
     }
 
     /// The options of the operation as an object; null for a connection.
@@ -187,7 +201,7 @@ pub async fn mutate(plugins: &Plugins, request: &mut Request<'_>) -> Result<(), 
     let (mut policies, mut webhooks) = (plugins.policies.mutating(), plugins.webhooks.mutating());
     let mut changed = false;
     if let Some(policies) = &mut policies {
-        changed |= policies.round(request)?;
+        changed |= policies.round(request).await?;
     }
     if let Some(webhooks) = &mut webhooks {
         changed |= webhooks.round(request).await?;
@@ -196,7 +210,7 @@ pub async fn mutate(plugins: &Plugins, request: &mut Request<'_>) -> Result<(), 
         // What others add is completed as what a client sends is, and those who asked for it look at it again.
         built_in_mutate(request)?;
         if let Some(policies) = &mut policies {
-            policies.round(request)?;
+            policies.round(request).await?;
         }
         if let Some(webhooks) = &mut webhooks {
             webhooks.round(request).await?;
@@ -240,7 +254,7 @@ fn built_in_mutate(request: &mut Request) -> Result<(), Status> {
 pub async fn validate(plugins: &Plugins, request: &mut Request<'_>) -> Result<(), Status> {
     built_in_validate(request)?;
     if !matching::is_exempt(request.kind) {
-        plugins.policies.validate(request)?;
+        plugins.policies.validate(request).await?;
         plugins.webhooks.validate(request).await?;
     }
     // Last, because it is the only one that changes something.

@@ -187,7 +187,7 @@ mod tests {
         expected: Result<&[(&str, &str)], &str>,
     ) {
         let view = Fixed::default();
-        let kind = by_kind("", "v1", kind).unwrap();
+        let kind = &types::registry::KindRef::from(by_kind("", "v1", kind).unwrap());
         let user = crate::auth::identity::Identity::default();
         let mut request = request(&view, &user, kind);
         request.operation = if old.is_some() { Operation::Update } else { Operation::Create };

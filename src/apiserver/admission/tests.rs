@@ -1,7 +1,7 @@
 //! The plugins against a view of a handful of objects.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::json;
 use store::{Entry, Revision, View};
@@ -53,10 +53,11 @@ impl View for Fixed {
 }
 
 /// A creation of nothing yet.
-pub fn request<'a>(view: &'a Fixed, user: &'a Identity, kind: &'a Kind) -> Request<'a> {
+pub fn request<'a>(view: &'a Fixed, user: &'a Identity, kind: &'a KindRef) -> Request<'a> {
     Request {
         operation: Operation::Create,
         kind,
+        served: kind,
         subresource: "",
         namespace: if kind.namespaced() { "shop" } else { "" },
         name: "x",
@@ -69,6 +70,7 @@ pub fn request<'a>(view: &'a Fixed, user: &'a Identity, kind: &'a Kind) -> Reque
         view,
         authorizer: None,
         warnings: Vec::new(),
+        others: OnceLock::new(),
     }
 }
 
@@ -107,7 +109,8 @@ fn run(
     old: Option<&Value>,
 ) -> Result<(), Status> {
     let user = Identity::new(user, &["system:nodes"]);
-    let mut request = request(view, &user, by_kind(group, "v1", kind).unwrap());
+    let kind = KindRef::from(by_kind(group, "v1", kind).unwrap());
+    let mut request = request(view, &user, &kind);
     request.operation = operation;
     (request.subresource, request.namespace, request.name) = (subresource, namespace, name);
     (request.object, request.old) = (object, old);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 use store::Entry;
-use types::registry::{GroupVersionKind, Kind, KindRef, by_kind};
+use types::registry::{BUILT_IN, GroupVersionKind, Kind, KindRef, by_kind};
 use types::status::Status;
 
 use crate::http::router;
@@ -53,6 +53,13 @@ fn rule(served: &Kind) -> &'static Rule {
 pub fn keeper(served: &KindRef) -> KindRef {
     let kept = served.kept_as.as_ref().and_then(|kept| by_kind(&kept.group, &kept.version, &kept.kind));
     kept.map_or_else(|| served.clone(), KindRef::from)
+}
+
+/// The other built-in kinds as which the objects of a kind are served.
+pub fn others(served: &Kind) -> Vec<KindRef> {
+    let kept = |kind: &Kind| kind.kept_as.clone().unwrap_or_else(|| kind.gvk());
+    let same = |kind: &&Kind| kind.plural == served.plural && kept(kind) == kept(served) && kind.gvk() != served.gvk();
+    BUILT_IN.iter().filter(same).map(KindRef::from).collect()
 }
 
 fn name(object: &mut Value, kind: GroupVersionKind) {

@@ -28,12 +28,12 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 use types::field::{FieldError, Path, Problem};
 use types::names;
-use types::registry::{Kind, Verb};
+use types::registry::{Kind, KindRef, Verb};
 use types::status::Status;
 
 pub use definition::{Definition, GROUP, STORE_PREFIX};
 pub use kinds::{Kinds, Served};
-pub use present::{present, present_all, present_bytes, to_storage};
+pub use present::{present, present_all, present_bytes, in_version, to_storage};
 
 use crate::codec::fields;
 use crate::hooks::json::{get, texts};
@@ -58,6 +58,14 @@ pub struct Custom {
 /// What makes a kind a custom one; `None` for built-in ones.
 pub fn of(kind: &Kind) -> Option<&Custom> {
     kind.extension.get()
+}
+
+/// The other versions in which the objects of a custom kind are served; `None` of a built-in one.
+pub fn others(kind: &Kind) -> Option<Vec<KindRef>> {
+    let custom = of(kind)?;
+    let versions = &custom.definition.versions;
+    let others = (0..versions.len()).filter(|at| *at != custom.at && versions[*at].served);
+    Some(others.map(|at| KindRef::Custom(Arc::new(kinds::kind_of(&custom.definition, at)))).collect())
 }
 
 /// Completes an object that is about to be stored, when it is a definition.

@@ -77,6 +77,18 @@ pub async fn present_bytes(store: &dyn Store, kind: &Kind, bytes: Bytes, modifie
     finished(custom, value)
 }
 
+/// Brings objects into the version of a custom kind, as they are on their way into the store.
+///
+/// Errors: 500 when the webhook that makes it does not.
+pub async fn in_version(store: &dyn Store, kind: &Kind, objects: &mut [Value]) -> Result<(), Status> {
+    let Some(custom) = of(kind) else { return Ok(()) };
+    convert(store, custom, &kind.api_version(), &mut objects.iter_mut().collect()).await?;
+    for object in objects {
+        custom.canonicalize(object, false).map_err(Status::internal)?;
+    }
+    Ok(())
+}
+
 /// What is in the bytes, when it is not what the kind's version shows.
 fn outdated(custom: &Custom, kind: &Kind, bytes: &Bytes, modified: Revision) -> Result<Option<Value>, Status> {
     if is_of(bytes, &kind.api_version()) && modified >= custom.definition().modified {

@@ -1,6 +1,6 @@
 //! One request on its way through the stages, and what every verb does with the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -256,6 +256,7 @@ impl<'a> Ask<'a> {
         admission::Request {
             operation: change.operation,
             kind: self.kind,
+            served: self.served,
             subresource: self.subresource,
             namespace: if self.kind.namespaced() { self.namespace } else { "" },
             name: change.name,
@@ -268,6 +269,7 @@ impl<'a> Ask<'a> {
             view,
             authorizer: Some(&self.shared.authorizer),
             warnings: Vec::new(),
+            others: OnceLock::new(),
         }
     }
 }

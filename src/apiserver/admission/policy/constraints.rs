@@ -3,53 +3,43 @@
 //! Source: apiserver `pkg/admission/plugin/policy/matching/matching.go`.
 
 use serde_json::Value as Json;
+use types::registry::KindRef;
 
 use crate::admission::Request;
 use crate::admission::matching::{Rule, Selectors};
-use crate::hooks::json::{list, texts};
-
-struct NamedRule {
-    rule: Rule,
-    /// Empty: all names.
-    names: Vec<String>,
-}
-
-impl NamedRule {
-    fn all(of: &Json, field: &str) -> Vec<Self> {
-        let read =
-            |rule| Self { rule: Rule::read(rule), names: texts(rule, "resourceNames").map(str::to_owned).collect() };
-        list(of, field).iter().map(read).collect()
-    }
-    fn matches(&self, request: &Request) -> bool {
-        self.rule.matches(request, request.kind)
-            && (self.names.is_empty() || self.names.iter().any(|name| name == request.name))
-    }
-}
+use crate::hooks::json::{list, text};
 
 pub struct Constraints {
-    rules: Vec<NamedRule>,
-    excluded: Vec<NamedRule>,
+    rules: Vec<Rule>,
+    excluded: Vec<Rule>,
+    /// Rules are also about the other versions of the kinds that they name.
+    equivalent: bool,
     selectors: Result<Selectors, String>,
 }
 
 impl Constraints {
     pub fn read(of: &Json) -> Self {
+        let rules = |field| list(of, field).iter().map(Rule::read).collect();
         Self {
-            rules: NamedRule::all(of, "resourceRules"),
-            excluded: NamedRule::all(of, "excludeResourceRules"),
+            rules: rules("resourceRules"),
+            excluded: rules("excludeResourceRules"),
+            equivalent: text(of, "matchPolicy") == "Equivalent",
             selectors: Selectors::read(of).map_err(|e| e.to_string()),
         }
     }
 
-    /// Whether the request is one of theirs. No rules are all resources.
+    /// The version in which the request is one of theirs; `None` when it is not. No rules are all resources.
     ///
     /// # Errors
     /// The rules match and the selectors cannot be applied.
-    pub fn match_(&self, request: &Request) -> Result<bool, String> {
-        let named = |rules: &[NamedRule]| rules.iter().any(|rule| rule.matches(request));
-        if named(&self.excluded) || !(self.rules.is_empty() || named(&self.rules)) {
-            return Ok(false);
+    pub fn match_(&self, request: &Request) -> Result<Option<KindRef>, String> {
+        let version = |rules: &[Rule]| Rule::version(request, self.equivalent, rules);
+        if version(&self.excluded).is_some() {
+            return Ok(None);
         }
-        self.selectors.as_ref().map_err(Clone::clone)?.match_(request).map_err(|status| status.message)
+        let matched = if self.rules.is_empty() { Some(request.served.clone()) } else { version(&self.rules) };
+        let Some(kind) = matched else { return Ok(None) };
+        let selectors = self.selectors.as_ref().map_err(Clone::clone)?;
+        Ok(selectors.match_(request).map_err(|status| status.message)?.then_some(kind))
     }
 }

@@ -10,6 +10,7 @@ use types::selector::FieldSelector;
 use types::status::Status;
 
 use crate::admission::Request;
+use crate::admission::versions::Seen;
 use crate::auth::identity::{GROUP_SERVICE_ACCOUNTS, Identity, SERVICE_ACCOUNT_PREFIX};
 use crate::auth::{Attributes, Authorizer, Target};
 use crate::cel::{Activation, Authorization, Authorize, Decision, Question, Value};
@@ -28,15 +29,15 @@ pub struct Input<'r> {
 impl<'r> Input<'r> {
     /// # Errors
     /// The answer to a request whose namespace is not there.
-    pub fn new(request: &Request<'r>) -> Result<Self, Status> {
+    pub fn new(request: &Request<'r>, seen: &'r Seen<'_>) -> Result<Self, Status> {
         let namespace = namespace_of(request)?;
-        Ok(Self { namespace, ..Self::without_namespace(request) })
+        Ok(Self { namespace, ..Self::without_namespace(request, seen) })
     }
 
     /// For match conditions alone, which do not get to see the namespace.
-    pub fn without_namespace(request: &Request<'r>) -> Self {
+    pub fn without_namespace(request: &Request<'r>, seen: &'r Seen<'_>) -> Self {
         let question = Question {
-            group: (*request.kind.group).into(),
+            group: (*request.served.group).into(),
             resource: (*request.kind.plural).into(),
             subresource: request.subresource.into(),
             namespace: request.namespace.into(),
@@ -44,8 +45,8 @@ impl<'r> Input<'r> {
             ..Question::default()
         };
         Self {
-            old: request.old,
-            request: admission_request(request),
+            old: seen.old.as_deref(),
+            request: admission_request(request, seen),
             namespace: Json::Null,
             asker: request.authorizer.map(|authorizer| Asker {
                 authorizer,
@@ -90,13 +91,12 @@ fn resource_value(kind: &Kind) -> Json {
     json!({"group": &*kind.group, "version": &*kind.version, "resource": &*kind.plural})
 }
 /// The `AdmissionRequest` without the objects, which are variables of their own.
-fn admission_request(request: &Request) -> Json {
-    let kind = request.object_kind();
+fn admission_request(request: &Request, seen: &Seen) -> Json {
     let mut out = Map::new();
-    out.insert("kind".into(), kind_value(&kind));
-    out.insert("resource".into(), resource_value(request.kind));
-    out.insert("requestKind".into(), kind_value(&kind));
-    out.insert("requestResource".into(), resource_value(request.kind));
+    out.insert("kind".into(), kind_value(&seen.of));
+    out.insert("resource".into(), resource_value(&seen.kind));
+    out.insert("requestKind".into(), kind_value(&request.kind_in(request.served)));
+    out.insert("requestResource".into(), resource_value(request.served));
     let texts = [
         ("subResource", request.subresource),
         ("requestSubResource", request.subresource),

@@ -70,7 +70,7 @@ impl Binding {
         }
     }
     fn matches(&self, request: &Request) -> Result<bool, String> {
-        self.constraints.as_ref().map_or(Ok(true), |constraints| constraints.match_(request))
+        self.constraints.as_ref().map_or(Ok(true), |constraints| Ok(constraints.match_(request)?.is_some()))
     }
 }
 
@@ -166,15 +166,19 @@ impl Policies {
     ///
     /// # Errors
     /// What the first of them says against it.
-    pub fn validate(&self, request: &mut Request) -> Result<(), Status> {
+    pub async fn validate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let current = self.current();
-        if current.validating.is_empty() { Ok(()) } else { validating::validate(&current.validating, request) }
+        if current.validating.is_empty() {
+            return Ok(());
+        }
+        let current = arc_swap::Guard::into_inner(current);
+        validating::validate(&current.validating, request, &*self.store).await
     }
 
     /// The mutating policies for one request; `None` when there are none.
     pub fn mutating(&self) -> Option<Mutating> {
         let current = self.current();
-        (!current.mutating.is_empty()).then(|| Mutating::new(arc_swap::Guard::into_inner(current)))
+        (!current.mutating.is_empty()).then(|| Mutating::new(arc_swap::Guard::into_inner(current), self.store.clone()))
     }
 }
 

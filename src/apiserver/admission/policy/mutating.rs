@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
+use store::Store;
+use types::registry::{GroupVersionKind, KindRef};
 use types::status::{Cause, Status};
 
 use super::conditions::Conditions;
@@ -15,10 +17,10 @@ use super::expression::{Composition, Expression, evaluate};
 use super::input::Input;
 use super::{Binding, Current, params, subject};
 use crate::admission::Request;
+use crate::admission::versions::{self, Seen};
 use crate::cel::{OBJECT_COST_MAX, Value};
-use crate::codec::fields;
 use crate::hooks::json::{self, get, has, list, text};
-use crate::{hooks, managed, patch};
+use crate::{managed, patch};
 
 /// A stored policy, compiled.
 pub struct Policy {
@@ -70,6 +72,14 @@ impl Policy {
             reinvoked: text(spec, "reinvocationPolicy") == "IfNeeded",
             composition,
         }
+    }
+
+    /// Whether its match conditions hold.
+    fn hold(&self, input: &Input, object: &Json, params: Option<&Json>) -> Result<bool, String> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        self.conditions.hold(&self.composition, &input.for_conditions(Some(object), params))
     }
 
     /// Makes one mutation. Returns the new object; `None`: a JSON patch's test failed, which changes nothing.
@@ -169,10 +179,9 @@ fn names(value: &Value, path: &[Arc<str>], errors: &mut Vec<String>) {
     }
 }
 
-/// The object with what was made, defaulted as one that a client sends.
-fn applied(request: &Request, object: &Json, made: &Made) -> Result<Option<Json>, Trouble> {
-    let kind = request.object_kind();
-    let mut new = match made {
+/// The object with what was made; `None`: there is nothing to do.
+fn applied(kind: &GroupVersionKind, object: &Json, made: &Made) -> Result<Option<Json>, Trouble> {
+    let new = match made {
         Made::Patch(operations) => {
             let text = serde_json::to_vec(operations).map_err(|e| Trouble::Policy(e.to_string()))?;
             match patch::json_patched(object, &text) {
@@ -192,16 +201,10 @@ fn applied(request: &Request, object: &Json, made: &Made) -> Result<Option<Json>
             let mut configuration = configuration.clone();
             json::set(&mut configuration, "apiVersion", kind.api_version());
             json::set(&mut configuration, "kind", &*kind.kind);
-            managed::merged(&kind, object, &configuration)
+            managed::merged(kind, object, &configuration)
                 .map_err(|why| Trouble::Policy(format!("error applying patch: {why}")))?
         }
     };
-    fields::canonicalize(&kind, &mut new, false).map_err(|why| Trouble::Refused(Status::internal(why)))?;
-    if kind == request.kind.gvk() {
-        hooks::of(request.kind).default(&mut new).map_err(Trouble::Refused)?;
-    } else if let Some(hooks) = hooks::named(&kind.group, &kind.kind) {
-        (hooks.default)(&mut new);
-    }
     Ok(Some(new))
 }
 
@@ -210,6 +213,7 @@ type Key = (usize, usize, usize);
 
 /// The mutating policies for one request, which goes past them once or twice.
 pub struct Mutating {
+    store: Arc<dyn Store>,
     current: Arc<Current>,
     again: bool,
     /// Called, and want to be called again when the object changes after that.
@@ -220,8 +224,8 @@ pub struct Mutating {
 }
 
 impl Mutating {
-    pub(super) fn new(current: Arc<Current>) -> Self {
-        Self { current, again: false, reinvocable: HashSet::new(), due: HashSet::new(), output: None }
+    pub(super) fn new(current: Arc<Current>, store: Arc<dyn Store>) -> Self {
+        Self { store, current, again: false, reinvocable: HashSet::new(), due: HashSet::new(), output: None }
     }
 
     /// One round over all policies, one after the other. Returns whether the object has changed, after which the others who
@@ -229,18 +233,18 @@ impl Mutating {
     ///
     /// # Errors
     /// The `Status` to answer with.
-    pub fn round(&mut self, request: &mut Request) -> Result<bool, Status> {
+    pub async fn round(&mut self, request: &mut Request<'_>) -> Result<bool, Status> {
         if self.again && self.output.as_ref() != request.object.as_deref() {
             self.invalidate();
         }
         let mut errors = Vec::new();
         let mut changed = false;
         let current = self.current.clone();
-        for (key, policy, binding, params) in invocations(&current, request, &mut errors) {
+        for Invocation { key, policy, binding, params, kind } in invocations(&current, request, &mut errors) {
             if self.again && !self.due.contains(&key) {
                 continue;
             }
-            match self.invoke(key, policy, params.as_ref(), request) {
+            match self.invoke(key, policy, params.as_ref(), &kind, request).await {
                 Ok(this) => changed |= this,
                 Err(Trouble::Refused(status)) => return Err(status),
                 Err(Trouble::Policy(_)) if policy.failure_ignored => {}
@@ -257,33 +261,35 @@ impl Mutating {
         }
     }
 
-    fn invoke(
+    async fn invoke(
         &mut self,
         key: Key,
         policy: &Policy,
         params: Option<&Json>,
-        request: &mut Request,
+        kind: &KindRef,
+        request: &mut Request<'_>,
     ) -> Result<bool, Trouble> {
+        let store = self.store.clone();
         let mut changed = false;
-        let input = Input::new(request).map_err(Trouble::Refused)?;
-        let activation = input.for_conditions(request.object.as_deref(), params);
-        if !policy.conditions.is_empty() {
-            match policy.conditions.hold(&policy.composition, &activation) {
-                Ok(true) => {}
-                Ok(false) => return Ok(false),
-                Err(why) => return Err(Trouble::Policy(why)),
-            }
-        }
-        drop(activation);
-        for mutation in &policy.mutations {
-            let Some(object) = request.object.as_deref() else { break };
-            let made = policy.mutate(mutation, &input, object, params).map_err(Trouble::Policy)?;
-            let Some(made) = made else { continue };
-            let Some(new) = applied(request, object, &made)? else { continue };
+        for (at, mutation) in policy.mutations.iter().enumerate() {
+            let seen = Seen::of(request, kind, &*store).await.map_err(Trouble::Refused)?;
+            let new = {
+                let Some(object) = seen.object.as_deref() else { break };
+                let input = Input::new(request, &seen).map_err(Trouble::Refused)?;
+                if at == 0 && !policy.hold(&input, object, params).map_err(Trouble::Policy)? {
+                    return Ok(false);
+                }
+                match policy.mutate(mutation, &input, object, params).map_err(Trouble::Policy)? {
+                    Some(made) => applied(&seen.of, object, &made)?,
+                    None => None,
+                }
+            };
+            let Some(new) = new else { continue };
+            drop(seen);
+            let new = versions::taken_back(request, kind, new, &*store).await.map_err(Trouble::Refused)?;
+            let Some(object) = request.object.as_deref_mut() else { break };
             changed |= !json::same(object, &new);
-            if let Some(slot) = request.object.as_deref_mut() {
-                *slot = new;
-            }
+            *object = new;
         }
         if changed {
             self.invalidate();
@@ -300,7 +306,14 @@ impl Mutating {
     }
 }
 
-type Invocation<'c> = (Key, &'c Policy, &'c Binding, Option<Json>);
+/// A policy that is asked with one parameter object, about the request in the version `kind`.
+struct Invocation<'c> {
+    key: Key,
+    policy: &'c Policy,
+    binding: &'c Binding,
+    params: Option<Json>,
+    kind: KindRef,
+}
 
 /// What the request is to be shown to, decided before anything changes it.
 fn invocations<'c>(current: &'c Current, request: &Request, errors: &mut Vec<(String, bool)>) -> Vec<Invocation<'c>> {
@@ -317,14 +330,14 @@ fn invocations<'c>(current: &'c Current, request: &Request, errors: &mut Vec<(St
             Some(constraints) => constraints.match_(request),
             None => Err("policy contained no match constraints, a required field".into()),
         };
-        match matches {
-            Ok(true) => {}
-            Ok(false) => continue,
+        let kind = match matches {
+            Ok(Some(kind)) => kind,
+            Ok(None) => continue,
             Err(why) => {
                 fail(None, why);
                 continue;
             }
-        }
+        };
         let source = match &active.params {
             Ok(source) => source.as_ref(),
             Err(why) => {
@@ -338,9 +351,13 @@ fn invocations<'c>(current: &'c Current, request: &Request, errors: &mut Vec<(St
                 false => Ok(Vec::new()),
             });
             match found {
-                Ok(params) => all.extend(
-                    params.into_iter().enumerate().map(|(i, params)| ((at, of_policy, i), policy, &**binding, params)),
-                ),
+                Ok(params) => all.extend(params.into_iter().enumerate().map(|(i, params)| Invocation {
+                    key: (at, of_policy, i),
+                    policy,
+                    binding,
+                    params,
+                    kind: kind.clone(),
+                })),
                 Err(why) => fail(Some(binding), why),
             }
         }

@@ -3,6 +3,8 @@
 //! Source: apiserver `pkg/admission/plugin/policy/validating/{validator,dispatcher}.go`.
 
 use serde_json::Value as Json;
+use store::Store;
+use types::registry::KindRef;
 use types::status::{Cause, Reason, Status};
 
 use super::conditions::Conditions;
@@ -12,6 +14,7 @@ use super::expression::{Composition, Expression, evaluate};
 use super::input::Input;
 use super::{Binding, params, subject};
 use crate::admission::Request;
+use crate::admission::versions::Seen;
 use crate::cel::{Activation, OBJECT_COST_MAX, Value};
 use crate::hooks::json::{get, has, list, text};
 
@@ -72,7 +75,7 @@ impl Policy {
         }
     }
 
-    fn matches(&self, request: &Request) -> Result<bool, String> {
+    fn matches(&self, request: &Request) -> Result<Option<KindRef>, String> {
         match &self.constraints {
             Some(constraints) => constraints.match_(request),
             None => Err("policy contained no match constraints, a required field".into()),
@@ -154,73 +157,102 @@ impl Policy {
 ///
 /// # Errors
 /// What the first of them says against it.
-pub fn validate(policies: &super::InForce<Policy>, request: &mut Request) -> Result<(), Status> {
-    let mut input = None;
+pub async fn validate(
+    policies: &super::InForce<Policy>,
+    request: &mut Request<'_>,
+    store: &dyn Store,
+) -> Result<(), Status> {
+    let mut views = Vec::new();
+    let mut asked = Vec::new();
+    for step in steps(policies, request) {
+        asked.push(match step {
+            Step::Denied(why) => Err(why),
+            Step::Asked { policy, binding, params, kind } => {
+                Ok((policy, binding, params, Seen::among(&mut views, request, &kind, store).await?))
+            }
+        });
+    }
+    let inputs: Vec<Input> = views.iter().map(|seen| Input::new(request, seen)).collect::<Result<_, _>>()?;
     let mut denials: Vec<(String, String)> = Vec::new();
     let mut warnings = Vec::new();
+    for step in asked {
+        let (policy, binding, params, at) = match step {
+            Ok(asked) => asked,
+            Err(why) => {
+                denials.push((why, String::new()));
+                continue;
+            }
+        };
+        for params in &params {
+            for refusal in policy.refusals(&inputs[at], views[at].object.as_deref(), params.as_ref()) {
+                if binding.denies {
+                    denials.push((denial(policy, Some(binding), &refusal.message), refusal.reason.clone()));
+                }
+                if binding.warns {
+                    warnings.push(format!(
+                        "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
+                        policy.name, binding.name, refusal.message
+                    ));
+                }
+            }
+        }
+    }
+    drop(inputs);
+    drop(views);
+    request.warnings.append(&mut warnings);
+    match denials.into_iter().next() {
+        None => Ok(()),
+        Some((message, reason)) => Err(refusal_status(request, message, &reason)),
+    }
+}
+
+/// What becomes of a request with one policy, or one of its bindings.
+enum Step<'p> {
+    /// What cannot be configured denies.
+    Denied(String),
+    /// The policy is asked, once with each parameter object, about the request in the version `kind`.
+    Asked { policy: &'p Policy, binding: &'p Binding, params: Vec<Option<Json>>, kind: KindRef },
+}
+
+/// Which policies the request is to be shown to.
+fn steps<'p>(policies: &'p super::InForce<Policy>, request: &Request) -> Vec<Step<'p>> {
+    let mut steps = Vec::new();
     for active in policies {
         let (policy, bindings) = (&*active.policy, &active.bindings);
         // what cannot be configured denies, unless the policy may fail
         let configuration = |binding: Option<&Binding>, why: String| {
             let what = if binding.is_some() { "binding" } else { "policy" };
             let denial = denial(policy, binding, &format!("failed to configure {what}: {why}"));
-            (!policy.failure_ignored).then(|| (denial, String::new()))
+            (!policy.failure_ignored).then_some(Step::Denied(denial))
         };
-        match policy.matches(request) {
-            Ok(true) => {}
-            Ok(false) => continue,
+        let kind = match policy.matches(request) {
+            Ok(Some(kind)) => kind,
+            Ok(None) => continue,
             Err(why) => {
-                denials.extend(configuration(None, why));
+                steps.extend(configuration(None, why));
                 continue;
             }
-        }
+        };
         let source = match &active.params {
             Ok(source) => source.as_ref(),
             Err(why) => {
-                denials.extend(configuration(None, why.clone()));
+                steps.extend(configuration(None, why.clone()));
                 continue;
             }
         };
         for binding in bindings {
-            match binding.matches(request) {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(why) => {
-                    denials.extend(configuration(Some(binding), why));
-                    continue;
-                }
-            }
-            let params = match params::collect(source, &binding.param_ref, request.namespace, request.view) {
-                Ok(params) => params,
-                Err(why) => {
-                    denials.extend(configuration(Some(binding), why));
-                    continue;
-                }
-            };
-            if input.is_none() {
-                input = Some(Input::new(request)?);
-            }
-            let Some(input) = &input else { continue };
-            for params in &params {
-                for refusal in policy.refusals(input, request.object.as_deref(), params.as_ref()) {
-                    if binding.denies {
-                        denials.push((denial(policy, Some(binding), &refusal.message), refusal.reason.clone()));
-                    }
-                    if binding.warns {
-                        warnings.push(format!(
-                            "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
-                            policy.name, binding.name, refusal.message
-                        ));
-                    }
-                }
+            let found = binding.matches(request).and_then(|matches| match matches {
+                true => params::collect(source, &binding.param_ref, request.namespace, request.view).map(Some),
+                false => Ok(None),
+            });
+            match found {
+                Ok(Some(params)) => steps.push(Step::Asked { policy, binding, params, kind: kind.clone() }),
+                Ok(None) => {}
+                Err(why) => steps.extend(configuration(Some(binding), why)),
             }
         }
     }
-    request.warnings.append(&mut warnings);
-    match denials.into_iter().next() {
-        None => Ok(()),
-        Some((message, reason)) => Err(refusal_status(request, message, &reason)),
-    }
+    steps
 }
 
 fn denial(policy: &Policy, binding: Option<&Binding>, message: &str) -> String {

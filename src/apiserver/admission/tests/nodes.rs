@@ -31,7 +31,7 @@ fn check(
     let view = cluster();
     let user = Identity::node("n1");
     let (group, of, subresource) = kind;
-    let kind = by_kind(group, "v1", of).unwrap();
+    let kind = &KindRef::from(by_kind(group, "v1", of).unwrap());
     let mut object = object;
     let mut request = request(&view, &user, kind);
     request.operation = operation;
@@ -191,7 +191,7 @@ fn certificates_in_its_own_name() {
 
     use crate::auth::certificate_request::tests::{of, two_common_names};
 
-    let kind = by_kind("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap();
+    let kind = &KindRef::from(by_kind("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap());
     let ask = |pem: &str| {
         json!({"metadata": {"name": "r"}, "spec": {"request": STANDARD.encode(pem),
             "signerName": "kubernetes.io/kube-apiserver-client-kubelet"}})

@@ -149,7 +149,7 @@ fn warned(
     old: Option<&Value>,
 ) -> Result<Vec<String>, Status> {
     let user = Identity::default();
-    let kind = by_kind(kind.0, "v1", kind.1).unwrap();
+    let kind = &KindRef::from(by_kind(kind.0, "v1", kind.1).unwrap());
     let mut request = request(view, &user, kind);
     request.operation = operation;
     request.namespace = if kind.namespaced() { "shop" } else { "" };

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use types::registry::KindRef;
 use types::status::Status;
 
 use crate::admission::Request;
@@ -13,6 +14,7 @@ use crate::admission::policy::conditions::Conditions;
 use crate::admission::policy::environment::Options;
 use crate::admission::policy::expression::Composition;
 use crate::admission::policy::input::Input;
+use crate::admission::versions::Seen;
 use crate::hooks::json::{get, int, list, text, texts};
 use crate::webhook::Endpoint;
 
@@ -41,6 +43,8 @@ pub struct Hook {
     pub reinvoked: bool,
     pub endpoint: Result<Endpoint, String>,
     rules: Vec<Rule>,
+    /// Rules are also about the other versions of the kinds that they name.
+    equivalent: bool,
     selectors: Result<Selectors, String>,
     conditions: Conditions,
 }
@@ -62,30 +66,32 @@ impl Hook {
             reinvoked: text(webhook, "reinvocationPolicy") == "IfNeeded",
             endpoint: Endpoint::parse(get(webhook, "clientConfig")),
             rules: list(webhook, "rules").iter().map(Rule::read).collect(),
+            equivalent: text(webhook, "matchPolicy") == "Equivalent",
             selectors: Selectors::read(webhook).map_err(|e| e.to_string()),
             conditions: Conditions::compile(webhook, &Composition::default(), CONDITIONS),
         }
     }
 
-    /// Whether it is to be asked about the request.
+    /// The version in which it is to see the request; `None` when it is not to be asked, as far as rules and selectors say.
     ///
     /// # Errors
     /// When that cannot be said of a request that the rules match.
-    pub fn wants(&self, request: &Request) -> Result<bool, Status> {
-        if !self.rules.iter().any(|rule| rule.matches(request, request.kind)) {
-            return Ok(false);
-        }
+    pub fn matches(&self, request: &Request) -> Result<Option<KindRef>, Status> {
+        let Some(kind) = Rule::version(request, self.equivalent, &self.rules) else { return Ok(None) };
         let selectors = self.selectors.as_ref().map_err(Status::internal)?;
-        Ok(selectors.match_(request)? && self.conditions_hold(request)?)
+        Ok(selectors.match_(request)?.then_some(kind))
     }
 
-    /// Source: apiserver `pkg/admission/plugin/webhook/generic/webhook.go` `ShouldCallHook`.
-    fn conditions_hold(&self, request: &Request) -> Result<bool, Status> {
+    /// Whether its conditions hold, over the request as it is to see it.
+    ///
+    /// # Errors
+    /// When that cannot be said, unless the webhook may fail.
+    pub fn conditions_hold(&self, request: &Request, seen: &Seen) -> Result<bool, Status> {
         if self.conditions.is_empty() {
             return Ok(true);
         }
-        let input = Input::without_namespace(request);
-        let activation = input.for_conditions(request.object.as_deref(), None);
+        let input = Input::without_namespace(request, seen);
+        let activation = input.for_conditions(seen.object.as_deref(), None);
         match self.conditions.hold(&Composition::default(), &activation) {
             Ok(hold) => Ok(hold),
             Err(_) if self.failure_ignored => Ok(false),

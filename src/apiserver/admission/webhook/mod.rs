@@ -5,6 +5,7 @@
 //!
 //! Source: apiserver `pkg/admission/plugin/webhook/{generic,mutating,validating}`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +15,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 use store::{Revision, Store};
+use types::registry::KindRef;
 use types::status::Status;
 
+use super::versions::{self, Seen};
 use super::{Operation, Request};
-use crate::codec::fields;
-use crate::hooks;
 use crate::hooks::json::{list, same};
 
 mod config;
@@ -128,16 +129,19 @@ impl Webhooks {
             }
             arc_swap::Guard::into_inner(hooks)
         };
-        let mut wanting = Vec::new();
+        let (mut views, mut wanting) = (Vec::new(), Vec::new());
         for hook in &hooks.validating {
-            if hook.wants(request)? {
-                wanting.push(hook);
+            let Some(kind) = hook.matches(request)? else { continue };
+            let at = Seen::among(&mut views, request, &kind, &*self.store).await?;
+            if hook.conditions_hold(request, &views[at])? {
+                wanting.push((hook, at));
             }
         }
-        let calls = wanting.iter().map(|hook| ask(hook, request, &*self.store, false));
+        let calls = wanting.iter().map(|(hook, at)| ask(hook, request, &views[*at], &*self.store, false));
         let answers = futures_util::future::join_all(calls).await;
+        drop(views);
         let mut first = Ok(());
-        for (hook, answer) in wanting.iter().zip(answers) {
+        for ((hook, _), answer) in wanting.iter().zip(answers) {
             let verdict = answer.and_then(|answer| take(hook, answer, request).map(|_| ())).or_else(|e| e.settle(hook));
             if first.is_ok() {
                 first = verdict;
@@ -173,7 +177,13 @@ impl Trouble {
 }
 
 /// One call. Does not change the request, so that several can go on at once.
-async fn ask(hook: &Hook, request: &Request<'_>, store: &dyn Store, mutating: bool) -> Result<Response, Trouble> {
+async fn ask(
+    hook: &Hook,
+    request: &Request<'_>,
+    seen: &Seen<'_>,
+    store: &dyn Store,
+    mutating: bool,
+) -> Result<Response, Trouble> {
     if request.dry_run && !hook.dry_run_safe {
         let why = format!("admission webhook {:?} does not support dry run", hook.name);
         return Err(Trouble::Refused(Status::bad_request(why)));
@@ -186,7 +196,7 @@ async fn ask(hook: &Hook, request: &Request<'_>, store: &dyn Store, mutating: bo
     let endpoint = hook.endpoint.as_ref();
     let endpoint = endpoint.map_err(|why| Trouble::Calling(format!("could not get REST client: {why}")))?;
     let uid = types::random::uuid();
-    let body = Bytes::from(review::request(request, version, &uid));
+    let body = Bytes::from(review::request(request, seen, version, &uid));
     let answer = endpoint.post(store, body, hook.timeout).await;
     let answer = answer.map_err(|e| Trouble::Calling(format!("failed to call webhook: {e}")))?;
     Response::read(&answer, version, &uid, mutating)
@@ -230,11 +240,15 @@ impl Mutating {
         }
         let hooks = self.hooks.clone();
         for (at, hook) in hooks.mutating.iter().enumerate() {
-            if !hook.wants(request)? || (self.again && !self.states[at].due) {
+            let Some(kind) = hook.matches(request)? else { continue };
+            let seen = Seen::of(request, &kind, &*self.store).await?;
+            if !hook.conditions_hold(request, &seen)? || (self.again && !self.states[at].due) {
                 continue;
             }
-            let outcome = match ask(hook, request, &*self.store, true).await {
-                Ok(answer) => take(hook, answer, request).and_then(|answer| patch(hook, &answer, request)),
+            let answer = ask(hook, request, &seen, &*self.store, true).await;
+            let view = seen.object.filter(|object| matches!(object, Cow::Owned(_))).map(Cow::into_owned);
+            let outcome = match answer.and_then(|answer| take(hook, answer, request)) {
+                Ok(answer) => patch(hook, &answer, request, &kind, view, &*self.store).await,
                 Err(trouble) => Err(trouble),
             };
             if matches!(outcome, Ok(true)) {
@@ -262,7 +276,16 @@ impl Mutating {
 }
 
 /// Applies the patch of an answer. Returns whether the object has changed.
-fn patch(hook: &Hook, answer: &Response, request: &mut Request<'_>) -> Result<bool, Trouble> {
+///
+/// `view`: the object in the version `kind` when that is not how the request has it.
+async fn patch(
+    hook: &Hook,
+    answer: &Response,
+    request: &mut Request<'_>,
+    kind: &KindRef,
+    view: Option<Value>,
+    store: &dyn Store,
+) -> Result<bool, Trouble> {
     if answer.patch.is_empty() {
         return Ok(false);
     }
@@ -271,8 +294,7 @@ fn patch(hook: &Hook, answer: &Response, request: &mut Request<'_>) -> Result<bo
     if operations.as_array().is_some_and(Vec::is_empty) {
         return Ok(false);
     }
-    let kind = request.object_kind();
-    let Some(object) = request.object.as_deref_mut() else {
+    let Some(object) = view.as_ref().or(request.object.as_deref()) else {
         let why = format!(
             "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
             hook.name
@@ -283,16 +305,12 @@ fn patch(hook: &Hook, answer: &Response, request: &mut Request<'_>) -> Result<bo
         return Err(Trouble::Calling(format!("unsupported patch type {:?}", answer.patch_type)));
     }
     let internal = |why: &dyn std::fmt::Display| Trouble::Refused(Status::internal(why));
-    let mut patched = crate::patch::json_patched(object, &answer.patch).map_err(|status| {
+    let patched = crate::patch::json_patched(object, &answer.patch).map_err(|status| {
         let cause = status.details.as_ref().and_then(|d| d.causes.first()).map(|c| c.message.clone());
         internal(&cause.unwrap_or(status.message))
     })?;
-    fields::canonicalize(&kind, &mut patched, false).map_err(|why| internal(&why))?;
-    if kind == request.kind.gvk() {
-        hooks::of(request.kind).default(&mut patched).map_err(Trouble::Refused)?;
-    } else if let Some(hooks) = hooks::named(&kind.group, &kind.kind) {
-        (hooks.default)(&mut patched);
-    }
+    let patched = versions::taken_back(request, kind, patched, store).await.map_err(Trouble::Refused)?;
+    let Some(object) = request.object.as_deref_mut() else { return Ok(false) };
     let changed = !same(object, &patched);
     *object = patched;
     Ok(changed)

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use serde::Serialize;
 use serde_json::Value;
-use types::registry::GroupVersionKind;
+use types::registry::{GroupVersionKind, Kind};
 use types::status::Status;
 
 use super::config::ReviewVersion;
+use crate::admission::versions::Seen;
 use crate::admission::{Operation, Request};
 use crate::hooks::json::{boolean, get, has, map, text, texts};
 
@@ -26,12 +27,12 @@ struct Review<'a> {
 #[serde(rename_all = "camelCase")]
 struct Asked<'a> {
     uid: &'a str,
-    kind: &'a GroupVersionKind2<'a>,
-    resource: &'a Resource<'a>,
+    kind: KindOf<'a>,
+    resource: Resource<'a>,
     #[serde(skip_serializing_if = "str::is_empty")]
     sub_resource: &'a str,
-    request_kind: &'a GroupVersionKind2<'a>,
-    request_resource: &'a Resource<'a>,
+    request_kind: KindOf<'a>,
+    request_resource: Resource<'a>,
     #[serde(skip_serializing_if = "str::is_empty")]
     request_sub_resource: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -47,10 +48,16 @@ struct Asked<'a> {
 }
 
 #[derive(Serialize)]
-struct GroupVersionKind2<'a> {
+struct KindOf<'a> {
     group: &'a str,
     version: &'a str,
     kind: &'a str,
+}
+
+impl<'a> From<&'a GroupVersionKind> for KindOf<'a> {
+    fn from(kind: &'a GroupVersionKind) -> Self {
+        Self { group: &kind.group, version: &kind.version, kind: &kind.kind }
+    }
 }
 
 #[derive(Serialize)]
@@ -58,6 +65,12 @@ struct Resource<'a> {
     group: &'a str,
     version: &'a str,
     resource: &'a str,
+}
+
+impl<'a> From<&'a Kind> for Resource<'a> {
+    fn from(kind: &'a Kind) -> Self {
+        Self { group: &kind.group, version: &kind.version, resource: &kind.plural }
+    }
 }
 
 #[derive(Serialize)]
@@ -80,22 +93,19 @@ fn api_version(version: ReviewVersion) -> &'static str {
 }
 
 /// The document to be posted.
-pub fn request(request: &Request, version: ReviewVersion, uid: &str) -> Vec<u8> {
-    let kind: GroupVersionKind = request.object_kind();
-    let kind = GroupVersionKind2 { group: &kind.group, version: &kind.version, kind: &kind.kind };
-    let resource =
-        Resource { group: &request.kind.group, version: &request.kind.version, resource: &request.kind.plural };
+pub fn request(request: &Request, seen: &Seen, version: ReviewVersion, uid: &str) -> Vec<u8> {
+    let own = request.kind_in(request.served);
     let is_namespace = request.kind.group.is_empty() && request.kind.plural == "namespaces";
     let review = Review {
         kind: "AdmissionReview",
         api_version: api_version(version),
         request: Asked {
             uid,
-            kind: &kind,
-            resource: &resource,
+            kind: (&seen.of).into(),
+            resource: (&*seen.kind).into(),
             sub_resource: request.subresource,
-            request_kind: &kind,
-            request_resource: &resource,
+            request_kind: (&own).into(),
+            request_resource: (&**request.served).into(),
             request_sub_resource: request.subresource,
             name: request.name,
             // Requests about a namespace are in it, but for the one that makes it.
@@ -111,8 +121,8 @@ pub fn request(request: &Request, version: ReviewVersion, uid: &str) -> Vec<u8> 
                 groups: &request.user.groups,
                 extra: &request.user.extra,
             },
-            object: request.object.as_deref(),
-            old_object: request.old,
+            object: seen.object.as_deref(),
+            old_object: seen.old.as_deref(),
             dry_run: request.dry_run,
             options: request.options_value(),
         },

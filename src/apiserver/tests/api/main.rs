@@ -9,6 +9,7 @@ mod converting;
 mod credentials;
 mod custom;
 mod custom_objects;
+mod equivalents;
 mod evictions;
 mod harness;
 mod kinds;

@@ -98,13 +98,13 @@ async fn respond(
     Ok(http::Response::new(Full::new(Bytes::from(answer.to_string()))))
 }
 
-fn patch(operations: &Value) -> Value {
+pub fn patch(operations: &Value) -> Value {
     let patch = base64::engine::general_purpose::STANDARD.encode(operations.to_string());
     json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
 }
 
 /// One webhook about config maps; `more` overrides its fields.
-fn webhook(name: &str, client: &Value, more: &Value) -> Value {
+pub fn webhook(name: &str, client: &Value, more: &Value) -> Value {
     let mut hook = json!({
         "name": name, "clientConfig": client, "sideEffects": "None", "admissionReviewVersions": ["v1"],
         "rules": [{"operations": ["CREATE", "UPDATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}],
@@ -115,7 +115,7 @@ fn webhook(name: &str, client: &Value, more: &Value) -> Value {
     hook
 }
 
-async fn register(admin: &Client<'_>, kind: &str, webhooks: &[Value]) {
+pub async fn register(admin: &Client<'_>, kind: &str, webhooks: &[Value]) {
     let plural = format!("{}webhookconfigurations", kind.to_lowercase());
     let object = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": format!("{kind}WebhookConfiguration"),
         "metadata": {"name": "test"}, "webhooks": webhooks});
