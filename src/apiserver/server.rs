@@ -18,7 +18,7 @@ use crate::admission::allocate::{Allocation, Allocator};
 use crate::admission::{self, Plugins};
 use crate::aggregator::proxy::DISCOVERY_LIMIT;
 use crate::aggregator::{self, Aggregator, FrontProxy, Registration};
-use crate::audit::{self, Stage};
+use crate::audit::{self, Annotations, Level, Stage};
 use crate::auth::authenticate::{Authenticator, forget_token, impersonate};
 use crate::auth::identity::Identity;
 use crate::auth::rbac::{self, Rbac};
@@ -38,6 +38,9 @@ use crate::request::{
 };
 use crate::verbs::ask::Ask;
 use crate::verbs::{self, connect::Dial};
+
+/// Objects that are repaired in one write of the store: some hundred KB.
+const REPAIRS_MAX: usize = 500;
 
 /// The time, for everything that is written into objects. Comes in, so that tests can choose it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -173,6 +176,10 @@ impl ApiServer {
         let allocator = Allocator::new(allocation).map_err(Error::Ranges)?;
         verbs::start::bootstrap(&*store, &config.clock, &config.service_cidrs).await.map_err(Error::Bootstrap)?;
         allocator.load(&*store.snapshot());
+        let repairs = allocator.repairs(&*store.snapshot(), (config.clock)());
+        for batch in repairs.chunks(REPAIRS_MAX) {
+            store.write(batch.to_vec()).await.map_err(Error::Bootstrap)?;
+        }
         let kinds = Kinds::load(&*store.snapshot());
         let aggregator =
             Aggregator::load(&*store.snapshot(), config.front_proxy.as_ref()).map_err(Error::FrontProxy)?;
@@ -401,6 +408,7 @@ impl ApiServer {
             // Leases and Events of our own parts come by the minute and nobody applies them: they stay untracked, as objects
             // from before there was apply are, and no larger than they must be.
             tracked: !(matches!(peer, Peer::Local(_)) && kind.write_class == WriteClass::Relaxed),
+            annotations: Annotations::new(trace.audit.as_ref().map_or(Level::None, audit::Record::level)),
             warnings: Some(crate::hooks::of(kind).deprecation())
                 .filter(|w| !w.is_empty())
                 .map(str::to_owned)
@@ -433,6 +441,11 @@ impl ApiServer {
                 .unwrap_or_else(late)
         };
         trace.warnings = std::mem::take(&mut ask.warnings);
+        if let Some(record) = &mut trace.audit {
+            for (key, value) in std::mem::take(&mut ask.annotations) {
+                record.annotate(key, value);
+            }
+        }
         let answer = answer?;
         if let Some(record) = &mut trace.audit
             && !trace.streams

@@ -441,7 +441,8 @@ mod tests {
         let sql = "UPDATE meta SET number = 5; INSERT INTO entry VALUES (1, 1, NULL, 'k', CAST('served' AS BLOB))";
         file.conn.execute_batch(sql).unwrap();
         // Values that were long gone when the seal came: in a page of their own, and in one that is still in use.
-        let sql = "INSERT INTO entry SELECT 2, 2, NULL, 'l', CAST(replace(hex(zeroblob(9000)), '00', 'served') AS BLOB);
+        let sql =
+            "INSERT INTO entry SELECT 2, 2, NULL, 'l', CAST(replace(hex(zeroblob(9000)), '00', 'served') AS BLOB);
             INSERT INTO entry VALUES (3, 3, NULL, 'm', CAST('served' AS BLOB)); DELETE FROM entry WHERE created > 1;";
         file.conn.execute_batch(sql).unwrap();
         drop(file);

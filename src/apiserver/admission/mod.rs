@@ -14,6 +14,7 @@ use serde_json::Value;
 use types::registry::{GroupVersionKind, Kind, KindRef, by_kind};
 use types::status::Status;
 
+use crate::audit::Annotations;
 use crate::auth::Authorizer;
 use crate::auth::identity::Identity;
 use crate::hooks::json::{get, text};
@@ -84,6 +85,8 @@ pub struct Request<'a> {
     pub authorizer: Option<&'a Authorizer>,
     /// Texts for `Warning` headers; they are said whatever comes of the request.
     pub warnings: Vec<String>,
+    /// What the audit log is told; as the warnings.
+    pub annotations: Annotations,
     pub others: OnceLock<Vec<KindRef>>,
 }
 

@@ -70,6 +70,7 @@ pub fn request<'a>(view: &'a Fixed, user: &'a Identity, kind: &'a KindRef) -> Re
         view,
         authorizer: None,
         warnings: Vec::new(),
+        annotations: Annotations::new(crate::audit::Level::Metadata),
         others: OnceLock::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! One request in the audit log, from the first stage to the last.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -45,7 +46,7 @@ pub struct Record {
     log: Arc<Log>,
     decision: Decision,
     event: Value,
-    annotations: BTreeMap<&'static str, String>,
+    annotations: BTreeMap<Cow<'static, str>, String>,
     clock: crate::Clock,
     /// The last stage has been said.
     ended: AtomicBool,
@@ -115,8 +116,8 @@ impl Record {
         self.annotate("authorization.k8s.io/reason", why);
     }
 
-    pub fn annotate(&mut self, key: &'static str, value: impl Into<String>) {
-        self.annotations.insert(key, value.into());
+    pub fn annotate(&mut self, key: impl Into<Cow<'static, str>>, value: impl Into<String>) {
+        self.annotations.insert(key.into(), value.into());
     }
 
     /// The body of the request, when bodies are recorded.

@@ -22,6 +22,7 @@ use super::kinds::kind_of;
 use super::settle::{set_condition, settle};
 use super::{Definition, GROUP, STORE_PREFIX};
 use crate::Identity;
+use crate::audit::Annotations;
 use crate::codec::Accepted;
 use crate::http::query::Query;
 use crate::server::Shared;
@@ -205,6 +206,7 @@ async fn delete_all(shared: &Arc<Shared>, definition: &Arc<Definition>) -> Resul
             accepted: Accepted::JSON,
             tracked: true,
             warnings: Vec::new(),
+            annotations: Annotations::default(),
         };
         verbs::delete::delete_collection(&mut ask, &Bytes::new()).await?;
     }

@@ -33,7 +33,7 @@ use types::status::Status;
 
 pub use definition::{Definition, GROUP, STORE_PREFIX};
 pub use kinds::{Kinds, Served};
-pub use present::{present, present_all, present_bytes, in_version, to_storage};
+pub use present::{in_version, present, present_all, present_bytes, to_storage};
 
 use crate::codec::fields;
 use crate::hooks::json::{get, texts};

@@ -12,6 +12,7 @@ use types::status::{Cause, Status};
 use super::facts;
 use super::object;
 use crate::admission;
+use crate::audit::Annotations;
 use crate::auth::identity::Identity;
 use crate::auth::rbac;
 use crate::auth::{Attributes, Target};
@@ -48,6 +49,8 @@ pub struct Ask<'a> {
     pub tracked: bool,
     /// Texts for `Warning` headers.
     pub warnings: Vec<String>,
+    /// What admission says for the audit log.
+    pub annotations: Annotations,
 }
 
 /// How it is known who owns the fields of an object that is written.
@@ -190,8 +193,19 @@ impl<'a> Ask<'a> {
 
     /// Writes one entry. Roles, definitions and webhooks that are written are in force when this returns.
     pub async fn write(&self, key: Arc<str>, expect: Expect, op: Op) -> Result<Arc<Entry>, store::Error> {
-        let write = Write { key, expect, class: object::class(self.kind), op };
-        let mut written = self.shared.store.write(vec![write]).await?;
+        self.write_with(Vec::new(), key, expect, op).await
+    }
+
+    /// The same after `others`, in one batch.
+    pub async fn write_with(
+        &self,
+        mut others: Vec<Write>,
+        key: Arc<str>,
+        expect: Expect,
+        op: Op,
+    ) -> Result<Arc<Entry>, store::Error> {
+        others.push(Write { key, expect, class: object::class(self.kind), op });
+        let mut written = self.shared.store.write(others).await?;
         if self.kind.group == rbac::GROUP {
             self.shared.authorizer.rbac.changed();
         }
@@ -217,8 +231,8 @@ impl<'a> Ask<'a> {
     ) -> Result<(), Status> {
         let mut request = self.admission(change, object, view);
         let outcome = admission::mutate(&self.shared.admission, &mut request).await;
-        let warnings = request.warnings;
-        self.warnings.extend(warnings);
+        let said = (request.warnings, request.annotations);
+        self.said(said);
         outcome
     }
 
@@ -231,9 +245,20 @@ impl<'a> Ask<'a> {
     ) -> Result<(), Status> {
         let mut request = self.admission(change, object, view);
         let outcome = admission::validate(&self.shared.admission, &mut request).await;
-        let warnings = request.warnings;
-        self.warnings.extend(warnings);
+        let said = (request.warnings, request.annotations);
+        self.said(said);
         outcome
+    }
+
+    /// For a part of this request that is a request of its own: room for what admission says of it.
+    pub fn no_annotations(&self) -> Annotations {
+        Annotations::new(self.annotations.level())
+    }
+
+    /// What admission has said besides its verdict; it counts whatever that is.
+    fn said(&mut self, (warnings, annotations): (Vec<String>, Annotations)) {
+        self.warnings.extend(warnings);
+        self.annotations.append(annotations);
     }
 
     /// Both passes over what is not stored: a connection, a deletion, an object that only subresources exchange.
@@ -269,6 +294,7 @@ impl<'a> Ask<'a> {
             view,
             authorizer: Some(&self.shared.authorizer),
             warnings: Vec::new(),
+            annotations: self.no_annotations(),
             others: OnceLock::new(),
         }
     }

@@ -38,8 +38,15 @@ pub async fn bind(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     let change = Change { operation: Operation::Create, name: &name, old: None, dry_run, options };
     ask.admit(change, Some(&mut binding), &*view).await?;
     let pods = KindRef::from(pods);
-    let mut pod_ask =
-        Ask { kind: &pods, served: &pods, name: &name, subresource: "binding", warnings: Vec::new(), ..*ask };
+    let mut pod_ask = Ask {
+        kind: &pods,
+        served: &pods,
+        name: &name,
+        subresource: "binding",
+        warnings: Vec::new(),
+        annotations: ask.no_annotations(),
+        ..*ask
+    };
     assign(&mut pod_ask, &binding, dry_run).await?;
     let mut status = Status::success();
     status.code = 201;

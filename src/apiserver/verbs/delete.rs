@@ -95,9 +95,11 @@ async fn attempts(ask: &mut Ask<'_>, options: &DeleteOptions, admit: bool) -> Re
 
 /// Takes the entry out of the store, and what was allocated for it back.
 pub async fn remove(ask: &Ask<'_>, entry: &Arc<Entry>, object: &Value) -> Result<Arc<Entry>, Unchanged> {
-    let removed = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Delete).await;
+    let others =
+        if allocates(ask.kind) { ask.shared.allocator.objects_of_deleted(object, &*ask.view()) } else { Vec::new() };
+    let removed = ask.write_with(others, entry.key.clone(), Expect::At(entry.modified), Op::Delete).await;
     let removed = removed.map_err(|error| match error {
-        store::Error::Precondition { current: None, .. } => {
+        store::Error::Precondition { current: None, key, .. } if key == entry.key => {
             Unchanged::Refused(Status::not_found(ask.kind, place(&entry.key).1))
         }
         store::Error::Precondition { .. } => Unchanged::Raced,
@@ -255,8 +257,11 @@ pub async fn delete_collection(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer
     }
     for entry in &chosen {
         let (namespace, name) = place(&entry.key);
-        let mut one = Ask { namespace, name, warnings: Vec::new(), ..*ask };
-        match delete_one(&mut one, &options).await {
+        let mut one = Ask { namespace, name, warnings: Vec::new(), annotations: ask.no_annotations(), ..*ask };
+        let deleted = delete_one(&mut one, &options).await;
+        let said = one.annotations;
+        ask.annotations.append(said);
+        match deleted {
             Err(status) if !status.is(types::status::Reason::NotFound) => return Err(status),
             _ => {}
         }

@@ -64,7 +64,7 @@ pub async fn evict(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
     ask.admit(change, Some(&mut eviction), &*view).await?;
     drop(view);
     // The eviction has been admitted as what it is: it is no deletion that somebody asked for.
-    let mut ask = Ask { subresource: "", warnings: Vec::new(), ..*ask };
+    let mut ask = Ask { subresource: "", warnings: Vec::new(), annotations: ask.no_annotations(), ..*ask };
     let mut tries = 0;
     let pod = loop {
         let entry = ask.current().await?;
@@ -164,7 +164,15 @@ fn cause(message: String) -> Cause {
 async fn take(ask: &Ask<'_>, name: &str, dry_run: bool) -> Result<(), Status> {
     let Some(kind) = budget_kind() else { return Ok(()) };
     let served = KindRef::from(kind);
-    let budgets = Ask { kind: &served, served: &served, name, subresource: "status", warnings: Vec::new(), ..*ask };
+    let budgets = Ask {
+        kind: &served,
+        served: &served,
+        name,
+        subresource: "status",
+        warnings: Vec::new(),
+        annotations: ask.no_annotations(),
+        ..*ask
+    };
     for _ in 0..ATTEMPTS {
         let entry = budgets.current().await?;
         let (old, managed) = object::open(&entry)?;

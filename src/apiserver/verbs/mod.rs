@@ -44,10 +44,12 @@ pub(crate) async fn reserved_write(
     expect: store::Expect,
     op: store::Op,
 ) -> Result<Arc<store::Entry>, store::Error> {
+    let mut others = Vec::new();
     if let Some(reservation) = &mut reservation {
+        others = reservation.objects(&*ask.view(), ask.now);
         reservation.sent();
     }
-    let written = ask.write(key, expect, op).await;
+    let written = ask.write_with(others, key, expect, op).await;
     match (reservation, &written) {
         (Some(reservation), Ok(_)) => reservation.commit(),
         (Some(reservation), Err(_)) => reservation.undo(),

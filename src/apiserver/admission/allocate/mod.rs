@@ -8,7 +8,7 @@
 //! for all writers of a store (in a cluster: the leader's).
 //!
 //! ```text
-//! create  reserve_create(&mut service) → sent → store.write → commit | undo
+//! create  reserve_create(&mut service) → sent → store.write (with its `objects`) → commit | undo
 //! update  reserve_update(&mut new, old) → sent → store.write → commit | undo
 //! delete  store.write → release(&deleted)
 //! ```
@@ -29,6 +29,7 @@ use crate::hooks::core::service::{is_headless, needs_cluster_ip};
 use crate::hooks::json::{get, list, text};
 
 mod families;
+mod objects;
 mod pool;
 mod ports;
 

@@ -55,6 +55,11 @@ impl Pool {
         self.held.entry(n).or_insert_with(|| owner.clone());
     }
 
+    /// Every number that is held, and by whom.
+    pub fn all(&self) -> impl Iterator<Item = (u128, &Owner)> {
+        self.held.iter().map(|(n, owner)| (*n, owner))
+    }
+
     /// Frees the number if this owner holds it.
     pub fn free(&mut self, n: u128, owner: &Owner) {
         if self.held.get(&n) == Some(owner) {

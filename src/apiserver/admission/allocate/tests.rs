@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::admission::tests::Fixed;
 use crate::hooks::core::service::defaults;
 
 fn allocator(cidrs: &[&str]) -> Allocator {
@@ -250,4 +251,38 @@ fn no_two_services_ever_get_the_same() {
     let count = ips.len();
     ips.dedup();
     assert_eq!((ips.len(), count), (120, 120));
+}
+
+#[test]
+fn objects_of_addresses_are_repaired() {
+    let ip = |name: &str, owner: &str, manager: &str| {
+        json!({"metadata": {"name": name, "labels": {"ipaddress.kubernetes.io/managed-by": manager}},
+            "spec": {"parentRef": {"resource": "services", "namespace": "shop", "name": owner}}})
+    };
+    let ours = "ipallocator.k8s.io";
+    let view = Fixed::default()
+        .with("", "Service", service("a", json!({"clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5"]})))
+        .with("", "Service", service("b", json!({"clusterIP": "10.43.0.6", "clusterIPs": ["10.43.0.6"]})))
+        .with("", "Service", service("c", json!({"clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7"]})))
+        .with("networking.k8s.io", "IPAddress", ip("10.43.0.5", "a", ours))
+        .with("networking.k8s.io", "IPAddress", ip("10.43.0.6", "gone", ours))
+        .with("networking.k8s.io", "IPAddress", ip("10.43.0.8", "gone", ours))
+        .with("networking.k8s.io", "IPAddress", ip("10.43.0.9", "gone", "somebody"));
+    let allocator = allocator(&["10.43.0.0/24"]);
+    allocator.load(&view);
+    let repairs = allocator.repairs(&view, jiff::Timestamp::UNIX_EPOCH);
+    let told: Vec<String> = repairs
+        .iter()
+        .map(|write| match &write.op {
+            store::Op::Put(value) => {
+                let object: Value = serde_json::from_slice(&value.bytes).unwrap();
+                format!("{} of {}", object["metadata"]["name"], object["spec"]["parentRef"]["name"])
+            }
+            store::Op::Delete => format!("not {}", write.key),
+        })
+        .collect();
+    assert_eq!(
+        told,
+        ["not networking.k8s.io/ipaddresses//10.43.0.8", "\"10.43.0.6\" of \"b\"", "\"10.43.0.7\" of \"c\""]
+    );
 }

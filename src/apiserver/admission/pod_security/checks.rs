@@ -15,7 +15,7 @@ pub struct Pod<'a> {
 }
 
 /// Why a pod is not of a level.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub reason: String,
     /// May be empty.

@@ -8,10 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use types::field::FieldError;
 use types::registry::by_kind;
 use types::status::Status;
 
 use super::{Operation, Request, all_in};
+use crate::custom::settle::aggregate;
 use crate::hooks::json::{boolean, get, list, text};
 use crate::verbs::facts::facts;
 
@@ -54,16 +56,36 @@ pub fn validate(request: &mut Request) -> Result<(), Status> {
     }
 }
 
-/// What the labels of the request's namespace ask for, in spite of mistakes in them.
-fn policy_of(request: &Request) -> Policy {
+/// What the labels of the request's namespace ask for, in spite of mistakes in them, which the audit log is told.
+fn policy_of(request: &Request) -> (Policy, Vec<FieldError>) {
     let namespace =
         by_kind("", "v1", "Namespace").and_then(|kind| request.view.get(&kind.store_key("", request.namespace)));
-    namespace.map(|entry| Policy::read(facts(&entry)).0).unwrap_or_default()
+    namespace.map(|entry| Policy::read(facts(&entry))).unwrap_or_default()
+}
+
+fn annotate(request: &mut Request, key: &str, value: impl FnOnce() -> String) {
+    request.annotations.add(|| format!("pod-security.kubernetes.io/{key}"), value);
+}
+
+fn annotate_errors(request: &mut Request, errors: &[FieldError]) {
+    if !errors.is_empty() {
+        let all = || errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        annotate(request, "error", || format!("Failed to parse policy: {}", aggregate(&all())));
+    }
+}
+
+/// What the audit log is told of a pod, or of what makes pods, that the audited standard forbids.
+fn audit(request: &mut Request, policy: &Policy, verdicts: &[Verdict]) {
+    if !verdicts.is_empty() {
+        let words = || format!("would violate PodSecurity {:?}: {}", policy.audit.to_string(), details(verdicts));
+        annotate(request, "audit-violations", words);
+    }
 }
 
 fn pod(request: &mut Request) -> Result<(), Status> {
-    let policy = policy_of(request);
-    if policy.is_privileged() {
+    let (policy, errors) = policy_of(request);
+    if policy.is_privileged() && errors.is_empty() {
+        annotate(request, "enforce-policy", || policy.enforce.to_string());
         return Ok(());
     }
     let Some(object) = request.object.as_deref() else { return Ok(()) };
@@ -72,11 +94,17 @@ fn pod(request: &mut Request) -> Result<(), Status> {
     }
     let pod = Pod { metadata: get(object, "metadata"), spec: get(object, "spec") };
     let enforced = checks::evaluate(policy.enforce, &pod);
+    let verdicts =
+        |standard| if standard == policy.enforce { enforced.clone() } else { checks::evaluate(standard, &pod) };
+    let audited = verdicts(policy.audit);
+    let warned = if policy.warn == policy.enforce { Vec::new() } else { verdicts(policy.warn) };
+    annotate(request, "enforce-policy", || policy.enforce.to_string());
+    annotate_errors(request, &errors);
+    audit(request, &policy, &audited);
     if !enforced.is_empty() {
         let why = format!("violates PodSecurity {:?}: {}", policy.enforce.to_string(), details(&enforced));
         return Err(Status::forbidden(request.kind, request.name, &why));
     }
-    let warned = if policy.warn == policy.enforce { Vec::new() } else { checks::evaluate(policy.warn, &pod) };
     request.warnings.extend(warning(&policy, &warned));
     Ok(())
 }
@@ -88,8 +116,8 @@ fn warning(policy: &Policy, verdicts: &[Verdict]) -> Option<String> {
 
 /// What makes pods is never refused: the pods will be.
 fn controller(request: &mut Request) {
-    let policy = policy_of(request);
-    if policy.warn.level == Level::Privileged {
+    let (policy, errors) = policy_of(request);
+    if policy.warn.level == Level::Privileged && policy.audit.level == Level::Privileged && errors.is_empty() {
         return;
     }
     let Some(object) = request.object.as_deref() else { return };
@@ -102,8 +130,10 @@ fn controller(request: &mut Request) {
         return;
     }
     let pod = Pod { metadata: get(template, "metadata"), spec: get(template, "spec") };
-    let verdicts = checks::evaluate(policy.warn, &pod);
-    request.warnings.extend(warning(&policy, &verdicts));
+    let (audited, warned) = (checks::evaluate(policy.audit, &pod), checks::evaluate(policy.warn, &pod));
+    annotate_errors(request, &errors);
+    audit(request, &policy, &audited);
+    request.warnings.extend(warning(&policy, &warned));
 }
 
 /// `reason (detail), reason`.

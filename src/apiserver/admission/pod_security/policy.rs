@@ -56,6 +56,7 @@ impl fmt::Display for Standard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {
     pub enforce: Standard,
+    pub audit: Standard,
     pub warn: Standard,
 }
 
@@ -79,7 +80,7 @@ fn version(text: &str) -> Result<Version, &'static str> {
 
 impl Policy {
     pub fn is_privileged(&self) -> bool {
-        self.enforce.level == Level::Privileged && self.warn.level == Level::Privileged
+        [self.enforce, self.audit, self.warn].iter().all(|standard| standard.level == Level::Privileged)
     }
 
     /// The policy, and what is wrong with the labels: what cannot be read is enforced as strictly as can be.
@@ -117,8 +118,7 @@ impl Policy {
             match mode {
                 "enforce" => policy.enforce = standard,
                 "warn" => policy.warn = standard,
-                // There is nobody to tell yet.
-                _ => {}
+                _ => policy.audit = standard,
             }
         }
         // Whoever is going to be refused pods is warned about what makes them.

@@ -54,6 +54,9 @@ pub struct Binding {
     pub param_ref: Json,
     pub denies: bool,
     pub warns: bool,
+    pub audits: bool,
+    /// As the audit log is told.
+    pub actions: Json,
 }
 
 impl Binding {
@@ -67,6 +70,8 @@ impl Binding {
             param_ref: get(spec, "paramRef").clone(),
             denies: acts("Deny"),
             warns: acts("Warn"),
+            audits: acts("Audit"),
+            actions: get(spec, "validationActions").clone(),
         }
     }
     fn matches(&self, request: &Request) -> Result<bool, String> {

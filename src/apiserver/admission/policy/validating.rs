@@ -2,6 +2,9 @@
 //!
 //! Source: apiserver `pkg/admission/plugin/policy/validating/{validator,dispatcher}.go`.
 
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 use serde_json::Value as Json;
 use store::Store;
 use types::registry::KindRef;
@@ -15,11 +18,14 @@ use super::input::Input;
 use super::{Binding, params, subject};
 use crate::admission::Request;
 use crate::admission::versions::Seen;
+use crate::audit::Annotations;
 use crate::cel::{Activation, OBJECT_COST_MAX, Value};
 use crate::hooks::json::{get, has, list, text};
 
 /// Source: apiserver `pkg/apis/cel/config.go` `MaxEvaluatedMessageExpressionSizeBytes`.
 const MESSAGE_BYTES_MAX: usize = 5 * 1024;
+/// Source: `maxAuditAnnotationValueLength`.
+const ANNOTATION_BYTES_MAX: usize = 10 * 1024;
 
 /// A stored policy, compiled.
 pub struct Policy {
@@ -30,7 +36,8 @@ pub struct Policy {
     composition: Composition,
     conditions: Conditions,
     validations: Vec<Validation>,
-    annotations: Vec<Expression>,
+    /// By the names of their keys.
+    annotations: Vec<(String, Expression)>,
 }
 
 struct Validation {
@@ -44,6 +51,16 @@ struct Validation {
 struct Refusal {
     message: String,
     reason: String,
+    /// Its place among the validations; `None` of an annotation, which refuses whatever the binding does.
+    at: Option<usize>,
+}
+
+/// What a policy says of a request with one parameter object.
+#[derive(Default)]
+struct Verdict {
+    refusals: Vec<Refusal>,
+    /// For the audit log, by key.
+    annotations: Vec<(String, String)>,
 }
 
 impl Policy {
@@ -62,7 +79,10 @@ impl Policy {
                 .map(|text| Expression::compile(&message_env, text, Returns::Text)),
             reason: text(of, "reason").to_owned(),
         };
-        let annotation = |of: &Json| Expression::compile(&env, text(of, "valueExpression"), Returns::TextOrNull);
+        let annotation = |of: &Json| {
+            let expression = Expression::compile(&env, text(of, "valueExpression"), Returns::TextOrNull);
+            (text(of, "key").to_owned(), expression)
+        };
         Self {
             name: text(get(policy, "metadata"), "name").to_owned(),
             failure_ignored: text(spec, "failurePolicy") == "Ignore",
@@ -82,20 +102,18 @@ impl Policy {
         }
     }
 
-    /// Everything that the policy says against the request with one parameter object.
-    fn refusals(&self, input: &Input, object: Option<&Json>, params: Option<&Json>) -> Vec<Refusal> {
-        let failed = |why: &str| -> Vec<Refusal> {
-            if self.failure_ignored {
-                Vec::new()
-            } else {
-                vec![Refusal { message: why.to_owned(), reason: String::new() }]
-            }
+    /// Everything that the policy says of the request with one parameter object.
+    fn verdict(&self, input: &Input, object: Option<&Json>, params: Option<&Json>) -> Verdict {
+        let refused = |at: usize, why: &str| -> Option<Refusal> {
+            let refusal = || Refusal { message: why.to_owned(), reason: String::new(), at: Some(at) };
+            (!self.failure_ignored).then(refusal)
         };
+        let failed = |why: &str| Verdict { refusals: refused(0, why).into_iter().collect(), ..Verdict::default() };
         let activation = input.activation(object, params, true);
         if !self.conditions.is_empty() {
             match self.conditions.hold(&self.composition, &input.for_conditions(object, params)) {
                 Ok(true) => {}
-                Ok(false) => return Vec::new(),
+                Ok(false) => return Verdict::default(),
                 Err(why) => return failed(&why),
             }
         }
@@ -109,8 +127,8 @@ impl Policy {
         let mut refusals = Vec::new();
         for (i, (validation, result)) in self.validations.iter().zip(results).enumerate() {
             match (result, &messages) {
-                (Some(Err(why)), _) => refusals.extend(failed(&why)),
-                (_, Err(why)) => refusals.extend(failed(&format!("failed messageExpression: {why}"))),
+                (Some(Err(why)), _) => refusals.extend(refused(i, &why)),
+                (_, Err(why)) => refusals.extend(refused(i, &format!("failed messageExpression: {why}"))),
                 (Some(Ok(Value::Bool(true))), _) => {}
                 (_, Ok(messages)) => {
                     let evaluated = messages.get(i).cloned().flatten().unwrap_or_default();
@@ -119,12 +137,14 @@ impl Policy {
                         message: message
                             .unwrap_or_else(|| format!("failed expression: {}", validation.expression.text.trim())),
                         reason: validation.reason.clone(),
+                        at: Some(i),
                     });
                 }
             }
         }
-        refusals.extend(self.annotation_errors(&activation));
-        refusals
+        let (annotations, errors) = self.annotations(&activation);
+        refusals.extend(errors);
+        Verdict { refusals, annotations }
     }
 
     /// The messages that expressions make; none where there is no expression or what it makes is no message.
@@ -139,18 +159,40 @@ impl Policy {
         Ok(results.into_iter().map(message).collect())
     }
 
-    /// Audit annotations that cannot be evaluated. Those that can are kept nowhere: there is no audit log.
-    fn annotation_errors(&self, activation: &Activation) -> Vec<Refusal> {
-        if self.annotations.is_empty() || self.failure_ignored {
-            return Vec::new();
+    /// What the policy has to say for the audit log, and what of that cannot be evaluated.
+    fn annotations(&self, activation: &Activation) -> (Vec<(String, String)>, Vec<Refusal>) {
+        let refusal = |message: String| Refusal { message, reason: String::new(), at: None };
+        let mut said = Vec::new();
+        let mut errors = Vec::new();
+        if self.annotations.is_empty() {
+            return (said, errors);
         }
-        let refusal = |message: String| Refusal { message, reason: String::new() };
         let mut budget = OBJECT_COST_MAX;
-        match evaluate(self.annotations.iter().map(Some), &self.composition, activation, &mut budget) {
-            Ok(results) => results.into_iter().flatten().filter_map(Result::err).map(refusal).collect(),
-            Err(why) => vec![refusal(why.to_owned())],
+        let expressions = self.annotations.iter().map(|(_, expression)| Some(expression));
+        match evaluate(expressions, &self.composition, activation, &mut budget) {
+            Ok(results) => {
+                for ((key, _), result) in self.annotations.iter().zip(results) {
+                    match result {
+                        Some(Ok(Value::String(text))) if !text.trim().is_empty() => {
+                            said.push((key.clone(), cut(text.trim()).to_owned()));
+                        }
+                        Some(Err(why)) => errors.push(refusal(why)),
+                        Some(Ok(_)) | None => {}
+                    }
+                }
+            }
+            Err(why) => errors.push(refusal(why.to_owned())),
         }
+        if self.failure_ignored {
+            errors.clear();
+        }
+        (said, errors)
     }
+}
+
+/// The beginning of a text that the audit log takes.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ANNOTATION_BYTES_MAX)]
 }
 
 /// Asks every policy about the request. Adds what they warn of to it.
@@ -175,6 +217,9 @@ pub async fn validate(
     let inputs: Vec<Input> = views.iter().map(|seen| Input::new(request, seen)).collect::<Result<_, _>>()?;
     let mut denials: Vec<(String, String)> = Vec::new();
     let mut warnings = Vec::new();
+    let mut annotations = Annotations::new(request.annotations.level());
+    // What policies say for the audit log, each with one parameter object, by policy and key.
+    let mut said: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     for step in asked {
         let (policy, binding, params, at) = match step {
             Ok(asked) => asked,
@@ -184,9 +229,23 @@ pub async fn validate(
             }
         };
         for params in &params {
-            for refusal in policy.refusals(&inputs[at], views[at].object.as_deref(), params.as_ref()) {
+            let verdict = policy.verdict(&inputs[at], views[at].object.as_deref(), params.as_ref());
+            for (key, value) in verdict.annotations {
+                let values = said.entry((policy.name.as_str(), key)).or_default();
+                if !values.contains(&value) {
+                    values.push(value);
+                }
+            }
+            for refusal in verdict.refusals {
+                let Some(at) = refusal.at else {
+                    denials.push((denial(policy, Some(binding), &refusal.message), refusal.reason));
+                    continue;
+                };
                 if binding.denies {
                     denials.push((denial(policy, Some(binding), &refusal.message), refusal.reason.clone()));
+                }
+                if binding.audits {
+                    annotations.add(|| FAILURE.into(), || failure(policy, binding, at, &refusal.message));
                 }
                 if binding.warns {
                     warnings.push(format!(
@@ -199,6 +258,10 @@ pub async fn validate(
     }
     drop(inputs);
     drop(views);
+    for ((policy, key), values) in said {
+        annotations.add(|| format!("{policy}/{key}"), || values.join(", "));
+    }
+    request.annotations.append(annotations);
     request.warnings.append(&mut warnings);
     match denials.into_iter().next() {
         None => Ok(()),
@@ -253,6 +316,26 @@ fn steps<'p>(policies: &'p super::InForce<Policy>, request: &Request) -> Vec<Ste
         }
     }
     steps
+}
+
+/// The audit log's key for what a binding with the action Audit found.
+const FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
+
+/// One entry of its list, in upstream's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Failure<'a> {
+    message: &'a str,
+    policy: &'a str,
+    binding: &'a str,
+    expression_index: usize,
+    validation_actions: &'a Json,
+}
+
+fn failure(policy: &Policy, binding: &Binding, expression_index: usize, message: &str) -> String {
+    let (policy, validation_actions) = (policy.name.as_str(), &binding.actions);
+    let failure = Failure { message, policy, binding: &binding.name, expression_index, validation_actions };
+    serde_json::to_string(&[failure]).unwrap_or_default()
 }
 
 fn denial(policy: &Policy, binding: Option<&Binding>, message: &str) -> String {

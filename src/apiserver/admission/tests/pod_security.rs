@@ -212,3 +212,29 @@ fn namespaces_say_what_they_ask_for() {
         warned(&view, Operation::Update, ("", "Namespace"), "shop", &mut label("baseline"), Some(&label("restricted")));
     assert_eq!(lowered.unwrap(), [""; 0]);
 }
+
+#[test]
+fn the_audit_log_is_told() {
+    let view = Fixed::default().with(
+        "",
+        "Namespace",
+        json!({"metadata": {"name": "shop", "labels": {"pod-security.kubernetes.io/audit": "baseline"}}}),
+    );
+    let spec = json!({"hostNetwork": true, "containers": [{"name": "c"}]});
+    let violated = "would violate PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    for (group, kind, mut object, enforced) in [
+        ("", "Pod", json!({"metadata": {}, "spec": spec}), Some("privileged:latest")),
+        ("apps", "Deployment", json!({"metadata": {}, "spec": {"template": {"spec": spec}}}), None),
+    ] {
+        let user = Identity::default();
+        let kind = KindRef::from(by_kind(group, "v1", kind).unwrap());
+        let mut request = request(&view, &user, &kind);
+        request.object = Some(&mut object);
+        built_in_validate(&mut request).unwrap();
+        assert_eq!(request.warnings, Vec::<String>::new());
+        let mut expected = vec![("pod-security.kubernetes.io/audit-violations".to_owned(), violated.to_owned())];
+        expected
+            .extend(enforced.map(|policy| ("pod-security.kubernetes.io/enforce-policy".to_owned(), policy.to_owned())));
+        assert_eq!(request.annotations.into_iter().collect::<Vec<_>>(), expected);
+    }
+}

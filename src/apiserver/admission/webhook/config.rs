@@ -33,6 +33,8 @@ pub enum ReviewVersion {
 
 pub struct Hook {
     pub name: String,
+    /// The name of the configuration that it stands in.
+    pub configuration: String,
     pub failure_ignored: bool,
     pub timeout: Duration,
     /// Whether a call changes nothing elsewhere when the request is a dry run.
@@ -50,11 +52,12 @@ pub struct Hook {
 }
 
 impl Hook {
-    pub fn read(webhook: &Value) -> Self {
+    pub fn read(configuration: &str, webhook: &Value) -> Self {
         let timeout =
             int(webhook, "timeoutSeconds").and_then(|s| u64::try_from(s).ok()).unwrap_or(TIMEOUT_SECONDS as u64);
         Self {
             name: text(webhook, "name").to_owned(),
+            configuration: configuration.to_owned(),
             failure_ignored: text(webhook, "failurePolicy") == "Ignore",
             timeout: Duration::from_secs(timeout),
             dry_run_safe: matches!(text(webhook, "sideEffects"), "None" | "NoneOnDryRun"),

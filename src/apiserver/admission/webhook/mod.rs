@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde_json::Value;
 use store::{Revision, Store};
 use types::registry::KindRef;
@@ -20,7 +21,8 @@ use types::status::Status;
 
 use super::versions::{self, Seen};
 use super::{Operation, Request};
-use crate::hooks::json::{list, same};
+use crate::audit::Level;
+use crate::hooks::json::{get, list, same, text};
 
 mod config;
 mod review;
@@ -32,6 +34,8 @@ use review::Response;
 pub const GROUP: &str = "admissionregistration.k8s.io";
 /// Where configurations lie in the store.
 pub const STORE_PREFIX: &str = "admissionregistration.k8s.io/";
+/// What follows the sort in the keys of audit annotations.
+const ANNOTATIONS: &str = "webhook.admission.k8s.io/";
 const MUTATING: &str = "mutatingwebhookconfigurations";
 const VALIDATING: &str = "validatingwebhookconfigurations";
 
@@ -92,7 +96,8 @@ impl Webhooks {
                     Some((revision, hooks)) if *revision == entry.modified => hooks.clone(),
                     _ => {
                         let object: Value = serde_json::from_slice(&entry.value).unwrap_or_default();
-                        list(&object, "webhooks").iter().map(|w| Arc::new(Hook::read(w))).collect()
+                        let name = text(get(&object, "metadata"), "name");
+                        list(&object, "webhooks").iter().map(|w| Arc::new(Hook::read(name, w))).collect()
                     }
                 };
                 all.extend(hooks.iter().cloned());
@@ -141,8 +146,9 @@ impl Webhooks {
         let answers = futures_util::future::join_all(calls).await;
         drop(views);
         let mut first = Ok(());
-        for ((hook, _), answer) in wanting.iter().zip(answers) {
-            let verdict = answer.and_then(|answer| take(hook, answer, request).map(|_| ())).or_else(|e| e.settle(hook));
+        for (at, ((hook, _), answer)) in wanting.iter().zip(answers).enumerate() {
+            let verdict = answer.and_then(|answer| take(hook, answer, request).map(|_| ()));
+            let verdict = verdict.or_else(|trouble| trouble.settle(hook, request, "validating", 0, at));
             if first.is_ok() {
                 first = verdict;
             }
@@ -160,13 +166,17 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn settle(self, hook: &Hook) -> Result<(), Status> {
+    /// What becomes of the request; the audit log is told of a webhook that was passed over as the one at that place, of its
+    /// sort, in that round.
+    fn settle(self, hook: &Hook, request: &mut Request, sort: &str, round: u8, at: usize) -> Result<(), Status> {
         match self {
             Trouble::Refused(status) => Err(status),
             Trouble::Calling(why) => {
                 let why = format!("failed calling webhook {:?}: {why}", hook.name);
                 if hook.failure_ignored {
                     tracing::warn!(why, "a webhook that may fail was passed over");
+                    let key = || format!("failed-open.{sort}.{ANNOTATIONS}round_{round}_index_{at}");
+                    request.annotations.add(key, || hook.name.clone());
                     Ok(())
                 } else {
                     Err(Status::internal(why))
@@ -205,6 +215,9 @@ async fn ask(
 
 /// Passes on what the webhook says to the client. Hands back the patch of one that allows.
 fn take(hook: &Hook, mut answer: Response, request: &mut Request<'_>) -> Result<Response, Trouble> {
+    for (key, value) in answer.annotations.drain(..) {
+        request.annotations.add(|| format!("{}/{key}", hook.name), || value);
+    }
     request.warnings.append(&mut answer.warnings);
     if answer.allowed { Ok(answer) } else { Err(Trouble::Refused(answer.rejection(&hook.name))) }
 }
@@ -248,17 +261,30 @@ impl Mutating {
             let answer = ask(hook, request, &seen, &*self.store, true).await;
             let view = seen.object.filter(|object| matches!(object, Cow::Owned(_))).map(Cow::into_owned);
             let outcome = match answer.and_then(|answer| take(hook, answer, request)) {
-                Ok(answer) => patch(hook, &answer, request, &kind, view, &*self.store).await,
+                Ok(answer) => {
+                    let patched = patch(hook, &answer, request, &kind, view, &*self.store).await;
+                    if patched.is_ok() && !answer.patch.is_empty() {
+                        let operations: Value = serde_json::from_slice(&answer.patch).unwrap_or_default();
+                        let place = ("patch", u8::from(self.again), at);
+                        annotate(hook, request, Level::Request, place, |said| {
+                            (said.patch, said.patch_type) = (Some(operations), Some(answer.patch_type.as_str()));
+                        });
+                    }
+                    patched
+                }
                 Err(trouble) => Err(trouble),
             };
-            if matches!(outcome, Ok(true)) {
+            let mutated = matches!(outcome, Ok(true));
+            if mutated {
                 changed = true;
                 self.invalidate();
             }
+            let round = u8::from(self.again);
+            annotate(hook, request, Level::Metadata, ("mutation", round, at), |said| said.mutated = Some(mutated));
             if hook.reinvoked {
                 self.states[at].reinvocable = true;
             }
-            outcome.map(|_| ()).or_else(|trouble| trouble.settle(hook))?;
+            outcome.map(|_| ()).or_else(|trouble| trouble.settle(hook, request, "mutation", round, at))?;
         }
         if !self.again && changed {
             self.output = request.object.as_deref().cloned();
@@ -273,6 +299,37 @@ impl Mutating {
             state.due |= std::mem::take(&mut state.reinvocable);
         }
     }
+}
+
+/// What the audit log is told of a mutating webhook, in upstream's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Said<'a> {
+    configuration: &'a str,
+    webhook: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mutated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'a str>,
+}
+
+/// Tells the audit log, at that level, something of a webhook that was asked in that round as the one at that place.
+fn annotate<'h>(
+    hook: &'h Hook,
+    request: &mut Request,
+    level: Level,
+    (sort, round, at): (&str, u8, usize),
+    say: impl FnOnce(&mut Said<'h>),
+) {
+    let value = || {
+        let (configuration, webhook) = (hook.configuration.as_str(), hook.name.as_str());
+        let mut said = Said { configuration, webhook, mutated: None, patch: None, patch_type: None };
+        say(&mut said);
+        serde_json::to_string(&said).unwrap_or_default()
+    };
+    request.annotations.add_at(level, || format!("{sort}.{ANNOTATIONS}round_{round}_index_{at}"), value);
 }
 
 /// Applies the patch of an answer. Returns whether the object has changed.

@@ -116,8 +116,7 @@ async fn custom_kinds_have_equivalents_too() {
     let server = Server::start().await;
     let admin = server.admin();
     two_versions(&admin).await;
-    let hooks =
-        Hooks::start(|_| patch(&json!([{"op": "add", "path": "/spec/painted", "value": true}]))).await;
+    let hooks = Hooks::start(|_| patch(&json!([{"op": "add", "path": "/spec/painted", "value": true}]))).await;
     let mut hook = webhook("w.example.com", &hooks.url("/"), &json!({}));
     hook["rules"] = rules("example.com", "v2", "cars");
     register(&admin, "Mutating", &[hook.clone()]).await;

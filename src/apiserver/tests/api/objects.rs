@@ -342,3 +342,36 @@ async fn a_server_on_loopback_publishes_no_endpoint() {
     let server = Server::start_in(folder, None).await;
     server.admin().get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.expect(200);
 }
+
+#[tokio::test]
+async fn addresses_in_use_have_objects() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let (addresses, services) = ("/apis/networking.k8s.io/v1/ipaddresses", "/api/v1/namespaces/default/services");
+    let first = admin.get(&format!("{addresses}/10.43.0.1")).await.expect(200).json();
+    let parent = json!({"resource": "services", "namespace": "default", "name": "kubernetes"});
+    assert_eq!(first["spec"]["parentRef"], parent);
+    let labels = json!({"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+    assert_eq!(first["metadata"]["labels"], labels);
+    let service =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    admin.post(&format!("{services}?dryRun=All"), &service).await.expect(201);
+    let listed = admin.get(addresses).await.expect(200).json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    for gives_up in [true, false] {
+        let made = admin.post(services, &service).await.expect(201).json();
+        let path = format!("{addresses}/{}", made["spec"]["clusterIP"].as_str().unwrap());
+        assert_eq!(admin.get(&path).await.expect(200).json()["spec"]["parentRef"]["name"], "s");
+        if gives_up {
+            let external = json!({"spec": {"type": "ExternalName", "externalName": "a.example", "clusterIP": null,
+                "clusterIPs": null, "ipFamilies": null, "ipFamilyPolicy": null}});
+            admin.patch(&format!("{services}/s"), "merge", &external).await.expect(200);
+            admin.get(&path).await.expect(404);
+        }
+        admin.delete(&format!("{services}/s")).await.expect(200);
+        admin.get(&path).await.expect(404);
+    }
+    let range = admin.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await.expect(200).json();
+    let ready = &range["status"]["conditions"][0];
+    assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("True")));
+}

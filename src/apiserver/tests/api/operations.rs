@@ -21,7 +21,7 @@ rules:
 ";
 
 /// A server whose audit log is in `audit.log` of the folder.
-async fn recorded(folder: &tempfile::TempDir) -> (Server, Arc<Log>) {
+pub async fn recorded(folder: &tempfile::TempDir) -> (Server, Arc<Log>) {
     let path = folder.path().join("audit.log");
     let place = Place { path, age_days_max: 0, backups_max: 0, size_mib_max: 0 };
     let log = Log::open(place, Arc::new(now)).unwrap();
@@ -30,7 +30,7 @@ async fn recorded(folder: &tempfile::TempDir) -> (Server, Arc<Log>) {
     (Server::start_with(|config| config.audit = Some(settings)).await, log)
 }
 
-fn events(folder: &tempfile::TempDir) -> Vec<Value> {
+pub fn events(folder: &tempfile::TempDir) -> Vec<Value> {
     let text = std::fs::read_to_string(folder.path().join("audit.log")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
