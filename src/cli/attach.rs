@@ -49,7 +49,7 @@ pub async fn attach(session: &Session, attach: &Attach) -> Result<()> {
     let Some(word) = &attach.pod else {
         return Err(usage("at least 1 argument is required for attach"));
     };
-    let (pod, _) = logs::one_pod(session, word).await?;
+    let (pod, _) = logs::one_pod(session, word, logs::ATTACH).await?;
     let phase = text(&pod.object, "/status/phase");
     anyhow::ensure!(
         !["Succeeded", "Failed"].contains(&phase),
@@ -58,7 +58,7 @@ pub async fn attach(session: &Session, attach: &Attach) -> Result<()> {
     let container = match attach.container.as_str() {
         "" => logs::default_container(session, &pod, attach.quiet),
         named if logs::container_names(&pod.object).iter().any(|n| n == named) => named.to_owned(),
-        named => anyhow::bail!("{}", logs::no_container(&pod, named)),
+        named => anyhow::bail!("cannot attach to the container: {}", logs::no_container(&pod, named)),
     };
     join(session, &pod, &container, attach.stdin, attach.tty, attach.quiet).await
 }
@@ -70,7 +70,7 @@ async fn join(session: &Session, pod: &Found, container: &str, stdin: bool, tty:
         session.note(format!("error: Unable to use a TTY - container {container} did not allocate one"));
     }
     let ask = Ask::of(session, stdin, tty && has_tty);
-    if stdin && !quiet {
+    if !quiet {
         session.note(PROMPT);
     }
     let mut query = Query::default();
@@ -206,9 +206,7 @@ async fn attached(session: &Session, run: &Run, one: &Found) -> Result<()> {
     match code {
         0 => Ok(()),
         code => {
-            if !run.rm {
-                session.note(format!("pod {}/{} terminated (Error)", one.namespace, one.name));
-            }
+            session.note(format!("pod {}/{} terminated (Error)", one.namespace, one.name));
             Err(Exit(u8::try_from(code).unwrap_or(1)).into())
         }
     }

@@ -56,12 +56,15 @@ pub struct Drain {
 /// What becomes of a pod.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
-    Evict,
+    /// Goes; what is to be said of it.
+    Evict(Option<&'static str>),
     /// Stays; why it is worth a word.
     Leave(Option<&'static str>),
     /// Nothing may be drained while this stands.
     Refuse(&'static str),
 }
+
+const UNMANAGED: &str = "deleting Pods that declare no controller";
 
 fn fate(drain: &Drain, pod: &Value) -> Fate {
     if pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
@@ -80,10 +83,11 @@ fn fate(drain: &Drain, pod: &Value) -> Fate {
     if scratch && !ended && !drain.delete_emptydir_data {
         return Fate::Refuse("cannot delete Pods with local storage (use --delete-emptydir-data to override)");
     }
-    if owner.is_none() && !ended && !drain.force {
-        return Fate::Refuse("cannot delete Pods that declare no controller (use --force to override)");
+    match owner.is_none() && !ended {
+        true if !drain.force => Fate::Refuse("cannot delete Pods that declare no controller (use --force to override)"),
+        true => Fate::Evict(Some(UNMANAGED)),
+        false => Fate::Evict(None),
     }
-    Fate::Evict
 }
 
 pub async fn run(session: &Session, drain: &Drain) -> Result<()> {
@@ -123,18 +127,25 @@ async fn drain_one(session: &Session, drain: &Drain, node: &Found, dry_run: DryR
     let (items, _) = target::list_all(session, &pods.path(""), &params).await?;
     let all: Vec<Found> = items.into_iter().map(|o| target::as_found(&pods, o)).collect();
     let mut refused: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
-    let (mut left, mut evicted) = (Vec::new(), Vec::new());
+    let mut warned: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
+    let mut evicted = Vec::new();
     for pod in all {
         let name = format!("{}/{}", pod.namespace, pod.name);
         match fate(drain, &pod.object) {
-            Fate::Evict => evicted.push(pod),
+            Fate::Evict(why) => {
+                evicted.push(pod);
+                if let Some(why) = why {
+                    warned.entry(why).or_default().push(name);
+                }
+            }
             Fate::Leave(None) => {}
-            Fate::Leave(Some(why)) => left.push(format!("{why}: {name}")),
+            Fate::Leave(Some(why)) => warned.entry(why).or_default().push(name),
             Fate::Refuse(why) => refused.entry(why).or_default().push(name),
         }
     }
+    let told = |(why, pods): (&&str, &Vec<String>)| format!("{why}: {}", pods.join(", "));
     if !refused.is_empty() {
-        let why: Vec<String> = refused.iter().map(|(why, pods)| format!("{why}: {}", pods.join(", "))).collect();
+        let why: Vec<String> = refused.iter().map(told).collect();
         let why = if let [one] = &why[..] { one.clone() } else { format!("[{}]", why.join(", ")) };
         anyhow::bail!(
             "unable to drain node {0:?} due to error: {why}, continuing command...\nThere are pending nodes to be drained:\n \
@@ -142,8 +153,8 @@ async fn drain_one(session: &Session, drain: &Drain, node: &Found, dry_run: DryR
             node.name
         );
     }
-    for line in left {
-        session.note(format!("Warning: {line}"));
+    if !warned.is_empty() {
+        session.note(format!("Warning: {}", warned.iter().map(told).collect::<Vec<_>>().join("; ")));
     }
     let mut waits = Vec::new();
     for pod in &evicted {
@@ -206,13 +217,13 @@ mod tests {
         let owned = |kind: &str| json!({"metadata": {"ownerReferences": [{"kind": kind, "controller": true}]}});
         let scratch = json!({"spec": {"volumes": [{"emptyDir": {}}]}, "metadata": owned("ReplicaSet")["metadata"]});
         let refused = |f: Fate| matches!(f, Fate::Refuse(_));
-        assert_eq!(fate(&drain("drain n"), &owned("ReplicaSet")), Fate::Evict);
+        assert_eq!(fate(&drain("drain n"), &owned("ReplicaSet")), Fate::Evict(None));
         assert!(refused(fate(&drain("drain n"), &owned("DaemonSet"))));
         assert!(matches!(fate(&drain("drain n --ignore-daemonsets"), &owned("DaemonSet")), Fate::Leave(Some(_))));
         assert!(refused(fate(&drain("drain n"), &json!({}))));
-        assert_eq!(fate(&drain("drain n --force"), &json!({})), Fate::Evict);
+        assert_eq!(fate(&drain("drain n --force"), &json!({})), Fate::Evict(Some(UNMANAGED)));
         assert!(refused(fate(&drain("drain n"), &scratch)));
-        assert_eq!(fate(&drain("drain n --delete-emptydir-data"), &scratch), Fate::Evict);
-        assert_eq!(fate(&drain("drain n"), &json!({"status": {"phase": "Succeeded"}})), Fate::Evict);
+        assert_eq!(fate(&drain("drain n --delete-emptydir-data"), &scratch), Fate::Evict(None));
+        assert_eq!(fate(&drain("drain n"), &json!({"status": {"phase": "Succeeded"}})), Fate::Evict(None));
     }
 }

@@ -67,7 +67,7 @@ pub async fn run(session: &Session, exec: &Exec) -> Result<()> {
     if exec.command.is_empty() {
         return Err(usage("you must specify at least one command for the container"));
     }
-    let pod = logs::one_pod(session, word).await?.0;
+    let pod = logs::one_pod(session, word, logs::ATTACH).await?.0;
     let phase = text(&pod.object, "/status/phase");
     if matches!(phase, "Succeeded" | "Failed") {
         anyhow::bail!("cannot exec into a container in a completed pod; current phase is {phase}");

@@ -145,7 +145,7 @@ async fn pods(session: &Session, logs: &Logs) -> Result<(Vec<Found>, String)> {
         (Some(word), _) => word.clone(),
         (None, own) => own.to_owned(),
     };
-    let (pod, count) = one_pod(session, first).await.map_err(|error| missing(session, error))?;
+    let (pod, count) = one_pod(session, first, LOGS).await.map_err(|error| missing(session, error))?;
     if logs.all_pods {
         return Ok((all_of(session, first).await?, container));
     }
@@ -155,8 +155,12 @@ async fn pods(session: &Session, logs: &Logs) -> Result<(Vec<Found>, String)> {
     Ok((vec![pod], container))
 }
 
+/// What a pod is looked for, as kubectl says it.
+const LOGS: &str = "get the logs from";
+pub const ATTACH: &str = "attach to";
+
 /// The pod that a word names: its own name, or a workload's, of which it is one.
-pub async fn one_pod(session: &Session, word: &str) -> Result<(Found, usize)> {
+pub async fn one_pod(session: &Session, word: &str, purpose: &str) -> Result<(Found, usize)> {
     let discovery = session.discovery().await?;
     let words = if word.contains('/') { vec![word.to_owned()] } else { vec!["pods".into(), word.to_owned()] };
     let targets = target::of_words(discovery, &words, &session.namespace, false)?;
@@ -165,7 +169,7 @@ pub async fn one_pod(session: &Session, word: &str) -> Result<(Found, usize)> {
     if target.resource.kind == "Pod" {
         return Ok((target::as_found(&target.resource, object), 1));
     }
-    let selector = selector_of(&target.resource, &object)?;
+    let selector = selector_of(&target.resource, &object, purpose)?;
     let mut pods = select(session, &target.namespace, &selector).await?;
     if pods.is_empty() {
         anyhow::bail!("timed out waiting for the condition: {} has no pods", target.named());
@@ -201,12 +205,12 @@ fn rank(pod: &Value) -> (bool, u8, bool, String, Reverse<u64>, String) {
 }
 
 /// The selector of the pods that an object stands for.
-fn selector_of(resource: &crate::discovery::Resource, object: &Value) -> Result<String> {
+fn selector_of(resource: &crate::discovery::Resource, object: &Value, purpose: &str) -> Result<String> {
     Ok(match object.pointer("/spec/selector") {
         Some(selector) if resource.kind == "Service" => equal(selector),
         Some(selector) => selector_text(selector),
         None => anyhow::bail!(
-            "cannot get the logs from *{}.{kind}: selector for *{}.{kind} not implemented",
+            "cannot {purpose} *{}.{kind}: selector for *{}.{kind} not implemented",
             resource.version,
             resource.version,
             kind = resource.kind
@@ -232,7 +236,7 @@ async fn all_of(session: &Session, word: &str) -> Result<Vec<Found>> {
     if target.resource.kind == "Pod" {
         return Ok(vec![target::as_found(&target.resource, object)]);
     }
-    select(session, &target.namespace, &selector_of(&target.resource, &object)?).await
+    select(session, &target.namespace, &selector_of(&target.resource, &object, LOGS)?).await
 }
 
 /// What kubectl makes of an object that is not there, as `logs` says it.

@@ -23,7 +23,7 @@ use crate::exec::{Socket, dial};
 use crate::failure::usage;
 use crate::manifest::text;
 use crate::session::Session;
-use crate::target;
+use crate::target::{self, Target};
 use crate::until::{self, Verdict};
 use crate::{duration, logs};
 
@@ -58,15 +58,23 @@ struct Pair {
 
 pub async fn run(session: &Session, forward: &PortForward) -> Result<()> {
     let Some((word, ports)) = forward.words.split_first().filter(|(_, ports)| !ports.is_empty()) else {
-        return Err(usage("TYPE/NAME and list of ports are required for port-forward"));
+        return Err(usage(
+            "TYPE/NAME and list of ports are required for port-forward\nSee 'kedge port-forward -h' for help and examples",
+        ));
     };
-    let (pod, _) = logs::one_pod(session, word).await?;
-    let service = service_of(session, word).await?;
+    let (pod, _) = logs::one_pod(session, word, logs::ATTACH).await?;
+    let target = target_of(session, word).await?;
+    let service = match &target {
+        Some(target) if target.resource.kind == "Service" => Some(session.client.get_path(&target.path()).await?),
+        _ => None,
+    };
     let pairs = ports.iter().map(|p| pair(p, service.as_ref(), &pod.object)).collect::<Result<Vec<_>>>()?;
+    // A pod of a workload may just be starting; one that is named is as it is.
+    let is_named = target.is_none_or(|t| t.resource.kind == "Pod");
     let deadline = Instant::now() + forward.pod_running_timeout;
     until::seen(session, &pod, deadline, |object| match object.map(|o| text(o, "/status/phase")) {
         Some("Running") => Verdict::Done(()),
-        Some(phase @ ("Succeeded" | "Failed")) => {
+        Some(phase) if is_named || matches!(phase, "Succeeded" | "Failed") => {
             Verdict::Failed(format!("unable to forward port because pod is not running. Current status={phase}"))
         }
         Some(_) => Verdict::Wait,
@@ -86,16 +94,12 @@ pub async fn run(session: &Session, forward: &PortForward) -> Result<()> {
     }
 }
 
-/// The Service that the word names, whose ports are not its pods'.
-async fn service_of(session: &Session, word: &str) -> Result<Option<Value>> {
+/// What the word names, when it says more than a pod's name. The ports of a Service are not its pods'.
+async fn target_of(session: &Session, word: &str) -> Result<Option<Target>> {
     if !word.contains('/') {
         return Ok(None);
     }
-    let targets = target::of_words(session.discovery().await?, &[word.to_owned()], &session.namespace, false)?;
-    match &targets[..] {
-        [target] if target.resource.kind == "Service" => Ok(Some(session.client.get_path(&target.path()).await?)),
-        _ => Ok(None),
-    }
+    Ok(target::of_words(session.discovery().await?, &[word.to_owned()], &session.namespace, false)?.pop())
 }
 
 /// A pair as it is spelled, with names and a service's ports resolved.
@@ -171,12 +175,26 @@ async fn listen(session: &Session, addresses: &[String], pair: Pair) -> Result<V
                     session.line(format!("Forwarding from {at} -> {}", pair.remote))?;
                     listeners.push((listener, pair));
                 }
-                Err(error) => failed.push(format!("unable to create listener on {ip}:{}: {error}", pair.local)),
+                Err(error) => {
+                    let (family, at) = (if ip.is_ipv4() { 4 } else { 6 }, SocketAddr::new(ip, pair.local));
+                    let why = match error.kind() {
+                        std::io::ErrorKind::AddrInUse => "address already in use".to_owned(),
+                        _ => error.to_string(),
+                    };
+                    failed.push(format!("unable to create listener: Error listen tcp{family} {at}: bind: {why}"));
+                }
             }
         }
     }
     // One of localhost's two addresses is enough.
-    anyhow::ensure!(!listeners.is_empty(), "unable to listen on any of the requested ports: {}", failed.join(", "));
+    if listeners.is_empty() {
+        let Pair { local, remote } = pair;
+        session.note(format!(
+            "Unable to listen on port {local}: Listeners failed to create with the following errors: [{}]",
+            failed.join(" ")
+        ));
+        anyhow::bail!("unable to listen on any of the requested ports: [{{{local} {remote}}}]");
+    }
     Ok(listeners)
 }
 
