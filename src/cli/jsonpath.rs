@@ -557,4 +557,16 @@ mod tests {
         assert_eq!(missing.to_string(), "b is not found");
         assert_eq!(Template::relaxed("{.a[0]}").unwrap().values(&v).unwrap(), [&json!(1)]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_template_is_read_or_refused(text in "[{}.a-c\\[\\]'?()@=!<>0-9:,* \"-]{0,40}", other in ".*") {
+            let object = json!({"a": [{"b": 1, "c": [1, 2]}, {"b": "c"}], "b": {"a": null}});
+            for text in [format!("{{range .a[*]}}{{{text}}}{{end}}"), text, other] {
+                for template in [Template::parse(&text), Template::relaxed(&text)].into_iter().flatten() {
+                    let _ = (template.render(&object), template.values(&object));
+                }
+            }
+        }
+    }
 }

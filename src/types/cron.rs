@@ -253,4 +253,12 @@ mod tests {
             assert_eq!(Schedule::parse(text), Err(why.to_owned()), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[0-9*/,?@a-zA-Z=: .-]{0,30}", other in ".*") {
+            let _ = Schedule::parse(&text);
+            let _ = Schedule::parse(&other);
+        }
+    }
 }

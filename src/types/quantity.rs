@@ -90,9 +90,10 @@ impl FromStr for Quantity {
             Factor::Multiply(n) => (digits.saturating_mul(n).saturating_mul(NANO), 1),
             Factor::Divide(n) => (digits.saturating_mul(NANO), n),
         };
-        let denominator: i128 = denominator * 10i128.checked_pow(scale).ok_or(ParseError)?;
-        let mut nanos = numerator / denominator;
-        if numerator % denominator != 0 || dropped {
+        // More decimals than can be counted in: whatever they are, less than the smallest unit.
+        let denominator = 10i128.checked_pow(scale).and_then(|power| power.checked_mul(denominator));
+        let (mut nanos, rest) = denominator.map_or((0, numerator), |d| (numerator / d, numerator % d));
+        if rest != 0 || dropped {
             nanos += 1;
         }
         nanos = nanos.min(MAX_NANOS);
@@ -275,5 +276,28 @@ mod tests {
         let sum = "100m".parse::<Quantity>().unwrap().plus(&"1".parse().unwrap());
         assert_eq!(sum.to_string(), "1100m");
         assert!("1Gi".parse::<Quantity>().unwrap() > "1G".parse().unwrap());
+    }
+
+    #[test]
+    fn what_is_too_small_is_the_smallest() {
+        for suffix in ["", "m", "n", "k"] {
+            let text = format!("0.{}1{suffix}", "0".repeat(40));
+            assert_eq!(text.parse::<Quantity>().unwrap().to_string(), "1n", "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[+-]?[0-9.]{0,50}[eEinumkKMGTP0-9-]{0,4}", other in ".*") {
+            let _ = other.parse::<Quantity>();
+            if let Ok(quantity) = text.parse::<Quantity>() {
+                let shown = quantity.to_string();
+                let again: Quantity = shown.parse().unwrap();
+                proptest::prop_assert_eq!(again, quantity, "{} is shown as {}", text, shown);
+                proptest::prop_assert_eq!(again.to_string(), shown);
+                let _ = (quantity.value(), quantity.millis(), quantity.plus(&again));
+                proptest::prop_assert!(quantity.minus(&again).is_zero());
+            }
+        }
     }
 }

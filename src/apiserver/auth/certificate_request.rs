@@ -140,4 +140,22 @@ pub mod tests {
             }
         }
     }
+
+    proptest::proptest! {
+        /// What the signer reads, whoever decided about it has read too.
+        #[test]
+        fn any_request_is_read_or_refused(at: proptest::sample::Index, new: Vec<u8>, cut in 0usize..8, text in ".*") {
+            static GOOD: std::sync::LazyLock<Vec<u8>> =
+                std::sync::LazyLock::new(|| one_block(&two_common_names("a", "b")).unwrap());
+            let mut changed = GOOD.clone();
+            let at = at.index(changed.len());
+            changed.splice(at..(at + cut).min(changed.len()), new);
+            let judged = parse(&changed).is_ok();
+            if cluster::signing::read(pem(&changed).as_bytes()).is_ok() {
+                proptest::prop_assert!(judged);
+            }
+            let _ = (der(&text), cluster::signing::read(text.as_bytes()).is_ok());
+            let _ = (crate::auth::x509::identity(&changed), cluster::signing::expiry(pem(&changed).as_bytes()));
+        }
+    }
 }

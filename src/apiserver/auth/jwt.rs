@@ -308,4 +308,35 @@ mod tests {
             assert!(Parts::parse(text).is_err(), "{text:.20}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_changed_token_is_not_believed(at: proptest::sample::Index, new in "[A-Za-z0-9_.=-]{0,3}", cut in 0usize..4) {
+            static KEY: std::sync::LazyLock<(String, PublicKey)> = std::sync::LazyLock::new(|| {
+                let mine = key();
+                (token(&mine, "ES256"), PublicKey::of_signer(&mine))
+            });
+            let (good, public) = &*KEY;
+            let at = at.index(good.len());
+            let changed = format!("{}{new}{}", &good[..at], &good[(at + cut).min(good.len())..]);
+            if let Ok(parts) = Parts::parse(&changed) {
+                let _ = (parts.issuer(), parts.key_id(), parts.audiences());
+                proptest::prop_assert_eq!(parts.signed_by(public), changed == *good, "{}", changed);
+            }
+        }
+
+        #[test]
+        fn any_key_is_read_or_refused(der: Vec<u8>, label in "PUBLIC KEY|PRIVATE KEY|EC PRIVATE KEY|RSA PUBLIC KEY|CERTIFICATE", x in "[A-Za-z0-9_=-]{0,90}") {
+            let body = base64::engine::general_purpose::STANDARD.encode(&der);
+            let _ = PublicKey::all_of_pem(&format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"));
+            let _ = PublicKey::all_of_pem(&x);
+            let _ = PublicKey::from_spki(&der);
+            for kind in ["EC", "RSA"] {
+                let jwk = json!({"kty": kind, "crv": "P-256", "x": x, "y": x, "n": x, "e": x});
+                if let Some(key) = PublicKey::from_jwk(&jwk) {
+                    let _ = (key.jwk(), key.verify("ES256", b"", &der), key.verify("RS256", b"", &der));
+                }
+            }
+        }
+    }
 }

@@ -537,4 +537,39 @@ proptest::proptest! {
     fn any_text_is_answered(text in "[a-z0-9.()\\[\\]{}'\"+*/<>=!&|?:,\\- ]{0,40}") {
         let _ = run(&text, &json!({"a": [1]}));
     }
+
+    /// An expression that costs more than it may fails; no other outcome is more expensive than the limit.
+    #[test]
+    fn expressions_of_all_parts_end_in_time(text in expressions()) {
+        const LIMIT: u64 = 500;
+        let Ok(program) = env().compile(&text) else { return Ok(()) };
+        let x = json!({"a": [1, "b", null], "b": {"a": 1.5}});
+        let outcome = program.eval(&Activation::default().with("x", Value::of_json(&x)), LIMIT);
+        proptest::prop_assert!(outcome.value.is_err() || outcome.cost <= LIMIT, "{}: {:?}", text, outcome);
+        let estimate = program.estimate();
+        proptest::prop_assert!(estimate.min <= estimate.max, "{}", text);
+    }
+}
+
+fn expressions() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let leaf = "x|x\\.a|x\\.b|x\\.none|y|[0-9]u?|-1|1\\.5|9223372036854775807|'[ab]{0,3}'|b'a'|true|null|\\[\\]|\\{\\}|'a'\\.\\*|duration\\('1h'\\)|quantity\\('1Mi'\\)|url\\('http://a/b'\\)|timestamp\\('2026-01-01T00:00:00Z'\\)|int|optional\\.none\\(\\)";
+    leaf.prop_recursive(5, 40, 3, |inner| {
+        let operator = "\\+|-|\\*|/|%|==|!=|<|<=|>|>=|&&|\\|\\||in";
+        let method = "size|startsWith|matches|contains|split|replace|join|lowerAscii|isSorted|sum|min|indexOf|getHours|orValue|add|find|findAll|substring";
+        let function = "size|string|int|uint|double|bytes|type|dyn|bool|duration|quantity|isQuantity|url|optional.of|semver|ip|cidr";
+        let fold = "all|exists|exists_one|map|filter";
+        prop_oneof![
+            (inner.clone(), operator, inner.clone()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+            (inner.clone(), method, inner.clone()).prop_map(|(a, m, b)| format!("{a}.{m}({b})")),
+            (inner.clone(), method).prop_map(|(a, m)| format!("{a}.{m}()")),
+            (function, inner.clone()).prop_map(|(f, a)| format!("{f}({a})")),
+            (inner.clone(), fold, inner.clone()).prop_map(|(a, f, b)| format!("{a}.{f}(y, {b})")),
+            (inner.clone(), inner.clone(), inner.clone()).prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("[{a}, {b}]")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{{{a}: {b}}}")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a}[{b}]")),
+            inner.prop_map(|a| format!("has({a}.b)")),
+        ]
+    })
 }

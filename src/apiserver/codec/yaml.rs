@@ -271,4 +271,11 @@ mod tests {
             assert!(why.contains("excessive aliasing") || why.contains("repetition limit"), "{why}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "([a-c]: |- |[&*][ab] |[a-c0-9~]{1,3}|[\\[\\]{},]|\n {0,6}|!!?[a-z]{1,4} |['\"|>?%#]|<<: ){0,30}", other: Vec<u8>) {
+            let _ = (parse(text.as_bytes()), parse(&other));
+        }
+    }
 }

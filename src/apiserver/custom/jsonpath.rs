@@ -381,4 +381,16 @@ mod tests {
         assert_eq!(JsonPath::read("..a").unwrap().first(&wide), Some(&json!(1)));
         assert_eq!(JsonPath::read(".items[*].none").unwrap().first(&wide), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[.a-c\\[\\]'?()@=!<>0-9:,*\\\\\"-]{0,40}", other in ".*") {
+            let object = json!({"a": [{"b": 1, "c": [1, 2]}, {"b": "c"}], "b": {"a": null}});
+            for text in [text, other] {
+                if let Ok(path) = JsonPath::read(&text) {
+                    let _ = path.first(&object);
+                }
+            }
+        }
+    }
 }

@@ -186,4 +186,15 @@ proptest::proptest! {
         let patch: Vec<Value> = ops.into_iter().map(|(op, path, from)| json!({"op": op, "path": path, "from": from, "value": value})).collect();
         let _ = json_patch::apply(&json!({"a": target}), json!(patch).to_string().as_bytes());
     }
+
+    /// Copies of copies grow no further than one body could.
+    #[test]
+    fn json_patches_are_bounded(ops in proptest::collection::vec(("copy|add", "(/[ab-]){0,2}", "(/[ab]){0,2}"), 0..60)) {
+        let text = "x".repeat(1000);
+        let patch: Vec<Value> = ops.iter().map(|(op, path, from)| json!({"op": op, "path": path, "from": from, "value": {"a": text}})).collect();
+        let (current, patch) = (json!({"a": {"a": text}, "b": []}), json!(patch).to_string());
+        if let Ok(patched) = json_patch::apply(&current, patch.as_bytes()) {
+            proptest::prop_assert!(patched.to_string().len() <= current.to_string().len() + patch.len() + (4 << 20));
+        }
+    }
 }

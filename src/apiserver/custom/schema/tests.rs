@@ -243,3 +243,83 @@ fn formats() {
     }
     assert_eq!((format::checked("string", "semver", false), format::checked("integer", "int32", false)), ("", "int32"));
 }
+
+/// A schema as a definition could hold it if nobody had checked it.
+fn any_schema() -> impl proptest::strategy::Strategy<Value = Value> {
+    use proptest::prelude::*;
+    let kind = "object|array|string|integer|number|boolean|none";
+    let leaf = (kind, any_object(), 0u8..12, -2i64..4).prop_map(|(kind, default, which, n)| {
+        let mut schema = json!({"type": kind});
+        let (name, value) = match which {
+            0 => ("default", default),
+            1 => ("enum", json!([default, 1])),
+            2 => ("pattern", json!("^a+$")),
+            3 => ("maxLength", json!(n)),
+            4 => ("minimum", json!(n)),
+            5 => ("multipleOf", json!(n)),
+            6 => ("format", json!("date-time")),
+            7 => ("nullable", json!(true)),
+            8 => ("x-kubernetes-int-or-string", json!(true)),
+            9 => ("x-kubernetes-preserve-unknown-fields", json!(true)),
+            10 => ("x-kubernetes-embedded-resource", json!(true)),
+            _ => ("uniqueItems", json!(true)),
+        };
+        schema[name] = value;
+        schema
+    });
+    leaf.prop_recursive(4, 24, 3, move |inner| {
+        let within =
+            ("properties|items|additionalProperties|allOf|anyOf|oneOf|not", inner.clone(), inner.clone(), kind);
+        within.prop_map(|(name, a, b, kind)| {
+            let mut schema = json!({"type": kind, "required": ["a"], "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["a"]});
+            schema[&name] = match name.as_str() {
+                "properties" => json!({"a": a, "metadata": b}),
+                "allOf" | "anyOf" | "oneOf" => json!([a, b]),
+                _ => a,
+            };
+            schema
+        })
+    })
+}
+
+fn any_object() -> impl proptest::strategy::Strategy<Value = Value> {
+    use proptest::prelude::*;
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-2i64..4).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a1]{0,3}|2026-01-01T00:00:00Z".prop_map(Value::from)
+    ];
+    leaf.prop_recursive(4, 24, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map("a|b|kind|metadata", inner, 0..3).prop_map(|m| json!(m)),
+        ]
+    })
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_object_under_any_schema(schema in any_schema(), object in any_object(), old in any_object()) {
+        let schema = Schema::root(&schema);
+        let mut object = json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "n"}, "a": object});
+        prune(&mut object, &schema, true, 100);
+        let pruned = object.clone();
+        proptest::prop_assert_eq!(prune(&mut object, &schema, true, 100), Vec::<String>::new());
+        proptest::prop_assert_eq!(&object, &pruned);
+        if default(&mut object, &schema) {
+            let defaulted = object.clone();
+            proptest::prop_assert!(default(&mut object, &schema));
+            proptest::prop_assert_eq!(&object, &defaulted);
+        }
+        let path = Path::root();
+        let _ = coerce(&mut object, &schema, &path, true);
+        let old = json!({"a": old});
+        for old in [None, Some(&old)] {
+            let _ = (validate(&object, old, &schema, &path), rules::check(&object, old, &schema));
+        }
+        let _ = (embedded(&object, &schema, &path), duplicates(&object, &schema, &path));
+    }
+}
