@@ -1,9 +1,9 @@
 //! An API server in memory, at the transport's seam, for tests of controllers and agents.
 //!
-//! It keeps any kind of the registry, and those of established CustomResourceDefinitions, by generic rules: create (with `generateName`), get, list, update, patch (JSON Patch and
-//! merge; strategic and apply are taken as merge), delete (finalizers, graceful pod deletion, propagation policies), delete of
-//! collections, bindings, status apart from spec, generations, optimistic locking, watches with resource versions, streamed lists and
-//! bookmarks. It validates and defaults nothing, and collects no garbage.
+//! It keeps any kind of the registry, and those of established CustomResourceDefinitions, by generic rules: create (with
+//! `generateName`), get, list, update, patch (JSON Patch and merge; strategic and apply are taken as merge), delete
+//! (finalizers, graceful pod deletion, propagation policies), delete of collections, bindings, status apart from spec,
+//! generations, optimistic locking, watches with resource versions, streamed lists and bookmarks. It validates and defaults nothing, and collects no garbage.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,14 +18,19 @@ use parking_lot::Mutex;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
-use types::registry::{BUILT_IN, Kind, KindRef};
-use types::selector::{FieldSelector, LabelSelector};
+use types::registry::Kind;
 use types::status::{OBJECT_MODIFIED, Reason, Status};
 
 use crate::api::Client;
 use crate::clock::Clock;
 use crate::definition::Definition;
 use crate::transport::{Body, BodyError, Transport, TransportError, full_body};
+
+mod patch;
+mod route;
+
+use patch::{json_patch, merge, prune_nulls};
+use route::{Filter, Route};
 
 /// Events that a slow watcher may be behind; more than a test makes in one burst.
 const WATCH_BACKLOG: usize = 16 * 1024;
@@ -405,103 +410,6 @@ fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
 }
 
-/// The parts of a path.
-#[derive(Clone)]
-struct Route {
-    kind: KindRef,
-    /// Key of the collection in the state.
-    resource: String,
-    namespace: String,
-    name: String,
-    subresource: String,
-    query: Vec<(String, String)>,
-}
-
-impl Route {
-    fn parse(uri: &http::Uri, state: &State) -> Option<Self> {
-        let parts: Vec<String> = uri.path().split('/').skip(1).map(unescape).collect();
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        let (group, version, rest) = match parts.as_slice() {
-            ["api", version, rest @ ..] => ("", *version, rest),
-            ["apis", group, version, rest @ ..] => (*group, *version, rest),
-            _ => return None,
-        };
-        // `namespaces/x/finalize` and `/status` are about the namespace itself.
-        let (namespace, rest) = match rest {
-            ["namespaces", namespace, plural, rest @ ..] if !matches!(*plural, "finalize" | "status") => {
-                (*namespace, [&[*plural], rest].concat())
-            }
-            rest => ("", rest.to_vec()),
-        };
-        let is_meant = |k: &Kind| k.group == group && k.version == version && k.plural == *rest[0];
-        let built_in = BUILT_IN.iter().find(|k| is_meant(k)).map(KindRef::from);
-        let kind = built_in.or_else(|| state.custom().find(is_meant).map(|kind| KindRef::Custom(Arc::new(kind))))?;
-        let query = uri.query().unwrap_or_default().split('&').filter(|p| !p.is_empty());
-        let query = query.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (unescape(k), unescape(v)));
-        Some(Self {
-            resource: kind.group_resource(),
-            kind,
-            namespace: namespace.into(),
-            name: rest.get(1).copied().unwrap_or_default().into(),
-            subresource: rest.get(2).copied().unwrap_or_default().into(),
-            query: query.collect(),
-        })
-    }
-
-    fn query(&self, name: &str) -> Option<&str> {
-        self.query.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
-    }
-
-    fn find(&self, state: &State) -> Result<Arc<Value>, Status> {
-        let key = (self.namespace.clone(), self.name.clone());
-        let found = state.objects.get(&self.resource).and_then(|o| o.get(&key)).cloned();
-        found.ok_or_else(|| Status::not_found(&self.kind, &self.name))
-    }
-}
-
-#[derive(Clone)]
-struct Filter {
-    resource: String,
-    namespace: String,
-    labels: LabelSelector,
-    fields: FieldSelector,
-}
-
-impl Filter {
-    fn of(route: &Route) -> Result<Self, Status> {
-        let bad = |e: types::selector::ParseError| Status::bad_request(e.0);
-        Ok(Self {
-            resource: route.resource.clone(),
-            namespace: route.namespace.clone(),
-            labels: LabelSelector::parse(route.query("labelSelector").unwrap_or_default()).map_err(bad)?,
-            fields: FieldSelector::parse(route.query("fieldSelector").unwrap_or_default()).map_err(bad)?,
-        })
-    }
-
-    fn matches(&self, object: &Value) -> bool {
-        (self.namespace.is_empty() || text(object, "/metadata/namespace") == self.namespace)
-            && self.labels.matches(&object["metadata"]["labels"])
-            && self.fields.matches(|field| text(object, &format!("/{}", field.replace('.', "/"))).into())
-    }
-
-    /// The line that a watcher sees; entering and leaving the selection are ADDED and DELETED.
-    fn event(&self, change: &Change) -> Option<Bytes> {
-        if change.resource != self.resource {
-            return None;
-        }
-        let (before, after) = (change.old.as_ref().is_some_and(|o| self.matches(o)), self.matches(&change.object));
-        let event = match (change.event, before, after) {
-            ("DELETED", true, _) => "DELETED",
-            ("DELETED", false, _) => return None,
-            (_, false, true) => "ADDED",
-            (_, true, true) => "MODIFIED",
-            (_, true, false) => "DELETED",
-            (_, false, false) => return None,
-        };
-        Some(line(event, &change.object))
-    }
-}
-
 fn matching(state: &State, route: &Route) -> Result<Vec<Arc<Value>>, Status> {
     let filter = Filter::of(route)?;
     let objects = state.objects.get(&route.resource);
@@ -530,95 +438,4 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 
 fn line(event: &str, object: &Value) -> Bytes {
     format!("{}\n", json!({"type": event, "object": object})).into()
-}
-
-fn unescape(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        match (bytes[i], text.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok())) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                i += 3;
-            }
-            (b'+', _) => {
-                out.push(b' ');
-                i += 1;
-            }
-            (byte, _) => {
-                out.push(byte);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// RFC 7386.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (key, value) in patch {
-        if value.is_null() {
-            if let Some(object) = target.as_object_mut() {
-                object.remove(key);
-            }
-        } else {
-            merge(&mut target[key.as_str()], value);
-        }
-    }
-}
-
-/// RFC 6902, the operations that controllers use: test, add, replace, remove.
-fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Status> {
-    for op in patch.as_array().into_iter().flatten() {
-        let path = text(op, "/path");
-        let (parent, last) = path.rsplit_once('/').ok_or_else(|| Status::bad_request("path"))?;
-        let last = last.replace("~1", "/").replace("~0", "~");
-        let invalid = || Status::new(Reason::Invalid, format!("json patch: {op}"));
-        match text(op, "/op") {
-            "test" => {
-                if target.pointer(path) != op.get("value") {
-                    return Err(invalid());
-                }
-            }
-            kind => match target.pointer_mut(parent).ok_or_else(invalid)? {
-                Value::Object(object) => {
-                    if kind == "remove" {
-                        object.remove(&last).ok_or_else(invalid)?;
-                    } else {
-                        object.insert(last, op["value"].clone());
-                    }
-                }
-                Value::Array(array) => match (kind, last.as_str(), last.parse::<usize>()) {
-                    ("add", "-", _) => array.push(op["value"].clone()),
-                    ("add", _, Ok(i)) if i <= array.len() => array.insert(i, op["value"].clone()),
-                    ("replace", _, Ok(i)) if i < array.len() => array[i] = op["value"].clone(),
-                    ("remove", _, Ok(i)) if i < array.len() => {
-                        array.remove(i);
-                    }
-                    _ => return Err(invalid()),
-                },
-                _ => return Err(invalid()),
-            },
-        }
-    }
-    Ok(())
-}
-
-fn prune_nulls(value: &mut Value) {
-    match value {
-        Value::Object(object) => {
-            object.retain(|_, v| !v.is_null());
-            object.values_mut().for_each(prune_nulls);
-        }
-        Value::Array(array) => array.iter_mut().for_each(prune_nulls),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }
