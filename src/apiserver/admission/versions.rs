@@ -79,13 +79,14 @@ pub async fn taken_back(
     store: &dyn Store,
 ) -> Result<Value, Status> {
     let of = request.kind_in(kind);
-    fields::canonicalize(&of, &mut object, false).map_err(Status::internal)?;
     if of != kind.gvk() {
+        fields::canonicalize(&of, &mut object, false).map_err(Status::internal)?;
         if let Some(hooks) = hooks::named(&of.group, &of.kind) {
             (hooks.default)(&mut object);
         }
         return Ok(object);
     }
+    fields::canonicalize_kind(kind, &mut object, false).map_err(Status::internal)?;
     object = conversion::keep(kind, object);
     hooks::of(kind).default(&mut object)?;
     if custom::of(kind).is_some() && kind.version != request.served.version {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
+use crate::custom::{CARS, car, cars, define};
 use crate::harness::{Client, Server, config_map};
 
 type Answers = Arc<dyn Fn(&Value) -> Value + Send + Sync>;
@@ -184,6 +185,30 @@ async fn a_mutating_webhook_completes_objects() {
         "sideEffects": "NoneOnDryRun", "admissionReviewVersions": ["v1"], "rules": unsafe_hook["rules"]});
     register(&admin, "Mutating", &[unsafe_hook]).await;
     admin.post(&format!("{MAPS}?dryRun=All"), &map("two")).await.expect(201);
+}
+
+/// The schema of a custom kind holds for what webhooks make of its objects, too.
+#[tokio::test]
+async fn what_a_webhook_adds_beyond_a_schema_is_dropped() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let number = |default: &Value| json!({"type": "integer", "default": default});
+    let properties = json!({"wheels": number(&json!(4)), "doors": number(&json!(5)), "seats": number(&json!(6))});
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": properties}}});
+    define(&admin, &cars(&schema)).await.expect(201);
+    let hooks = Hooks::start(|_| {
+        patch(&json!([
+            {"op": "add", "path": "/spec/wheels", "value": 3},
+            {"op": "add", "path": "/spec/wings", "value": 2},
+            {"op": "remove", "path": "/spec/doors"},
+        ]))
+    })
+    .await;
+    let rules =
+        json!([{"operations": ["CREATE"], "apiGroups": ["example.com"], "apiVersions": ["v1"], "resources": ["cars"]}]);
+    register(&admin, "Mutating", &[webhook("a.example.com", &hooks.url("/"), &json!({"rules": rules}))]).await;
+    let made = admin.post(CARS, &car("a", &json!({"seats": 1}))).await.expect(201).json();
+    assert_eq!(made["spec"], json!({"wheels": 3, "doors": 5, "seats": 1}));
 }
 
 #[tokio::test]
