@@ -76,18 +76,14 @@ pub async fn run(folder: PathBuf, client: Client, definitions: Definitions, stop
 
 /// Resolves when one of the awaited kinds is served.
 async fn any_defined(definitions: &Definitions, changed: &mut DirtyKeys, awaited: &BTreeSet<GroupVersionKind>) {
-    while !custom_kinds(definitions).iter().any(|kind| awaited.contains(&kind.gvk())) {
+    while !custom_kinds(&definitions.all()).iter().any(|kind| awaited.contains(&kind.gvk())) {
         changed.next().await;
     }
 }
 
 /// Every kind and version that a definition makes.
-fn custom_kinds(definitions: &Definitions) -> Vec<KindRef> {
-    definitions
-        .all()
-        .iter()
-        .flat_map(|d| d.kinds().map(|kind| KindRef::Custom(Arc::new(kind))).collect::<Vec<_>>())
-        .collect()
+fn custom_kinds(definitions: &[Arc<Definition>]) -> Vec<KindRef> {
+    definitions.iter().flat_map(|d| d.kinds().map(|kind| KindRef::Custom(Arc::new(kind))).collect::<Vec<_>>()).collect()
 }
 
 /// Looks at the folder once.
@@ -99,8 +95,10 @@ async fn sync(folder: &Path, client: &Client, definitions: &Definitions, schemas
             return Looked::failed();
         }
     };
-    let custom = custom_kinds(definitions);
-    let (present, mut ok) = match labelled(client, definitions).await {
+    // Once for all: what is defined meanwhile is for the next look.
+    let definitions = definitions.all();
+    let custom = custom_kinds(&definitions);
+    let (present, mut ok) = match labelled(client, &definitions).await {
         Ok(present) => present,
         Err(error) => {
             tracing::warn!(%error, "the objects of manifests cannot be listed");
@@ -159,9 +157,12 @@ async fn deleted(client: &Client, custom: &[KindRef], id: &Id) -> bool {
 /// listed (those of one kind may need a webhook that is down) hold up no others.
 ///
 /// Errors: built-in ones cannot be listed.
-async fn labelled(client: &Client, definitions: &Definitions) -> Result<(BTreeMap<Id, String>, bool), client::Error> {
+async fn labelled(
+    client: &Client,
+    definitions: &[Arc<Definition>],
+) -> Result<(BTreeMap<Id, String>, bool), client::Error> {
     let (mut found, mut all) = (BTreeMap::new(), true);
-    let custom = definitions.all().into_iter().filter_map(|d| Some(KindRef::Custom(Arc::new(d.kind()?))));
+    let custom = definitions.iter().filter_map(|d| Some(KindRef::Custom(Arc::new(d.kind()?))));
     for kind in BUILT_IN.iter().filter(|k| k.keeps()).map(KindRef::BuiltIn).chain(custom) {
         let list = match client.list_path::<Value>(&kind.path(""), &ListParams::labels(LABEL)).await {
             Ok(list) => list,

@@ -68,16 +68,17 @@ pub struct Plan {
 
 /// `custom`: the kinds that definitions make. `present`: the labelled objects of the cluster, with the file they came from.
 ///
-/// An object may stand before what it needs, in its file or in another.
+/// An object may stand before what it needs, in its file or in another. While something of a file is left out, nothing that came
+/// from it is deleted: it may be that object, under another version.
 pub fn plan(files: &[File], custom: &[KindRef], present: &BTreeMap<Id, String>) -> Plan {
     let mut plan = Plan::default();
-    let (mut wanted, mut unreadable) = (BTreeSet::new(), BTreeSet::new());
+    let (mut wanted, mut unsure) = (BTreeSet::new(), BTreeSet::new());
     for file in files {
         let objects = match &file.objects {
             Ok(objects) => objects,
             Err(why) => {
                 plan.problems.push(format!("{}: {why}", file.name));
-                unreadable.insert(file.name.clone());
+                unsure.insert(file.name.clone());
                 continue;
             }
         };
@@ -92,6 +93,7 @@ pub fn plan(files: &[File], custom: &[KindRef], present: &BTreeMap<Id, String>) 
                 }
                 Err(why) => {
                     plan.problems.push(format!("{}: {}", file.name, why.text()));
+                    unsure.insert(file.name.clone());
                     if let Left::NoKind(kind) = why {
                         plan.awaited.insert(kind);
                     }
@@ -100,7 +102,7 @@ pub fn plan(files: &[File], custom: &[KindRef], present: &BTreeMap<Id, String>) 
         }
     }
     plan.apply.sort_by_key(|apply| !apply.id.holds_others());
-    let gone = present.iter().filter(|(id, file)| !wanted.contains(id) && !unreadable.contains(*file));
+    let gone = present.iter().filter(|(id, file)| !wanted.contains(id) && !unsure.contains(*file));
     plan.delete = gone.map(|(id, _)| id.clone()).collect();
     plan.delete.sort_by_key(Id::holds_others);
     plan
@@ -111,6 +113,7 @@ enum Left {
     NoKind(GroupVersionKind),
     NotServed(String),
     NoName(String),
+    Labels(String),
 }
 
 impl Left {
@@ -119,6 +122,7 @@ impl Left {
             Left::NoKind(gvk) => format!("no matches for kind {:?} in version {:?}", gvk.kind, gvk.api_version()),
             Left::NotServed(kind) => format!("a {kind} is not kept"),
             Left::NoName(kind) => format!("a {kind} without metadata.name"),
+            Left::Labels(kind) => format!("a {kind} whose metadata.labels are no map"),
         }
     }
 }
@@ -138,9 +142,12 @@ fn kind_of(object: &Value, custom: &[KindRef]) -> Result<KindRef, Left> {
     if !found.stored {
         return Err(Left::NotServed(kind.to_owned()));
     }
-    match object.pointer("/metadata/name").and_then(Value::as_str) {
-        Some(name) if !name.is_empty() => Ok(found),
-        _ => Err(Left::NoName(kind.to_owned())),
+    if object.pointer("/metadata/name").and_then(Value::as_str).is_none_or(str::is_empty) {
+        return Err(Left::NoName(kind.to_owned()));
+    }
+    match object.pointer("/metadata/labels") {
+        None | Some(Value::Null | Value::Object(_)) => Ok(found),
+        _ => Err(Left::Labels(kind.to_owned())),
     }
 }
 
@@ -173,6 +180,20 @@ mod tests {
         assert_eq!(made.apply.len(), 1);
         assert_eq!(made.apply[0].object["metadata"]["labels"][LABEL], "a.yaml");
         assert_eq!(made.problems, ["c.yaml: bad"]);
+    }
+
+    #[test]
+    fn nothing_goes_while_something_of_its_file_is_left_out() {
+        let present = BTreeMap::from([(id("a"), "a.yaml".to_owned()), (id("b"), "b.yaml".to_owned())]);
+        let mut labels = object("v1", "ConfigMap", "a");
+        labels["metadata"]["labels"] = json!("x");
+        for (left_out, why) in [
+            (object("v2", "ConfigMap", "a"), "no matches for kind \"ConfigMap\" in version \"v2\""),
+            (labels, "a ConfigMap whose metadata.labels are no map"),
+        ] {
+            let made = plan(&[file("a.yaml", vec![left_out])], &[], &present);
+            assert_eq!((made.delete, made.problems), (vec![id("b")], vec![format!("a.yaml: {why}")]));
+        }
     }
 
     #[test]
