@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::aggregated::Registration;
 use crate::api::{Client, collection_path};
 use crate::cache::Cache;
 use crate::definition::Definition;
@@ -89,6 +90,11 @@ impl Informers {
     /// Every CustomResourceDefinition, without what makes it large.
     pub fn definitions(&self) -> Arc<Cache<Definition>> {
         self.trimmed(Selector::all(), Definition::trim)
+    }
+
+    /// Every APIService, without what nobody reads.
+    pub fn registrations(&self) -> Arc<Cache<Registration>> {
+        self.trimmed(Selector::all(), Registration::trim)
     }
 
     /// Resolves when every cache that was asked for so far is synced.

@@ -12,6 +12,7 @@
 //!
 //! What never lives here: a decision about a kind, an edge to the server's rooms, a poll.
 
+pub mod aggregated;
 pub mod api;
 pub mod apply;
 pub mod cache;

@@ -1,8 +1,9 @@
 //! Garbage collector. Deletes what lost all its owners, and carries out foreground deletion and orphaning.
 //!
 //! A [`graph`] of every object's identity and owners is kept from metadata-only watches ([`feeds`]) over all kinds of the
-//! registry and those that CustomResourceDefinitions make. `decide` is pure over the graph; an owner that the graph does not
-//! have is looked up in the API once before anything is deleted for its absence, because one watch may be behind another.
+//! registry, those that CustomResourceDefinitions make and those of aggregated servers. `decide` is pure over the graph; an
+//! owner that the graph does not have is looked up in the API once before anything is deleted for its absence, because one
+//! watch may be behind another.
 //!
 //! Source: kubernetes `pkg/controller/garbagecollector/{garbagecollector,graph_builder,graph,operations}.go`.
 
@@ -19,9 +20,11 @@ use tokio::sync::{oneshot, watch};
 use types::registry::KindRef;
 
 use crate::Context;
+use aggregated::Aggregated;
 use feeds::{Customs, Feeds, Synced};
 use graph::{Action, Graph, Meta, Partial, Place};
 
+mod aggregated;
 pub mod feeds;
 pub mod graph;
 
@@ -73,6 +76,8 @@ pub fn start(context: &Context) {
         let _ = begun.send(customs.count());
         customs.run(definitions, stop).await;
     });
+    let aggregated = Aggregated::new(feeds.clone(), context.informers.registrations());
+    context.spawn(aggregated.run(context.stopping()));
     let Feeds { graph, queue, synced, .. } = feeds;
     let collector: Arc<dyn client::runner::Reconcile> =
         Arc::new(Collector { client, graph, queue: Arc::clone(&queue) });

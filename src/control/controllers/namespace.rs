@@ -2,8 +2,9 @@
 //!
 //! Pods go first; other kinds follow when no pod is left, so that nothing a pod uses disappears under it. What hinders is
 //! written into the namespace's conditions. Custom kinds are emptied like all others: the definitions that make them are
-//! followed in a cache, which a sweep first lets catch up with the API. While objects remain, the kinds that they are of are
-//! watched in the namespace, and each that goes brings the key again; after what failed it comes again with a growing delay.
+//! followed in a cache, which a sweep first lets catch up with the API. So are those of aggregated servers, which a sweep asks
+//! for them. While objects remain, the kinds that they are of are watched in the namespace, and each that goes brings the key
+//! again; after what failed it comes again with a growing delay.
 //!
 //! Source: kubernetes `pkg/controller/namespace/deletion/{namespaced_resources_deleter,status_condition_utils}.go`, KEP-5080.
 
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::aggregated::{Registration, Resources};
 use client::definition::Definition;
 use client::runner::{Controller, Plan, Seen};
 use client::watch::EventType;
@@ -44,6 +46,15 @@ pub struct Remains {
     /// Objects per finalizer.
     pub finalizers: BTreeMap<String, usize>,
     pub errors: Vec<String>,
+    /// Groups and versions whose resources are not known: their servers do not answer.
+    pub unknown: Vec<String>,
+}
+
+impl Remains {
+    /// Nothing is left, as far as anybody can know.
+    fn is_nothing(&self) -> bool {
+        self.objects.is_empty() && self.errors.is_empty() && self.unknown.is_empty()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -82,7 +93,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
         plan.push(Action::Status(Box::new(new)), "what remains has changed");
         return plan;
     }
-    if remains.objects.is_empty() && remains.errors.is_empty() {
+    if remains.is_nothing() {
         let mut new = namespace.clone();
         if let Some(finalizers) = new.spec.as_mut().and_then(|s| s.finalizers.as_mut()) {
             finalizers.retain(|f| f != FINALIZER);
@@ -101,7 +112,20 @@ fn status(namespace: &Namespace, remains: &Remains, now: Timestamp) -> Namespace
         counts.iter().map(|(k, n)| text(k, *n)).collect::<Vec<_>>().join(", ")
     };
     let wanted = [
-        ("NamespaceDeletionDiscoveryFailure", None, "ResourcesDiscovered", "All resources successfully discovered"),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            (!remains.unknown.is_empty()).then(|| {
+                let stale = |gv: &String| format!("{gv}: stale GroupVersion discovery: {gv}");
+                let text = format!(
+                    "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+                    remains.unknown.len(),
+                    remains.unknown.iter().map(stale).collect::<Vec<_>>().join(", ")
+                );
+                ("DiscoveryFailed", text)
+            }),
+            "ResourcesDiscovered",
+            "All resources successfully discovered",
+        ),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
             None,
@@ -168,6 +192,7 @@ struct Namespaces {
     client: Client,
     namespaces: Arc<Cache<Namespace>>,
     definitions: Arc<Cache<Definition>>,
+    registrations: Arc<Cache<Registration>>,
     /// What the last sweep of each terminating namespace found, by uid.
     remains: Mutex<BTreeMap<String, Remains>>,
     /// How long to wait after the next sweep that fails, of those whose last one did.
@@ -194,13 +219,21 @@ pub fn start(context: &Context) {
         }
     }));
     let remains = Mutex::new(BTreeMap::new());
-    let definitions = context.informers.definitions();
+    let (definitions, registrations) = (context.informers.definitions(), context.informers.registrations());
+    let (dirty, all) = (Arc::clone(&queue), Arc::clone(&namespaces));
+    registrations.on_change(Box::new(move |old, new| {
+        // A server that is back, or not waited for any more, says what is left of a namespace.
+        let said = |r: Option<&Arc<Registration>>| r.filter(|r| r.is_remote()).map(|r| r.is_available());
+        if said(old) != said(new) {
+            all.all().iter().filter(|n| n.is_terminating()).for_each(|n| dirty.add(n.key()));
+        }
+    }));
     let client = context.client(NAME);
     let dirty = Arc::clone(&queue);
     let mark = Arc::new(move |namespace: &str| dirty.add(Key::cluster(namespace)));
     let watches = Watches::new(context, client.clone(), |_, event| event == EventType::Deleted, mark);
     let waits = Mutex::default();
-    context.run(Namespaces { client, namespaces, definitions, remains, waits, watches }, queue, WORKERS);
+    context.run(Namespaces { client, namespaces, definitions, registrations, remains, waits, watches }, queue, WORKERS);
 }
 
 #[derive(Deserialize)]
@@ -211,6 +244,7 @@ struct Partial {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct PartialMeta {
+    name: String,
     finalizers: Option<BTreeSet<String>>,
     resource_version: String,
 }
@@ -228,7 +262,20 @@ impl Namespaces {
                 remains.errors.push(format!("{name}: {error}"));
             }
         }
-        let listed = self.client.list_metadata::<Partial>(&path, &ListParams::default()).await;
+        let mut listed = self.client.list_metadata::<Partial>(&path, &ListParams::default()).await;
+        if !kind.allows(Verb::DeleteCollection)
+            && let Ok(list) = &mut listed
+        {
+            // One after the other, and each is counted until it is gone.
+            for item in &list.items {
+                let params = DeleteParams::default().propagation(Propagation::Background);
+                if let Err(error) = self.client.delete_path(&format!("{path}/{}", item.metadata.name), &params).await
+                    && !error.is_not_found()
+                {
+                    remains.errors.push(format!("{name}: {error}"));
+                }
+            }
+        }
         match listed {
             Ok(list) if list.items.is_empty() => {}
             Ok(list) => {
@@ -253,6 +300,22 @@ impl Namespaces {
         }
         let kinds = self.definitions.all().into_iter().filter_map(|definition| definition.kind());
         Ok(kinds.filter(Kind::namespaced).collect())
+    }
+
+    /// The kinds of aggregated servers. Those of one that does not answer are unknown, and the namespace waits for it.
+    async fn aggregated_kinds(&self, remains: &mut Remains) -> Vec<Kind> {
+        let mut kinds = Vec::new();
+        for registration in self.registrations.all().into_iter().filter(|r| r.is_remote()) {
+            let (group, version) = (&*registration.spec.group, &*registration.spec.version);
+            match self.client.get_path::<Resources>(&registration.path()).await {
+                Ok(resources) => kinds.extend(resources.kinds(group, version)),
+                // It was taken back just now.
+                Err(error) if error.is_not_found() => {}
+                Err(_) => remains.unknown.push(registration.group_version()),
+            }
+        }
+        kinds.retain(|kind| kind.namespaced() && kind.allows(Verb::List) && kind.allows(Verb::Delete));
+        kinds
     }
 
     async fn sweep(&self, namespace: &str) -> Remains {
@@ -282,6 +345,9 @@ impl Namespaces {
             }
             Err(why) => remains.errors.push(why),
         }
+        for kind in self.aggregated_kinds(&mut remains).await {
+            self.empty(&kind, namespace, &mut remains).await;
+        }
         remains
     }
 }
@@ -305,7 +371,7 @@ impl Controller for Namespaces {
         // A finding is good for the plan that reports it; the one after looks again.
         if let Some(last) = last {
             let reported = plan.actions.iter().any(|a| matches!(a, Action::Status(_)));
-            let failed = !last.errors.is_empty();
+            let failed = !last.errors.is_empty() || !last.unknown.is_empty();
             if reported && last.objects.is_empty() && !failed {
                 remains.insert(namespace.uid().to_owned(), last);
             }

@@ -67,6 +67,12 @@ impl Feeds {
         reflector::run(source, Arc::new(feed), stop)
     }
 
+    /// Forgets the objects of a kind that is not watched any more; `gone`: they are known not to be.
+    pub fn drop(&self, slot: Slot, gone: bool) {
+        let dirty = self.graph.lock().drop_kind(slot, gone);
+        self.wake(dirty);
+    }
+
     fn wake(&self, dirty: Vec<Uid>) {
         for uid in dirty {
             self.queue.add(Key::cluster(&uid));
@@ -175,16 +181,23 @@ fn steps(watched: Option<&Watched>, definition: Option<&Definition>) -> Vec<Step
     }
 }
 
-struct Running {
-    watched: Watched,
+/// The watch of one kind that is not built in.
+pub struct Running {
     slot: Slot,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Running {
+    /// Begins to watch the kind that the slot is for.
+    pub fn begin(feeds: &Feeds, slot: Slot, kind: &Kind) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(feeds.follow(slot, kind, true, stop.clone()));
+        Self { slot, stop, task }
+    }
+
     /// When this returns, nothing comes from the watch any more.
-    async fn end(self) -> Slot {
+    pub async fn end(self) -> Slot {
         self.stop.cancel();
         // A feed that panicked has ended too.
         let _ = self.task.await;
@@ -195,7 +208,7 @@ impl Running {
 /// The watches of custom kinds, by the definition's name.
 pub struct Customs {
     feeds: Feeds,
-    running: BTreeMap<Key, Running>,
+    running: BTreeMap<Key, (Watched, Running)>,
 }
 
 impl Customs {
@@ -220,23 +233,20 @@ impl Customs {
                 self.look_at(&key, definitions.get(&key).as_deref()).await;
             }
         }
-        for running in self.running.into_values() {
+        for (_, running) in self.running.into_values() {
             running.end().await;
         }
     }
 
     pub async fn look_at(&mut self, key: &Key, definition: Option<&Definition>) {
-        let steps = steps(self.running.get(key).map(|r| &r.watched), definition);
+        let steps = steps(self.running.get(key).map(|(watched, _)| watched), definition);
         for step in steps {
             let before = match self.running.remove(key) {
-                Some(running) => Some(running.end().await),
+                Some((_, running)) => Some(running.end().await),
                 None => None,
             };
             match (step, before) {
-                (Step::End { gone }, Some(slot)) => {
-                    let dirty = self.feeds.graph.lock().drop_kind(slot, gone);
-                    self.feeds.wake(dirty);
-                }
+                (Step::End { gone }, Some(slot)) => self.feeds.drop(slot, gone),
                 (Step::End { .. }, None) => {}
                 (Step::Begin(wanted) | Step::Move(wanted), before) => {
                     let kind = KindRef::Custom(Arc::clone(&wanted.kind));
@@ -254,9 +264,8 @@ impl Customs {
                         tracing::error!(definition = %key, "too many kinds: the objects of this one are not collected");
                         return;
                     };
-                    let stop = CancellationToken::new();
-                    let task = tokio::spawn(self.feeds.follow(slot, &wanted.kind, true, stop.clone()));
-                    self.running.insert(key.clone(), Running { watched: wanted, slot, stop, task });
+                    let running = Running::begin(&self.feeds, slot, &wanted.kind);
+                    self.running.insert(key.clone(), (wanted, running));
                 }
             }
         }
