@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use store::{Event, Store, Watcher};
+use tokio::time::Instant;
 use types::registry::by_kind;
 use types::time::rfc3339;
 
@@ -26,6 +27,8 @@ use crate::webhook::Target;
 const AGAIN: Duration = Duration::from_secs(30);
 /// Between two questions to one that does not: doubles from the first to [`AGAIN`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
+/// How old what a server tells of itself may be. Source: `discoveryRefreshInterval`, `successfulUpdateDelay`.
+const REFRESH: Duration = Duration::from_secs(60);
 /// What a document of discovery has.
 const DISCOVERY_LIMIT: Duration = Duration::from_secs(5);
 /// What an OpenAPI document has. Source: `specDownloadTimeout`.
@@ -51,6 +54,7 @@ pub async fn attend(shared: Weak<Shared>, name: String, link: Arc<Link>) {
     let Target::Service { namespace, name: service, .. } = link.target().clone() else { return };
     let mut tags = Tags::default();
     let mut failures = 0;
+    let mut heard: Option<Instant> = None;
     loop {
         let Some(strong) = shared.upgrade() else { return };
         let view = strong.store.snapshot();
@@ -59,7 +63,10 @@ pub async fn attend(shared: Weak<Shared>, name: String, link: Arc<Link>) {
             Err(verdict) => verdict,
             Ok(place) => match check::probe(&*strong.store, &link, &place).await {
                 Ok(answer) => {
-                    listen(&strong, &link, &answer, &mut tags).await;
+                    if !link.told.load().fresh || heard.is_none_or(|at| at.elapsed() >= REFRESH) {
+                        listen(&strong, &link, &answer, &mut tags).await;
+                        heard = Some(Instant::now());
+                    }
                     Verdict::passed()
                 }
                 Err(verdict) => verdict,
