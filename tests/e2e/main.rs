@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod aggregated;
 mod apply;
 mod bad_input;
 mod cli;
