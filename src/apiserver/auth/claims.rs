@@ -7,11 +7,10 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use types::field::{FieldError, Path};
 
 use super::identity::Identity;
-use super::review::user_info;
 use super::settings::{Issuer, Mapping};
 use crate::cel::types::Type;
 use crate::cel::{Activation, CALL_COST_MAX, Decl, Env, Program, Value, issue};
@@ -114,11 +113,7 @@ impl Claims {
         for (i, mapping) in mappings.extra.iter().enumerate() {
             let path = path.child("extra").index(i);
             let (key, at) = (mapping.key.as_str(), path.child("key"));
-            if key.is_empty() {
-                errors.push(FieldError::required(&at, ""));
-            } else {
-                check::domain_prefixed(errors, &at, key);
-            }
+            check::domain_prefixed_path(key, &at, errors);
             if key != key.to_lowercase() {
                 errors.push(FieldError::invalid(&at, key, "must be lowercase"));
             }
@@ -186,9 +181,7 @@ impl Claims {
 
     /// As [`Claims::username`].
     pub fn groups(&self, claims: &Json) -> Result<Option<Vec<String>>, String> {
-        let texts = |expression: &Expression| {
-            texts(&expression.eval("claims", claims)?).map_err(str::to_owned)
-        };
+        let texts = |expression: &Expression| texts(&expression.eval("claims", claims)?).map_err(str::to_owned);
         let failed = |why| format!("oidc: error evaluating group claim expression: {why}");
         self.groups.as_ref().map(|expression| texts(expression).map_err(failed)).transpose()
     }
@@ -223,7 +216,8 @@ impl Claims {
         if self.user_rules.is_empty() {
             return Ok(());
         }
-        let info = user_info(user);
+        // Every field is there, as the type of `user` has it.
+        let info = json!({"username": user.user, "uid": user.uid, "groups": user.groups, "extra": user.extra});
         let failed = |why| format!("oidc: error evaluating user info validation rule: {why}");
         self.user_rules.iter().try_for_each(|rule| rule.holds("user", &info)).map_err(failed)
     }
@@ -246,7 +240,7 @@ impl Expression {
         }
     }
 
-    fn eval<'a>(&self, name: &str, of: &'a Json) -> Result<Value<'a>, String> {
+    fn eval<'a>(&self, name: &'static str, of: &'a Json) -> Result<Value<'a>, String> {
         let activation = Activation::default().with(name, Value::of_json(of));
         let outcome = self.program.eval(&activation, CALL_COST_MAX);
         outcome.value.map_err(|why| format!("expression '{}' resulted in error: {why}", self.text))
@@ -262,7 +256,7 @@ impl Expression {
 }
 
 impl Rule {
-    fn holds(&self, name: &str, of: &Json) -> Result<(), String> {
+    fn holds(&self, name: &'static str, of: &Json) -> Result<(), String> {
         match self.expression.eval(name, of)? {
             Value::Bool(true) => Ok(()),
             Value::Bool(false) => {
@@ -300,7 +294,8 @@ fn prefixed(mapping: &Mapping, path: &Path, errors: &mut Vec<FieldError>) -> Opt
         }
         (false, true) => {
             if mapping.prefix.is_none() {
-                let words = "prefix is required when claim is set. It can be set to an empty string to disable prefixing";
+                let words =
+                    "prefix is required when claim is set. It can be set to an empty string to disable prefixing";
                 errors.push(FieldError::required(&path.child("prefix"), words));
             }
             None

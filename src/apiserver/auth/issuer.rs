@@ -15,7 +15,9 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use types::field::Path;
 
+use super::claims::Claims;
 use super::identity::Identity;
 use super::jwt::{Parts, PublicKey, texts};
 use super::settings;
@@ -43,6 +45,7 @@ pub struct Issuers {
 
 struct Issuer {
     settings: settings::Issuer,
+    claims: Claims,
     known: RwLock<Vec<PublicKey>>,
     /// How they were last fetched. Held meanwhile: many requests with one new key fetch once, and those with a known key
     /// do not wait.
@@ -66,7 +69,11 @@ impl Issuers {
     pub fn new(all: Vec<settings::Issuer>, fetch: Arc<dyn Fetch>) -> Self {
         let all = all
             .into_iter()
-            .map(|settings| Issuer { settings, known: RwLock::default(), fetched: Mutex::default() })
+            .map(|settings| {
+                // They were checked when the file was read.
+                let claims = Claims::compile(&settings, &Path::new("jwt"), &mut Vec::new());
+                Issuer { settings, claims, known: RwLock::default(), fetched: Mutex::default() }
+            })
             .collect();
         Self { all, fetch }
     }
@@ -75,7 +82,7 @@ impl Issuers {
     pub async fn check(&self, parts: &Parts<'_>, now: Timestamp) -> Option<Result<Identity, String>> {
         let issuer = self.all.iter().find(|i| i.settings.issuer.url == parts.issuer())?;
         Some(match self.verify(issuer, parts).await {
-            Ok(()) => identity(&issuer.settings, parts, now),
+            Ok(()) => identity(&issuer.settings, &issuer.claims, parts, now),
             Err(why) => Err(format!("oidc: verify token: {why}")),
         })
     }
@@ -132,7 +139,12 @@ impl Issuers {
 }
 
 /// Whom the claims of a token whose signature is good name.
-fn identity(settings: &settings::Issuer, parts: &Parts<'_>, now: Timestamp) -> Result<Identity, String> {
+fn identity(
+    settings: &settings::Issuer,
+    expressions: &Claims,
+    parts: &Parts<'_>,
+    now: Timestamp,
+) -> Result<Identity, String> {
     let claims = &parts.claims;
     let now = now.as_second();
     let expires = claims["exp"].as_f64().ok_or("oidc: verify token: oidc: token has no expiry")?;
@@ -151,23 +163,15 @@ fn identity(settings: &settings::Issuer, parts: &Parts<'_>, now: Timestamp) -> R
         let prefix = mapping.prefix.as_deref().unwrap_or_default();
         format!("{prefix}{text}")
     };
-    let name = &mappings.username.claim;
-    let user =
-        claims[name].as_str().ok_or_else(|| format!("oidc: parse username claims {name:?}: claim not present"))?;
-    if name == "email" {
-        match &claims["email_verified"] {
-            Value::Null | Value::Bool(true) => {}
-            _ => return Err("oidc: email not verified".into()),
-        }
-    }
-    let mut groups = match mappings.groups.claim.as_str() {
-        "" => Vec::new(),
-        claim => texts(&claims[claim]),
+    let user = match expressions.username(claims)? {
+        Some(user) => user,
+        None => prefixed(&mappings.username, username(&mappings.username.claim, claims)?),
     };
-    for group in &mut groups {
-        *group = prefixed(&mappings.groups, group);
-    }
-    for rule in &settings.claim_validation_rules {
+    let groups = match mappings.groups.claim.as_str() {
+        "" => expressions.groups(claims)?.unwrap_or_default(),
+        claim => texts(&claims[claim]).iter().map(|group| prefixed(&mappings.groups, group)).collect(),
+    };
+    for rule in settings.claim_validation_rules.iter().filter(|rule| !rule.claim.is_empty()) {
         let (claim, wanted) = (&rule.claim, &rule.required_value);
         let found = claims.get(claim).ok_or_else(|| format!("oidc: required claim {claim} not present in ID token"))?;
         let found = found.as_str().ok_or_else(|| format!("oidc: parse claim {claim}: it is not a text"))?;
@@ -180,15 +184,31 @@ fn identity(settings: &settings::Issuer, parts: &Parts<'_>, now: Timestamp) -> R
         extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={id}")]);
     }
     let uid = match mappings.uid.claim.as_str() {
-        "" => String::new(),
+        "" => expressions.uid(claims)?.unwrap_or_default(),
         claim => {
             let uid = claims[claim].as_str();
             uid.ok_or_else(|| format!("oidc: parse uid claim {claim:?}: claim not present"))?.to_owned()
         }
     };
-    let mut identity = Identity { user: prefixed(&mappings.username, user), uid, groups, extra };
+    extra.extend(expressions.extra(claims)?);
+    expressions.check_claims(claims)?;
+    let mut identity = Identity { user, uid, groups, extra };
+    expressions.check_user(&identity)?;
     identity.add_authenticated();
     Ok(identity)
+}
+
+/// The name that a claim holds. An address counts when it was verified, or when nobody says whether.
+fn username<'c>(name: &str, claims: &'c Value) -> Result<&'c str, String> {
+    let user =
+        claims[name].as_str().ok_or_else(|| format!("oidc: parse username claims {name:?}: claim not present"))?;
+    if name == "email" {
+        match &claims["email_verified"] {
+            Value::Null | Value::Bool(true) => {}
+            _ => return Err("oidc: email not verified".into()),
+        }
+    }
+    Ok(user)
 }
 
 #[cfg(test)]
@@ -324,8 +344,69 @@ mod tests {
             let mut changed = claims();
             changed[name] = value;
             let token = token(&key, &changed);
-            let error = identity(&settings(), &Parts::parse(&token).unwrap(), now()).unwrap_err();
+            let error = identity(&settings(), &Claims::default(), &Parts::parse(&token).unwrap(), now()).unwrap_err();
             assert!(error.contains(part), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn expressions_make_identities() {
+        let settings = |more: &Value| -> settings::Issuer {
+            let mut settings = json!({"issuer": {"url": URL, "audiences": ["kedge"]}, "claimMappings": {
+                "username": {"expression": "'oidc:' + claims.sub"},
+                "groups": {"expression": "claims.roles.map(r, 'g:' + r)"},
+                "uid": {"expression": "claims.?jti.orValue('')"},
+                "extra": [{"key": "example.org/mail", "valueExpression": "claims.email"},
+                    {"key": "example.org/none", "valueExpression": "''"}]}});
+            for (field, value) in more.as_object().unwrap() {
+                settings[field] = value.clone();
+            }
+            serde_json::from_value(settings).unwrap()
+        };
+        let key = key();
+        let check = |more: Value| {
+            let settings = settings(&more);
+            let mut errors = Vec::new();
+            let expressions = Claims::compile(&settings, &Path::new("jwt"), &mut errors);
+            assert!(errors.is_empty(), "{errors:?}");
+            let token = token(&key, &claims());
+            identity(&settings, &expressions, &Parts::parse(&token).unwrap(), now())
+        };
+        let ann = check(json!({})).unwrap();
+        assert_eq!((ann.user.as_str(), ann.uid.as_str()), ("oidc:7", "x"));
+        assert_eq!(ann.groups, ["g:dev", "g:ops", "system:authenticated"]);
+        assert_eq!(ann.extra["example.org/mail"], ["ann@example.org"]);
+        assert!(!ann.extra.contains_key("example.org/none"));
+        let good = json!({"claimValidationRules": [{"expression": "claims.hd == 'example.org'"}],
+            "userValidationRules": [{"expression": "!user.username.startsWith('system:')"}, {"expression": "user.groups.size() == 2"}]});
+        assert!(check(good).is_ok());
+        for (more, why) in [
+            (
+                json!({"claimValidationRules": [{"expression": "claims.hd == 'a'", "message": "not ours"}]}),
+                "oidc: error evaluating claim validation expression: validation expression 'claims.hd == 'a'' failed: not ours",
+            ),
+            (
+                json!({"userValidationRules": [{"expression": "user.username == ''", "message": "named"}]}),
+                "oidc: error evaluating user info validation rule: validation expression 'user.username == ''' failed: named",
+            ),
+            (
+                json!({"claimMappings": {"username": {"expression": "claims.absent"}}}),
+                "oidc: error evaluating username claim expression: expression 'claims.absent' resulted in error: no such key: absent",
+            ),
+            (
+                json!({"claimMappings": {"username": {"expression": "claims.roles"}}}),
+                "oidc: error evaluating username claim expression: username claim expression must return a string",
+            ),
+            (
+                json!({"claimMappings": {"username": {"expression": "''"}}}),
+                "oidc: empty username via CEL expression is not allowed",
+            ),
+            (
+                json!({"claimMappings": {"username": {"expression": "'a'"}, "groups": {"expression": "1"}}}),
+                "oidc: error evaluating group claim expression: expression must return a string or a list of strings",
+            ),
+        ] {
+            assert_eq!(check(more).unwrap_err(), why);
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod authenticate;
 pub mod bootstrap;
 pub mod bootstrap_token;
 pub mod certificate_request;
+mod claims;
 pub mod escalation;
 pub mod front_proxy;
 pub mod identity;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use types::field::{FieldError, Path};
 
+use super::claims::Claims;
 use super::issuer::Fetch;
 
 const GROUP: &str = "apiserver.config.k8s.io/";
@@ -58,7 +59,7 @@ pub struct Issuer {
     pub claim_validation_rules: Vec<Rule>,
     pub claim_mappings: Mappings,
     #[serde(default)]
-    pub user_validation_rules: Vec<serde_json::Value>,
+    pub user_validation_rules: Vec<UserRule>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -102,7 +103,27 @@ pub struct Mappings {
     #[serde(default)]
     pub uid: Mapping,
     #[serde(default)]
-    pub extra: Vec<serde_json::Value>,
+    pub extra: Vec<Extra>,
+}
+
+/// What a user gets besides the usual.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Extra {
+    #[serde(default)]
+    pub key: String,
+    #[serde(default)]
+    pub value_expression: String,
+}
+
+/// What must hold of a user.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UserRule {
+    #[serde(default)]
+    pub expression: String,
+    #[serde(default)]
+    pub message: String,
 }
 
 /// Where a part of the identity comes from.
@@ -204,7 +225,7 @@ fn check_all(issuers: &[Issuer], own: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::duplicate(&at.child("url"), source.url.as_str()));
         }
         check_audiences(source, &at, errors);
-        check_claims(issuer, &path, errors);
+        Claims::compile(issuer, &path, errors);
     }
 }
 
@@ -245,54 +266,6 @@ fn check_audiences(source: &Source, at: &Path, errors: &mut Vec<FieldError>) {
     errors.push(FieldError::invalid(&at.child("audienceMatchPolicy"), policy, words));
 }
 
-/// Expressions are refused by name, so that nobody believes that they are in force.
-fn check_claims(issuer: &Issuer, path: &Path, errors: &mut Vec<FieldError>) {
-    const UNSERVED: &str = "expressions are not served by this version";
-    let mut seen = BTreeSet::new();
-    for (i, rule) in issuer.claim_validation_rules.iter().enumerate() {
-        let path = path.child("claimValidationRules").index(i);
-        match (rule.claim.is_empty(), rule.expression.is_empty()) {
-            (false, false) => {
-                errors.push(FieldError::invalid(&path, rule.claim.as_str(), "claim and expression can't both be set"));
-            }
-            (true, true) => errors.push(FieldError::required(&path, "claim or expression is required")),
-            (true, false) => {
-                errors.push(FieldError::invalid(&path.child("expression"), rule.expression.as_str(), UNSERVED));
-            }
-            (false, true) => {
-                if !rule.message.is_empty() {
-                    let words = "may not be specified when claim is set";
-                    errors.push(FieldError::invalid(&path.child("message"), rule.message.as_str(), words));
-                }
-                if !seen.insert(&rule.claim) {
-                    errors.push(FieldError::duplicate(&path.child("claim"), rule.claim.as_str()));
-                }
-            }
-        }
-    }
-    let mappings = &issuer.claim_mappings;
-    let at = path.child("claimMappings");
-    for (name, mapping) in [("username", &mappings.username), ("groups", &mappings.groups), ("uid", &mappings.uid)] {
-        let path = at.child(name);
-        if !mapping.expression.is_empty() {
-            errors.push(FieldError::invalid(&path.child("expression"), mapping.expression.as_str(), UNSERVED));
-        } else if name == "username" && mapping.claim.is_empty() {
-            errors.push(FieldError::required(&path, "claim or expression is required"));
-        }
-        if name != "uid" && !mapping.claim.is_empty() && mapping.prefix.is_none() {
-            let words = "prefix is required when claim is set. It can be set to an empty string to disable prefixing";
-            errors.push(FieldError::required(&path.child("prefix"), words));
-        }
-    }
-    if !mappings.extra.is_empty() {
-        errors.push(FieldError::invalid(&at.child("extra"), mappings.extra.len() as i64, UNSERVED));
-    }
-    if !issuer.user_validation_rules.is_empty() {
-        let path = path.child("userValidationRules");
-        errors.push(FieldError::invalid(&path, issuer.user_validation_rules.len() as i64, UNSERVED));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,6 +299,15 @@ mod tests {
     fn mistakes_are_named() {
         let good = "{username: {claim: sub, prefix: ''}}";
         let source = "{url: 'https://a.example', audiences: [kedge]}";
+        let with_extra = |key: &str| {
+            issuer(
+                source,
+                &format!(
+                    "{{username: {{claim: sub, prefix: ''}}, extra: [{{key: {key}, valueExpression: claims.a}}]}}"
+                ),
+            )
+        };
+        let ruled = |rules: &str| format!("{}  {rules}\n", issuer(source, good));
         for (text, part) in [
             ("kind: Other".to_owned(), "is wanted"),
             (file("colour: red"), "unknown field `colour`"),
@@ -338,7 +320,23 @@ mod tests {
             (issuer("{url: 'https://a.example', audiences: [a, b]}", good), "must be MatchAny for multiple"),
             (issuer(source, "{username: {claim: sub}}"), "prefix is required when claim is set"),
             (issuer(source, "{username: {prefix: a}}"), "claim or expression is required"),
-            (issuer(source, "{username: {expression: claims.sub}}"), "not served by this version"),
+            (
+                issuer(source, "{username: {expression: claims.sub, prefix: ''}}"),
+                "may not be specified when expression is set",
+            ),
+            (issuer(source, "{username: {expression: claims., claim: sub}}"), "claim and expression can't both be set"),
+            (issuer(source, "{username: {expression: 'claims.'}}"), "compilation failed: ERROR: <input>:1:"),
+            (issuer(source, "{username: {expression: claims.email}}"), "claims.email_verified must be used"),
+            (with_extra("example.org/A"), "must be lowercase"),
+            (with_extra("a"), "must be a domain-prefixed path"),
+            (with_extra("x.k8s.io/a"), "reserved for Kubernetes use"),
+            (ruled("claimValidationRules: [{expression: '1'}]"), "must evaluate to bool"),
+            (
+                ruled("claimValidationRules: [{expression: 'true', requiredValue: a}]"),
+                "may not be specified when expression",
+            ),
+            (ruled("userValidationRules: [{expression: user.name == ''}]"), "undefined field 'name'"),
+            (ruled("userValidationRules: [{message: a}]"), "userValidationRules[0].expression: Required"),
         ] {
             let error = parse(&text, OWN).err().unwrap_or_else(|| panic!("accepted: {text}"));
             assert!(error.contains(part), "{text}: {error}");

@@ -151,6 +151,23 @@ impl Program {
     pub fn estimate(&self) -> Range {
         estimate::estimate(self)
     }
+    /// Whether the expression reads that field of a variable, at any depth, or asks for it.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        let is = |id: Id| matches!(self.ast.node(id), Node::Ident(name) if &**name == variable);
+        let selects = |id: &Id| match self.ast.node(*id) {
+            Node::Select { operand, field: name, .. } => &**name == field && is(*operand),
+            Node::Call { function, target: None, args } if &**function == "_?._" => match args.as_slice() {
+                [operand, name] => {
+                    let text =
+                        matches!(self.ast.node(*name), Node::Literal(ast::Literal::String(text)) if &**text == field);
+                    text && is(*operand)
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        self.ast.reachable(self.root).iter().any(selects)
+    }
     /// Whether the expression uses a variable, at any depth.
     pub fn uses(&self, variable: &str) -> bool {
         let uses = |id: &Id| matches!(self.ast.node(*id), Node::Ident(name) if &**name == variable);
