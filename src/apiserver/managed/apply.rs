@@ -12,7 +12,7 @@ use types::status::{Cause, Reason, Status};
 use super::compare::{UNOWNED, UNOWNED_METADATA, compare};
 use super::entries::{self, Entry, Operation};
 use super::merge::{fields, merge, remove, wholes, with_named};
-use super::reset::Reset;
+use super::reset::{NOTHING, Reset};
 use super::set::{Element, Set};
 use super::shape::Shape;
 use super::versions::Versions;
@@ -207,8 +207,7 @@ impl Attempt<'_> {
     fn last_applied(&self, live: &Value) -> Set<'static> {
         let text = live["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap_or_default();
         let Ok(last @ Value::Object(_)) = serde_json::from_str::<Value>(text) else { return Set::new() };
-        let nothing = Reset { root: &[], metadata: &[] };
-        let difference = compare(self.shape, Some(&last), live, &nothing);
+        let difference = compare(self.shape, Some(&last), live, &NOTHING);
         fields(self.shape, &last).difference(&difference.changed).difference(&difference.removed).into_owned()
     }
 }
@@ -233,6 +232,9 @@ fn without_reset<'a>(mut set: Set<'a>, reset: &Reset) -> Set<'a> {
         }
         !named(node, reset.root) && (node.member || !node.children.is_empty())
     });
+    if !reset.only.is_empty() {
+        set.retain_below(reset.only);
+    }
     set
 }
 

@@ -90,7 +90,12 @@ pub const UNOWNED_METADATA: &[&str] = &[
 /// left out.
 pub fn compare<'a>(shape: Shape<'_>, old: Option<&'a Value>, new: &'a Value, reset: &Reset) -> Difference<'a> {
     let old = old.map_or(Side::Zero, Side::Is);
-    Walk { reset }.objects(shape, old, Side::Is(new), Level::Root)
+    let mut difference = Walk { reset }.objects(shape, old, Side::Is(new), Level::Root);
+    if !reset.only.is_empty() {
+        difference.changed.retain_below(reset.only);
+        difference.removed.retain_below(reset.only);
+    }
+    difference
 }
 
 /// Where fields without an owner may be.

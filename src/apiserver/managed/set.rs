@@ -167,6 +167,22 @@ impl<'a> Set<'a> {
         self.0.sort_by(|a, b| a.element.cmp(&b.element));
     }
 
+    /// Keeps what lies on one of the paths or below its end; `*` is any element.
+    ///
+    /// Source: structured-merge-diff `fieldpath` `FilterIncludeMatches`.
+    pub fn retain_below(&mut self, paths: &[&[&str]]) {
+        self.0.retain_mut(|node| {
+            let is = |step: &str| step == "*" || (node.element.sort == Sort::Field && node.element.text == step);
+            let steps = paths.iter().filter_map(|path| path.split_first());
+            let rest: Vec<&[&str]> = steps.filter(|(step, _)| is(step)).map(|(_, rest)| rest).collect();
+            if rest.iter().any(|rest| rest.is_empty()) {
+                return true;
+            }
+            node.children.retain_below(&rest);
+            !rest.is_empty() && (node.member || !node.children.is_empty())
+        });
+    }
+
     pub fn get(&self, element: &Element<'_>) -> Option<&Node<'a>> {
         let at = self.0.binary_search_by(|node| node.element.cmp(element)).ok()?;
         Some(&self.0[at])

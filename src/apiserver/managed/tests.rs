@@ -533,3 +533,29 @@ mod laws {
         }
     }
 }
+
+/// Source: `GetResetFieldsFilter` in `pkg/registry/core/pod/strategy.go`.
+#[test]
+fn a_subresource_of_a_pod_owns_what_it_may_set() {
+    let pod = |label: &str, image: &str, cpu: &str, ephemeral: Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": label}}, "spec": {
+            "containers": [{"name": "c", "image": image, "resources": {"requests": {"cpu": cpu}}}], "ephemeralContainers": ephemeral}})
+    };
+    let old = pod("x", "one", "1", json!([]));
+    let new = pod("y", "two", "2", json!([{"name": "e", "image": "i"}]));
+    let resources =
+        json!({"f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {"f:resources": {"f:requests": {"f:cpu": {}}}}}}});
+    let ephemeral = json!({"f:spec": {"f:ephemeralContainers": {".": {},
+        "k:{\"name\":\"e\"}": {".": {}, "f:image": {}, "f:name": {}}}}});
+    let pods = kind("", "Pod");
+    let managed = created(&old, Given::Nothing, &writer(pods, "", "maker"));
+    for (subresource, mut expected) in [("resize", resources), ("ephemeralcontainers", ephemeral)] {
+        let updated = updated(&old, &managed, &new, Given::Nothing, &writer(pods, subresource, "changer"));
+        let mut found = fields_of(&updated, "changer");
+        // Whether the empty list had an owner before is another matter.
+        for set in [&mut found, &mut expected] {
+            set["f:spec"]["f:ephemeralContainers"].as_object_mut().map(|list| list.remove("."));
+        }
+        assert_eq!(found, expected, "{subresource}");
+    }
+}
