@@ -85,5 +85,7 @@ pub async fn finish(ask: &Ask<'_>, answer: Answer) -> Result<Response<Body>, Sta
         }
     };
     let include = verbs::read::include_object(ask)?;
-    respond::shaped(code, &respond::Shape { kind: ask.served, accepted: &accepted, include, now: ask.now }, &text)
+    // What is read of a workload there is its Scale.
+    let kind = if ask.subresource == "scale" { &verbs::scale::SCALE_KIND } else { &**ask.served };
+    respond::shaped(code, &respond::Shape { kind, accepted: &accepted, include, now: ask.now }, &text)
 }

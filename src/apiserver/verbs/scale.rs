@@ -21,7 +21,7 @@ use crate::managed::{self, Given, Writer};
 const SCALE: GroupVersionKind = GroupVersionKind::new("autoscaling", "v1", "Scale");
 
 /// What patches and field checks want to know of a kind that has no path of its own.
-static SCALE_KIND: Kind = Kind {
+pub static SCALE_KIND: Kind = Kind {
     group: Cow::Borrowed("autoscaling"),
     version: Cow::Borrowed("v1"),
     kind: Cow::Borrowed("Scale"),

@@ -138,3 +138,23 @@ async fn who_puts_what_is_not_there_must_be_allowed_to_create_it() {
     let created = admin.put(path, &lease).await.expect(201).json();
     bob.put(path, &created).await.expect(200);
 }
+
+/// `kubectl get --subresource=scale` shows the Scale, not what is scaled.
+#[tokio::test]
+async fn a_scale_has_columns_of_its_own() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let labels = json!({"a": "b"});
+    let object = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"replicas": 2,
+        "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    admin.post(deployments, &object).await.expect(201);
+    let table = admin.clone().with(&[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")]);
+    let shown = table.get(&format!("{deployments}/d/scale")).await.expect(200).json();
+    let columns: Vec<&Value> = shown["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    assert_eq!(columns, ["Name", "Desired", "Available", "Age"]);
+    assert_eq!(shown["rows"][0]["cells"].as_array().unwrap()[..3], [json!("d"), json!(2), json!(0)]);
+    let shown = table.get(&format!("{deployments}/d")).await.expect(200).json();
+    assert_eq!(shown["columnDefinitions"][1]["name"], "Ready");
+}
