@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use ::http::header::{HeaderValue, UPGRADE};
@@ -10,6 +10,7 @@ use ::http::{Method, Request, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use store::Store;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use types::registry::WriteClass;
 use types::status::{Reason, Status};
@@ -149,11 +150,19 @@ pub struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) frames: verbs::frame::Frames,
     pub(crate) flow: Arc<Flow>,
+    /// What keeps memory in step with the store, by what it keeps.
+    followers: OnceLock<Box<[(&'static str, AbortHandle)]>>,
     /// Cancelled when the server begins to stop.
     pub(crate) stop: CancellationToken,
 }
 
 impl Shared {
+    /// What is not kept in step with the store any more.
+    pub(crate) fn out_of_step(&self) -> Vec<&'static str> {
+        let followers = self.followers.get().into_iter().flatten();
+        followers.filter(|(_, task)| task.is_finished()).map(|(what, _)| *what).collect()
+    }
+
     pub(crate) fn stopping(&self) -> bool {
         self.stop.is_cancelled()
     }
@@ -200,22 +209,35 @@ impl ApiServer {
             metrics,
             frames: verbs::frame::Frames::default(),
             flow,
+            followers: OnceLock::new(),
             stop: CancellationToken::new(),
         });
-        tokio::spawn(follow(Arc::downgrade(&shared), admission::webhook::STORE_PREFIX, |shared| {
+        let weak = || Arc::downgrade(&shared);
+        let webhooks = tokio::spawn(follow(weak(), admission::webhook::STORE_PREFIX, |shared| {
             shared.admission.changed(admission::webhook::GROUP);
         }));
-        tokio::spawn(follow(Arc::downgrade(&shared), custom::STORE_PREFIX, |shared| {
+        let parameters = tokio::spawn(follow(weak(), custom::STORE_PREFIX, |shared| {
             shared.admission.changed(custom::GROUP);
         }));
-        tokio::spawn(custom::keeper::follow(Arc::downgrade(&shared)));
-        tokio::spawn(admission::policy::status::keep(Arc::downgrade(&shared)));
-        tokio::spawn(aggregator::keeper::follow(Arc::downgrade(&shared)));
-        tokio::spawn(aggregator::automatic::follow(Arc::downgrade(&shared)));
-        tokio::spawn(follow(Arc::downgrade(&shared), rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed()));
-        tokio::spawn(follow(Arc::downgrade(&shared), flow::STORE_PREFIX, |shared| {
+        let definitions = tokio::spawn(custom::keeper::follow(weak()));
+        let policies = tokio::spawn(admission::policy::status::keep(weak()));
+        let registrations = tokio::spawn(aggregator::keeper::follow(weak()));
+        let own_registrations = tokio::spawn(aggregator::automatic::follow(weak()));
+        let roles = tokio::spawn(follow(weak(), rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed()));
+        let flows = tokio::spawn(follow(weak(), flow::STORE_PREFIX, |shared| {
             shared.flow.changed(&*shared.store.snapshot());
         }));
+        let followers = [
+            ("webhooks", webhooks),
+            ("parameters of policies", parameters),
+            ("definitions", definitions),
+            ("policies", policies),
+            ("registrations", registrations),
+            ("registrations of this server", own_registrations),
+            ("roles", roles),
+            ("flow control", flows),
+        ];
+        let _ = shared.followers.set(followers.map(|(what, task)| (what, task.abort_handle())).into());
         let server = Self { shared };
         if let Some(proxy) = &server.shared.config.front_proxy {
             verbs::start::tell(&server, proxy).await.map_err(Error::Publish)?;

@@ -59,7 +59,7 @@ pub fn answer(
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Err(Status::method_not_allowed());
     }
-    if let Some((code, text)) = health::answer(path, query, &*shared.store, shared.stopping()) {
+    if let Some((code, text)) = health::answer(path, query, &*shared.store, &shared.out_of_step(), shared.stopping()) {
         let mut response = respond::text(code, text);
         let nosniff = HeaderValue::from_static("nosniff");
         response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, nosniff);

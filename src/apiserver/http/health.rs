@@ -19,7 +19,15 @@ const START_HOOKS: [&str; 3] = [
 ];
 
 /// Answers a health path: `Some((code, text))` when it is one.
-pub fn answer(path: &str, query: &Query, store: &dyn Store, stopping: bool) -> Option<(u16, String)> {
+///
+/// `out_of_step`: what memory does not hold as the store does any more.
+pub fn answer(
+    path: &str,
+    query: &Query,
+    store: &dyn Store,
+    out_of_step: &[&str],
+    stopping: bool,
+) -> Option<(u16, String)> {
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
     let root = parts.next()?;
     if !matches!(root, "livez" | "readyz" | "healthz") {
@@ -32,8 +40,10 @@ pub fn answer(path: &str, query: &Query, store: &dyn Store, stopping: bool) -> O
     checks.push(Check { name: "etcd", result: if root == "livez" { Ok(()) } else { writable.clone() } });
     if root == "readyz" {
         checks.push(Check { name: "etcd-readiness", result: writable });
-        // Everything is read from memory, which is filled before the first request comes.
-        checks.push(passed("informer-sync"));
+        // Everything is read from memory, which is filled before the first request comes and follows the store.
+        let result =
+            if out_of_step.is_empty() { Ok(()) } else { Err(format!("not in step: {}", out_of_step.join(", "))) };
+        checks.push(Check { name: "informer-sync", result });
     }
     // What these hooks do upstream is done before the first request comes, too.
     checks.extend(START_HOOKS.map(passed));
@@ -74,4 +84,23 @@ pub fn answer(path: &str, query: &Query, store: &dyn Store, stopping: bool) -> O
     }
     text.push_str(&format!("{root} check passed\n"));
     Some((200, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_step_is_not_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        let facts = std::sync::Arc::new(crate::facts_of);
+        let store = store::SqliteStore::open(&folder.path().join("s"), facts, store::Options::default()).unwrap();
+        let query = Query::default();
+        let code = |path: &str, out_of_step: &[&str]| answer(path, &query, &*store, out_of_step, false).unwrap().0;
+        for (path, expected) in
+            [("/readyz", 500), ("/readyz/informer-sync", 500), ("/livez", 200), ("/readyz/ping", 200)]
+        {
+            assert_eq!((code(path, &[]), code(path, &["roles"])), (200, expected), "{path}");
+        }
+    }
 }
