@@ -205,6 +205,11 @@ async fn custom_objects_go_with_their_namespace() {
         })
     })
     .await;
+    assert_eq!(
+        c.writes_at_rest().await,
+        Vec::<String>::new(),
+        "what waits for a finalizer is not deleted again and again"
+    );
     let release = json!({"metadata": {"finalizers": null}});
     let _: Value =
         c.client.patch_path(&format!("{CARS}/held"), Patch::Merge(&release), &Default::default()).await.unwrap();
