@@ -229,11 +229,7 @@ impl<'a> Ask<'a> {
         object: Option<&mut Value>,
         view: &dyn store::View,
     ) -> Result<(), Status> {
-        let mut request = self.admission(change, object, view);
-        let outcome = admission::mutate(&self.shared.admission, &mut request).await;
-        let said = (request.warnings, request.annotations);
-        self.said(said);
-        outcome
+        self.pass(Pass::Mutate, change, object, view).await
     }
 
     /// Admission's second pass: refuses.
@@ -243,22 +239,31 @@ impl<'a> Ask<'a> {
         object: Option<&mut Value>,
         view: &dyn store::View,
     ) -> Result<(), Status> {
+        self.pass(Pass::Validate, change, object, view).await
+    }
+
+    /// One pass. What admission says besides its verdict counts whatever that is.
+    async fn pass(
+        &mut self,
+        pass: Pass,
+        change: Change<'_>,
+        object: Option<&mut Value>,
+        view: &dyn store::View,
+    ) -> Result<(), Status> {
         let mut request = self.admission(change, object, view);
-        let outcome = admission::validate(&self.shared.admission, &mut request).await;
-        let said = (request.warnings, request.annotations);
-        self.said(said);
+        let outcome = match pass {
+            Pass::Mutate => admission::mutate(&self.shared.admission, &mut request).await,
+            Pass::Validate => admission::validate(&self.shared.admission, &mut request).await,
+        };
+        let (warnings, annotations) = (request.warnings, request.annotations);
+        self.warnings.extend(warnings);
+        self.annotations.append(annotations);
         outcome
     }
 
     /// For a part of this request that is a request of its own: room for what admission says of it.
     pub fn no_annotations(&self) -> Annotations {
         Annotations::new(self.annotations.level())
-    }
-
-    /// What admission has said besides its verdict; it counts whatever that is.
-    fn said(&mut self, (warnings, annotations): (Vec<String>, Annotations)) {
-        self.warnings.extend(warnings);
-        self.annotations.append(annotations);
     }
 
     /// Both passes over what is not stored: a connection, a deletion, an object that only subresources exchange.
@@ -298,6 +303,13 @@ impl<'a> Ask<'a> {
             others: OnceLock::new(),
         }
     }
+}
+
+/// Admission's two passes.
+#[derive(Clone, Copy)]
+enum Pass {
+    Mutate,
+    Validate,
 }
 
 /// What admission is asked about, besides the object.

@@ -2,15 +2,19 @@
 //!
 //! Source: kubernetes `pkg/controller/certificates`, `pkg/apis/certificates/helpers.go`.
 
-use client::Object as _;
+use std::sync::Arc;
+
+use client::runner::{Controller, Seen};
+use client::{Cache, Client, Key, Object as _, Result, Selector, WriteParams};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use crate::keys::Requested;
+use crate::Context;
+use crate::keys::{Keys, Requested};
 
 /// As whom all three act.
-pub const NAME: &str = "certificate-controller";
+const NAME: &str = "certificate-controller";
 
 pub const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
@@ -18,6 +22,50 @@ pub const API_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
 const NODE_PREFIX: &str = "system:node:";
 const MASTERS: &str = "system:masters";
+
+/// Requests that one controller works on at once: a question, a signature and a write each.
+const WORKERS: usize = 2;
+
+/// What each of the three works with.
+pub struct Desk {
+    pub client: Client,
+    pub requests: Arc<Cache<CertificateSigningRequest>>,
+    pub keys: Arc<dyn Keys>,
+}
+
+/// Runs a controller that is told of every request that changes; without keys there is nothing to do.
+pub fn start<C: Controller>(context: &Context, controller: impl FnOnce(Desk) -> C) {
+    let Some(keys) = context.config.keys.clone() else { return };
+    let requests = context.informers.cache::<CertificateSigningRequest>(Selector::all());
+    let queue = context.queue();
+    let dirty = Arc::clone(&queue);
+    requests.on_change(Box::new(move |_, new| {
+        if let Some(request) = new {
+            dirty.add(request.key());
+        }
+    }));
+    let desk = Desk { client: context.client(NAME), requests, keys };
+    context.run(controller(desk), queue, WORKERS);
+}
+
+impl Desk {
+    /// The request, when it is still as it was decided upon; what has changed since is planned for anew.
+    pub fn decided(&self, key: &Key, decided: &Decided) -> Option<Arc<CertificateSigningRequest>> {
+        self.requests.get(key).filter(|request| Decided::on(request) == *decided)
+    }
+
+    /// Writes a subresource of a request, unless somebody else was there first.
+    pub async fn update(&self, key: &Key, subresource: &str, object: &Value) -> Result<Vec<Seen>> {
+        let collection = client::api::collection_path::<CertificateSigningRequest>("");
+        let path = client::api::object_path(&collection, &key.name, subresource);
+        let params = WriteParams::default();
+        match self.client.update_path::<CertificateSigningRequest>(&path, object, &params).await {
+            Ok(request) => Ok(vec![Box::pin(self.requests.reached(request.revision()))]),
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(vec![]),
+            Err(error) => Err(error),
+        }
+    }
+}
 
 /// The request that was looked at when something was decided. Names are given anew, so a decision carries it, and ends
 /// where another request or a later version of it is found.

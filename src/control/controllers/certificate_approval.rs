@@ -3,20 +3,16 @@
 //!
 //! Source: kubernetes `pkg/controller/certificates/approver/sarapprove.go`.
 
-use std::sync::Arc;
-
 use client::runner::{Controller, Plan, Seen};
-use client::{Cache, Client, Key, Object, Result, Selector, WriteParams};
+use client::{Key, Result, WriteParams};
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use serde_json::{Value, json};
 
-use super::certificate::{Decided, KUBELET_CLIENT, NAME, has, is_issued, kubelet_client, with_condition};
+use super::certificate::{self, Decided, Desk, KUBELET_CLIENT, has, is_issued, kubelet_client, with_condition};
 use crate::Context;
 use crate::keys::Keys;
 
-/// Requests worked on at once: a question and a write each.
-const WORKERS: usize = 2;
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 
 /// What the sender must be allowed to create.
@@ -70,23 +66,10 @@ pub fn plan(request: Option<&CertificateSigningRequest>, keys: &dyn Keys) -> Pla
     plan
 }
 
-struct Approver {
-    client: Client,
-    requests: Arc<Cache<CertificateSigningRequest>>,
-    keys: Arc<dyn Keys>,
-}
+struct Approver(Desk);
 
 pub fn start(context: &Context) {
-    let Some(keys) = context.config.keys.clone() else { return };
-    let requests = context.informers.cache::<CertificateSigningRequest>(Selector::all());
-    let queue = context.queue();
-    let dirty = Arc::clone(&queue);
-    requests.on_change(Box::new(move |_, new| {
-        if let Some(request) = new {
-            dirty.add(request.key());
-        }
-    }));
-    context.run(Approver { client: context.client(NAME), requests, keys }, queue, WORKERS);
+    certificate::start(context, Approver);
 }
 
 impl Controller for Approver {
@@ -97,38 +80,25 @@ impl Controller for Approver {
     }
 
     fn plan(&self, key: &Key, _: Timestamp) -> Plan<Action> {
-        plan(self.requests.get(key).as_deref(), &*self.keys)
+        plan(self.0.requests.get(key).as_deref(), &*self.0.keys)
     }
 
     async fn apply(&self, key: &Key, action: Action) -> Result<Vec<Seen>> {
         let Action::ApproveIfAllowed(decided, permissions) = action;
-        // What changed since is planned for anew.
-        let request = self.requests.get(key).filter(|request| Decided::on(request) == decided);
-        let Some(request) = request else { return Ok(vec![]) };
+        let Some(request) = self.0.decided(key, &decided) else { return Ok(vec![]) };
         let spec = &request.spec;
         for permission in permissions {
             let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
                 "user": spec.username, "uid": spec.uid, "groups": spec.groups, "extra": spec.extra,
                 "resourceAttributes": {"group": "certificates.k8s.io", "resource": "certificatesigningrequests",
                     "verb": "create", "subresource": permission.subresource(), "version": "*"}}});
-            let answer: Value = self.client.create_path(REVIEWS, &review, &WriteParams::default()).await?;
+            let answer: Value = self.0.client.create_path(REVIEWS, &review, &WriteParams::default()).await?;
             if answer["status"]["allowed"] != true {
                 continue;
             }
             let condition = json!({"type": "Approved", "status": "True", "reason": "AutoApproved",
                 "message": permission.message()});
-            let approved = with_condition(&request, condition);
-            let path = client::api::object_path(
-                &client::api::collection_path::<CertificateSigningRequest>(""),
-                &key.name,
-                "approval",
-            );
-            let params = WriteParams::default();
-            return match self.client.update_path::<CertificateSigningRequest>(&path, &approved, &params).await {
-                Ok(request) => Ok(vec![Box::pin(self.requests.reached(request.revision()))]),
-                Err(error) if error.is_not_found() || error.is_conflict() => Ok(vec![]),
-                Err(error) => Err(error),
-            };
+            return self.0.update(key, "approval", &with_condition(&request, condition)).await;
         }
         tracing::debug!(%key, "a node's request for a certificate is not allowed to its sender");
         Ok(vec![])
@@ -164,11 +134,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_decision_is_about_one_request() {
-        assert_applies_to_its_own_only(
-            |client, requests| Approver { client, requests, keys: Arc::new(Scripted) },
-            |request| plan(Some(request), &Scripted).actions,
-            &request(""),
-        )
-        .await;
+        assert_applies_to_its_own_only(Approver, |request| plan(Some(request), &Scripted).actions, &request("")).await;
     }
 }

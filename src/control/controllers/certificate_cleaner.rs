@@ -3,18 +3,15 @@
 //!
 //! Source: kubernetes `pkg/controller/certificates/cleaner/cleaner.go`.
 
-use std::sync::Arc;
-
 use client::runner::{Controller, Plan, Seen};
-use client::{Cache, Client, DeleteParams, Key, Object, Result, Selector};
+use client::{DeleteParams, Key, Object as _, Result};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 
-use super::certificate::{NAME, is_issued, updated};
+use super::certificate::{self, Desk, is_issued, updated};
 use crate::Context;
 use crate::keys::Keys;
 
-const WORKERS: usize = 1;
 const ANSWERED: SignedDuration = SignedDuration::from_hours(1);
 const PENDING: SignedDuration = SignedDuration::from_hours(24);
 
@@ -48,23 +45,10 @@ pub fn plan(request: Option<&CertificateSigningRequest>, keys: &dyn Keys, now: T
     plan
 }
 
-struct Cleaner {
-    client: Client,
-    requests: Arc<Cache<CertificateSigningRequest>>,
-    keys: Arc<dyn Keys>,
-}
+struct Cleaner(Desk);
 
 pub fn start(context: &Context) {
-    let Some(keys) = context.config.keys.clone() else { return };
-    let requests = context.informers.cache::<CertificateSigningRequest>(Selector::all());
-    let queue = context.queue();
-    let dirty = Arc::clone(&queue);
-    requests.on_change(Box::new(move |_, new| {
-        if let Some(request) = new {
-            dirty.add(request.key());
-        }
-    }));
-    context.run(Cleaner { client: context.client(NAME), requests, keys }, queue, WORKERS);
+    certificate::start(context, Cleaner);
 }
 
 impl Controller for Cleaner {
@@ -75,13 +59,13 @@ impl Controller for Cleaner {
     }
 
     fn plan(&self, key: &Key, now: Timestamp) -> Plan<Action> {
-        plan(self.requests.get(key).as_deref(), &*self.keys, now)
+        plan(self.0.requests.get(key).as_deref(), &*self.0.keys, now)
     }
 
     async fn apply(&self, key: &Key, action: Action) -> Result<Vec<Seen>> {
         let Action::Delete { uid } = action;
-        match self.client.delete::<CertificateSigningRequest>("", &key.name, &DeleteParams::uid(&uid)).await {
-            Ok(_) => Ok(vec![Box::pin(self.requests.going(key, &uid))]),
+        match self.0.client.delete::<CertificateSigningRequest>("", &key.name, &DeleteParams::uid(&uid)).await {
+            Ok(_) => Ok(vec![Box::pin(self.0.requests.going(key, &uid))]),
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(vec![]),
             Err(error) => Err(error),
         }

@@ -3,23 +3,19 @@
 //!
 //! Source: kubernetes `pkg/controller/certificates/signer/signer.go`.
 
-use std::sync::Arc;
-
 use client::runner::{Controller, Plan, Seen};
-use client::{Cache, Client, Key, Object, Result, Selector, WriteParams};
+use client::{Key, Result};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use serde_json::{Value, json};
 
 use super::certificate::{
-    API_CLIENT, Decided, KUBELET_CLIENT, KUBELET_SERVING, NAME, check, has, is_issued, with_condition,
+    self, API_CLIENT, Decided, Desk, KUBELET_CLIENT, KUBELET_SERVING, check, has, is_issued, with_condition,
 };
 use crate::Context;
 use crate::keys::Keys;
 
-/// Requests worked on at once: a signature and a write each.
-const WORKERS: usize = 2;
 /// Longest life of a certificate, and what it has when nothing is asked for. Source: `--cluster-signing-duration`.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(365 * 24);
 /// Nobody can renew in less.
@@ -58,23 +54,10 @@ pub fn plan(request: Option<&CertificateSigningRequest>, keys: &dyn Keys, now: T
     plan
 }
 
-struct Signer {
-    client: Client,
-    requests: Arc<Cache<CertificateSigningRequest>>,
-    keys: Arc<dyn Keys>,
-}
+struct Signer(Desk);
 
 pub fn start(context: &Context) {
-    let Some(keys) = context.config.keys.clone() else { return };
-    let requests = context.informers.cache::<CertificateSigningRequest>(Selector::all());
-    let queue = context.queue();
-    let dirty = Arc::clone(&queue);
-    requests.on_change(Box::new(move |_, new| {
-        if let Some(request) = new {
-            dirty.add(request.key());
-        }
-    }));
-    context.run(Signer { client: context.client(NAME), requests, keys }, queue, WORKERS);
+    certificate::start(context, Signer);
 }
 
 impl Controller for Signer {
@@ -85,14 +68,12 @@ impl Controller for Signer {
     }
 
     fn plan(&self, key: &Key, now: Timestamp) -> Plan<Action> {
-        plan(self.requests.get(key).as_deref(), &*self.keys, now)
+        plan(self.0.requests.get(key).as_deref(), &*self.0.keys, now)
     }
 
     async fn apply(&self, key: &Key, action: Action) -> Result<Vec<Seen>> {
         let (Action::Issue(decided, _) | Action::Fail(decided, _)) = &action;
-        // What changed since is planned for anew.
-        let request = self.requests.get(key).filter(|request| Decided::on(request) == *decided);
-        let Some(request) = request else { return Ok(vec![]) };
+        let Some(request) = self.0.decided(key, decided) else { return Ok(vec![]) };
         let object: Value = match action {
             Action::Issue(_, certificate) => {
                 let mut request = (*request).clone();
@@ -105,25 +86,17 @@ impl Controller for Signer {
                 with_condition(&request, condition)
             }
         };
-        let path = client::api::object_path(
-            &client::api::collection_path::<CertificateSigningRequest>(""),
-            &key.name,
-            "status",
-        );
-        let params = WriteParams::default();
-        match self.client.update_path::<CertificateSigningRequest>(&path, &object, &params).await {
-            Ok(request) => Ok(vec![Box::pin(self.requests.reached(request.revision()))]),
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(vec![]),
-            Err(error) => Err(error),
-        }
+        self.0.update(key, "status", &object).await
     }
 }
 
 #[cfg(test)]
 pub mod tests {
-    use client::Clock;
+    use std::sync::Arc;
+
     use client::fake::Fake;
     use client::reflector::Sink as _;
+    use client::{Cache, Clock, Object as _};
 
     use super::*;
     use crate::keys::{Account, Requested};
@@ -167,7 +140,7 @@ pub mod tests {
     /// Applies what was planned for `request` to it, to a later version and to another of its name: the first alone is
     /// written to.
     pub async fn assert_applies_to_its_own_only<C: Controller>(
-        controller: impl Fn(Client, Arc<Cache<CertificateSigningRequest>>) -> C,
+        controller: impl Fn(Desk) -> C,
         plan: impl Fn(&CertificateSigningRequest) -> Vec<C::Action>,
         request: &CertificateSigningRequest,
     ) {
@@ -185,7 +158,7 @@ pub mod tests {
             let requests = Arc::new(Cache::default());
             requests.upsert(&serde_json::to_string(&stored).unwrap()).unwrap();
             let fake = Fake::new(Clock::fake(Timestamp::UNIX_EPOCH));
-            let controller = controller(fake.client(), requests);
+            let controller = controller(Desk { client: fake.client(), requests, keys: Arc::new(Scripted) });
             for action in actions {
                 // The server knows nothing of it, so every write is answered with 404; that it came is what counts.
                 let _ = controller.apply(&stored.key(), action).await;
@@ -197,7 +170,7 @@ pub mod tests {
     #[tokio::test]
     async fn a_decision_is_about_one_request() {
         assert_applies_to_its_own_only(
-            |client, requests| Signer { client, requests, keys: Arc::new(Scripted) },
+            Signer,
             |request| plan(Some(request), &Scripted, Timestamp::UNIX_EPOCH).actions,
             &request("Approved"),
         )
