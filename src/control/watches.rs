@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::api::{ACCEPT_METADATA, Query, resource_path};
+use client::definition::Definition;
 use client::watch::EventType;
-use client::{Client, Result};
+use client::{Cache, Client, Result};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -34,7 +35,7 @@ pub type Mark = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The watches of one controller.
 pub struct Watches {
-    client: Client,
+    paths: Paths,
     mark: Mark,
     /// Which events are of interest.
     of_interest: fn(&Place, EventType) -> bool,
@@ -47,8 +48,14 @@ pub struct Watches {
 impl Watches {
     pub fn new(context: &Context, client: Client, of_interest: fn(&Place, EventType) -> bool, mark: Mark) -> Self {
         let (sender, kinds) = watch::channel(());
-        context.informers.definitions().on_change(Box::new(move |_, _| sender.send_replace(())));
-        Self { client, mark, of_interest, running: Mutex::default(), kinds, stop: context.stopping() }
+        let paths = Paths { client, definitions: context.informers.definitions() };
+        paths.definitions.on_change(Box::new(move |_, _| sender.send_replace(())));
+        Self { paths, mark, of_interest, running: Mutex::default(), kinds, stop: context.stopping() }
+    }
+
+    /// Where the objects of resources are.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// Begins what is wanted of a namespace, by group and plural, and ends the rest.
@@ -65,7 +72,7 @@ impl Watches {
             running.entry((namespace.to_owned(), group.clone(), plural.clone())).or_insert_with_key(|place| {
                 let stop = self.stop.child_token();
                 let followed = follow(
-                    self.client.clone(),
+                    self.paths.clone(),
                     place.clone(),
                     self.of_interest,
                     Arc::clone(&self.mark),
@@ -79,7 +86,7 @@ impl Watches {
 }
 
 async fn follow(
-    client: Client,
+    paths: Paths,
     place: Place,
     of_interest: fn(&Place, EventType) -> bool,
     mark: Mark,
@@ -89,8 +96,8 @@ async fn follow(
     let mut wait = AGAIN_MIN;
     loop {
         kinds.mark_unchanged();
-        let stream = match path(&client, group, plural, namespace).await {
-            Ok(path) => client.watch_path(&path, Query::default(), ACCEPT_METADATA).await,
+        let stream = match paths.of(group, plural, namespace).await {
+            Ok(path) => paths.client.watch_path(&path, Query::default(), ACCEPT_METADATA).await,
             Err(error) => Err(error),
         };
         let missing = match stream {
@@ -113,15 +120,28 @@ async fn follow(
     }
 }
 
-/// Where the objects of a resource are listed; a group that is not built in says so itself.
-///
-/// # Errors
-/// The API's; 404 for a group that is not served.
-pub async fn path(client: &Client, group: &str, plural: &str, namespace: &str) -> Result<String> {
-    if let Some(kind) = BUILT_IN.iter().find(|k| k.group == group && k.plural == plural) {
-        return Ok(kind.path(namespace));
+/// Knows where the objects of a resource are listed.
+#[derive(Clone)]
+pub struct Paths {
+    client: Client,
+    definitions: Arc<Cache<Definition>>,
+}
+
+impl Paths {
+    /// The path of a resource in a namespace; a group that is neither built in nor defined says so itself.
+    ///
+    /// # Errors
+    /// The API's; 404 for a group that is not served.
+    pub async fn of(&self, group: &str, plural: &str, namespace: &str) -> Result<String> {
+        if let Some(kind) = BUILT_IN.iter().find(|k| k.group == group && k.plural == plural) {
+            return Ok(kind.path(namespace));
+        }
+        let defined = self.definitions.all().into_iter().filter(|definition| definition.spec.group == group);
+        if let Some(kind) = defined.filter_map(|definition| definition.kind()).find(|kind| kind.plural == plural) {
+            return Ok(kind.path(namespace));
+        }
+        let found: Value = self.client.get_path(&format!("/apis/{group}")).await?;
+        let version = found["preferredVersion"]["version"].as_str().unwrap_or("v1");
+        Ok(resource_path(group, version, namespace, plural))
     }
-    let found: Value = client.get_path(&format!("/apis/{group}")).await?;
-    let version = found["preferredVersion"]["version"].as_str().unwrap_or("v1");
-    Ok(resource_path(group, version, namespace, plural))
 }

@@ -23,7 +23,7 @@ use types::quantity::Quantity;
 use types::quota::Resource;
 use types::resources::{self, List};
 
-use crate::watches::{Place, Watches, path};
+use crate::watches::{Place, Watches};
 use crate::{Context, pods};
 
 const NAME: &str = "resourcequota-controller";
@@ -181,7 +181,7 @@ impl Quotas {
         let mut all = List::new();
         for (group, plural) in counted_resources(quota) {
             let resource = Resource { group: &group, plural: &plural };
-            let path = path(&self.client, &group, &plural, quota.namespace()).await;
+            let path = self.watches.paths().of(&group, &plural, quota.namespace()).await;
             let whole = group.is_empty() && matches!(plural.as_str(), "pods" | "services" | "persistentvolumeclaims");
             let params = ListParams::default();
             let listed = match path {
