@@ -62,16 +62,12 @@ impl Asked<'_> {
         if decision.level == Level::None {
             return None;
         }
-        let address = match self.peer {
-            Peer::Local(_) => None,
-            Peer::Remote { address, .. } => Some(address.ip()),
-        };
         let origin = Origin {
             id: id.to_str().unwrap_or_default(),
             uri: self.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
             verb: self.verb,
             headers: self.headers,
-            address,
+            address: self.peer.address(),
             user,
             target,
             version,
@@ -104,7 +100,7 @@ impl Asked<'_> {
                     subresource: r.subresource,
                     namespace: r.authorized_namespace(),
                 },
-                self.verb == "watch" || matches!(r.subresource, "proxy" | "log" | "exec" | "attach" | "portforward"),
+                is_stream(self.verb, r.subresource),
             ),
         };
         let class = trace.class.insert(shared.flow.classify(&flow::Request { identity, verb: self.verb, target }));
@@ -117,6 +113,11 @@ impl Asked<'_> {
             .await
             .map_err(|_| Status::too_many_requests("Too many requests, please try again later.", 1))
     }
+}
+
+/// Whether a request may take as long as it likes.
+pub fn is_stream(verb: &str, subresource: &str) -> bool {
+    verb == "watch" || matches!(subresource, "proxy" | "log" | "exec" | "attach" | "portforward")
 }
 
 pub fn authorized(record: &mut Option<Record>, decision: Result<(), Status>) -> Result<(), Status> {

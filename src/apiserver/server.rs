@@ -1,11 +1,10 @@
 //! The server as a value: what it is given, and the one door through which requests come.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
-use ::http::header::{HeaderValue, UPGRADE};
+use ::http::header::HeaderValue;
 use ::http::{Method, Request, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -17,8 +16,8 @@ use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
 use crate::admission::{self, Plugins};
-use crate::aggregator::proxy::DISCOVERY_LIMIT;
-use crate::aggregator::{self, Aggregator, FrontProxy, Registration};
+use crate::aggregator::proxy::{DISCOVERY_LIMIT, Sender, proxy};
+use crate::aggregator::{self, Aggregator, FrontProxy};
 use crate::audit::{self, Annotations, Level, Stage};
 use crate::auth::authenticate::{Authenticator, forget_token, impersonate};
 use crate::auth::identity::Identity;
@@ -33,9 +32,9 @@ use crate::http::body::Body;
 use crate::http::metrics::{Metrics, method_name};
 use crate::http::query::{Query, percent_decode};
 use crate::http::router::{self, Path};
-use crate::http::{deadline, documents, gzip, respond};
+use crate::http::{deadline, documents, gzip, hop, respond};
 use crate::request::{
-    Asked, Trace, answered, audit_id, authorize, authorized, negotiate, request_object, response_object,
+    Asked, Trace, answered, audit_id, authorize, authorized, is_stream, negotiate, request_object, response_object,
 };
 use crate::verbs::ask::Ask;
 use crate::verbs::{self, connect::Dial};
@@ -117,6 +116,15 @@ pub enum Peer {
         address: SocketAddr,
         certificate: Certificate,
     },
+}
+
+impl Peer {
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Local(_) => None,
+            Self::Remote { address, .. } => Some(address.ip()),
+        }
+    }
 }
 
 /// The certificate that a client showed for the whole connection.
@@ -381,9 +389,11 @@ impl ApiServer {
                     shared.authorizer.authorize(&attributes, &*view).map_err(|why| attributes.forbidden(&why));
                 authorized(&mut trace.audit, decision)?;
                 if let Some(registration) = documents::elsewhere(shared, &path) {
-                    drop((view, seat));
-                    let sender = Behalf { identity: &identity, peer, audit_id, limit: Some(DISCOVERY_LIMIT) };
-                    return self.carry(&registration, request, &sender).await;
+                    drop(view);
+                    let address = peer.address();
+                    let (path, query, limit) = (&*path, &query, Some(DISCOVERY_LIMIT));
+                    let sender = Sender { identity: &identity, address, audit_id, path, query, limit, seat };
+                    return proxy(self.store(), &registration, request, sender).await;
                 }
                 let accepted = negotiate(request.headers(), &query);
                 let response = documents::answer(shared, &method, &path, &query, request.headers(), accepted)?;
@@ -394,13 +404,12 @@ impl ApiServer {
         authorized(&mut trace.audit, decision)?;
         drop(view);
         if let Some(registration) = shared.aggregator.remote(resource.group, resource.version) {
-            // How many it takes at once is that server's own affair, and a slow one must not keep others waiting.
-            drop(seat);
             trace.labels.verb = method_name(&method);
-            trace.streams = verb == "watch" || request.headers().contains_key(UPGRADE);
+            trace.streams = is_stream(verb, resource.subresource) || hop::is_upgrade(request.headers());
             let limit = if trace.streams { None } else { Some(deadline::of(&query)?) };
-            let sender = Behalf { identity: &identity, peer, audit_id, limit };
-            return self.carry(&registration, request, &sender).await;
+            let (path, query, address) = (&*path, &query, peer.address());
+            let sender = Sender { identity: &identity, address, audit_id, path, query, limit, seat };
+            return proxy(self.store(), &registration, request, sender).await;
         }
         let found = shared.kinds.served().find(resource.group, resource.version, resource.plural);
         let sub = resource.resolve(&method, verb, found.as_deref())?;
@@ -411,8 +420,8 @@ impl ApiServer {
         // What a proxied server answers is between it and the client.
         let proxied = subresource == "proxy";
         let accepted = if proxied { Accepted::JSON } else { negotiate(request.headers(), &query)? };
-        let connects = proxied || matches!(subresource, "log" | "exec" | "attach" | "portforward");
-        trace.streams = verb == "watch" || connects;
+        let connects = is_stream("", subresource);
+        trace.streams = is_stream(verb, subresource);
         let _working = (!trace.streams).then(|| shared.metrics.work_on(verb));
         let (parts, body) = request.into_parts();
         let mut ask = Ask {
@@ -486,30 +495,6 @@ impl ApiServer {
             response
         })
     }
-
-    /// Carries an authorized request to the server that serves its group and version.
-    async fn carry(
-        &self,
-        registration: &Registration,
-        request: Request<Body>,
-        behalf: &Behalf<'_>,
-    ) -> Result<Response<Body>, Status> {
-        let Behalf { identity, peer, audit_id, limit } = *behalf;
-        let address = match peer {
-            Peer::Local(_) => None,
-            Peer::Remote { address, .. } => Some(address.ip()),
-        };
-        let sender = aggregator::proxy::Sender { identity, address, audit_id, limit };
-        aggregator::proxy::proxy(&*self.shared.store, registration, request, &sender).await
-    }
-}
-
-/// For whom a request is carried to another server, and how long that may take; `None`: a stream.
-struct Behalf<'a> {
-    identity: &'a Identity,
-    peer: &'a Peer,
-    audit_id: &'a HeaderValue,
-    limit: Option<Duration>,
 }
 
 /// Keeps what is compiled from a group's objects in step with them, whoever writes them. Ends with the store.

@@ -25,7 +25,7 @@ use crate::tls::Trust;
 use crate::verbs::connect::Io;
 use crate::webhook::{Connections, Target};
 
-/// Requests that are under way to one server at the same time, streams not counted. Source: kube-apiserver
+/// Clients' requests that are under way to one server at the same time, streams not counted. Source: kube-apiserver
 /// `--max-requests-inflight`: no server that is made like it takes more.
 const UNDER_WAY_MAX: usize = 400;
 /// What a server may say about itself in one document.
@@ -35,8 +35,6 @@ const AGENT: HeaderValue = HeaderValue::from_static("kube-aggregator");
 /// Why a request was not answered.
 #[derive(Debug, PartialEq)]
 pub enum Failed {
-    /// It has as many requests as it may have.
-    Full,
     /// In the words of Go's library.
     Transport(String),
     Late,
@@ -108,6 +106,12 @@ impl Link {
         self.connections.forget();
     }
 
+    /// A place among the clients' requests that are under way; `None` when it has as many as it may have. What this server
+    /// itself asks needs none.
+    pub fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        self.under_way.clone().try_acquire_owned().ok()
+    }
+
     /// A new connection, for a request that will switch protocols.
     ///
     /// # Errors
@@ -122,10 +126,6 @@ impl Link {
     /// There is no answer, or none in time.
     pub async fn send(self: &Arc<Self>, store: &dyn Store, outgoing: Outgoing<'_>) -> Result<Response<Body>, Failed> {
         let Outgoing { method, path, headers, body, deadline } = outgoing;
-        let permit = match deadline {
-            Some(_) => Some(self.under_way.clone().try_acquire_owned().map_err(|_| Failed::Full)?),
-            None => None,
-        };
         let make = || {
             let mut request = Request::new(Full::new(body.clone()));
             *request.method_mut() = method.clone();
@@ -144,7 +144,7 @@ impl Link {
         let (response, sender) = sent.map_err(Failed::Transport)?;
         let (parts, incoming) = response.into_parts();
         let late = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let mut body = Answer { incoming, lease: Some((self.clone(), sender)), late, _permit: permit };
+        let mut body = Answer { incoming, lease: Some((self.clone(), sender)), late };
         body.give_back();
         Ok(Response::from_parts(parts, Body::stream(body)))
     }
@@ -173,7 +173,6 @@ impl Link {
         let deadline = Some(Instant::now() + asked.limit);
         let outgoing = Outgoing { method: &Method::GET, path: asked.path, headers, body: Bytes::new(), deadline };
         let response = self.send(store, outgoing).await.map_err(|failed| match failed {
-            Failed::Full => "too many requests are under way".to_owned(),
             Failed::Transport(why) => why,
             Failed::Late => "context deadline exceeded".into(),
         })?;
@@ -207,7 +206,6 @@ struct Answer {
     incoming: Incoming,
     lease: Option<(Arc<Link>, SendRequest<Full<Bytes>>)>,
     late: Option<Pin<Box<Sleep>>>,
-    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {

@@ -10,6 +10,8 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use types::status::Status;
 
 /// Bytes of a request body. Source: apiserver `MaxRequestBodyBytes`.
@@ -55,6 +57,18 @@ impl Body {
     pub fn whole(pieces: Vec<Bytes>) -> Self {
         let left = pieces.iter().map(|p| p.len() as u64).sum();
         Self::stream(Whole { pieces: pieces.into(), left })
+    }
+
+    /// Keeps `kept` until the body has been read or is dropped; at the latest until `at`, however slowly it is read.
+    pub fn keeping(self, kept: impl Send + 'static, at: Instant) -> Self {
+        if self.is_end_stream() {
+            return self;
+        }
+        let kept = tokio::spawn(async move {
+            tokio::time::sleep_until(at).await;
+            drop(kept);
+        });
+        Self::stream(Keeping { body: self, kept: kept.abort_handle() })
     }
 
     /// The bytes, when the body is one piece that has not been read yet.
@@ -109,6 +123,34 @@ impl Body {
             1 => Ok(pieces.swap_remove(0)),
             _ => Ok(pieces.concat().into()),
         }
+    }
+}
+
+struct Keeping {
+    body: Body,
+    kept: AbortHandle,
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.kept.abort();
+    }
+}
+
+impl HttpBody for Keeping {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -189,5 +231,20 @@ mod tests {
             (refused.code, refused.message.as_str()),
             (504, "Timeout: request did not complete within the allotted timeout")
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_is_given_back_though_nobody_reads() {
+        let kept = std::sync::Arc::new(());
+        let at = Instant::now() + Duration::from_secs(60);
+        let body = |kept| Body::pieces(futures_util::stream::pending()).keeping(kept, at);
+        let (dropped, slow) = (body(kept.clone()), body(kept.clone()));
+        assert_eq!(std::sync::Arc::strong_count(&kept), 3);
+        drop(dropped);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(std::sync::Arc::strong_count(&kept), 2);
+        tokio::time::sleep_until(at + Duration::from_secs(1)).await;
+        assert_eq!(std::sync::Arc::strong_count(&kept), 1);
+        drop(slow);
     }
 }

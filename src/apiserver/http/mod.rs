@@ -8,6 +8,7 @@ pub mod documents;
 pub mod fetch;
 pub mod gzip;
 pub mod health;
+pub mod hop;
 pub mod listener;
 pub mod metrics;
 mod process;

@@ -28,6 +28,28 @@ impl Query {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
+    /// The parameters as text again, in order of their names. Source: Go `net/url` `Values.Encode`.
+    pub fn encode(&self) -> String {
+        let mut pairs: Vec<&(String, String)> = self.0.iter().collect();
+        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut out = String::new();
+        for (name, value) in pairs {
+            if !out.is_empty() {
+                out.push('&');
+            }
+            for (part, end) in [(name, "="), (value, "")] {
+                for (at, word) in part.split(' ').enumerate() {
+                    if at > 0 {
+                        out.push('+');
+                    }
+                    percent_encode(&mut out, word.as_bytes(), b"");
+                }
+                out.push_str(end);
+            }
+        }
+        out
+    }
+
     /// As upstream reads booleans in queries: present and neither `false` nor `0`.
     /// Source: apimachinery `pkg/runtime/converter.go` `Convert_Slice_string_To_bool`.
     pub fn flag(&self, name: &str) -> bool {
@@ -63,6 +85,20 @@ pub fn percent_decode(text: &str, plus: bool) -> String {
     String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
+/// What stands in a path as it is, besides letters and digits. Source: Go `net/url` `shouldEscape`.
+pub const IN_PATH: &[u8] = b"$&+,/:;=@";
+
+/// Appends the bytes; all but letters, digits, `-_.~` and `plain` as `%XX`.
+pub fn percent_encode(out: &mut String, bytes: &[u8], plain: &[u8]) {
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(byte) || plain.contains(byte) {
+            out.push(char::from(*byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +109,10 @@ mod tests {
         assert_eq!((q.get("a"), q.get("b"), q.get("c"), q.text("c")), (Some("1"), Some("x=y z"), Some(""), None));
         assert_eq!(q.all("a").collect::<Vec<_>>(), ["1", "2"]);
         assert_eq!(q.get("d"), Some("%zz"));
+        assert_eq!(q.encode(), "a=1&a=2&b=x%3Dy+z&c=&d=%25zz&e=false&watch=true");
+        let mut path = String::new();
+        percent_encode(&mut path, "/a b/ü?:;*'(".as_bytes(), IN_PATH);
+        assert_eq!(path, "/a%20b/%C3%BC%3F:;%2A%27%28");
         assert!(q.flag("watch") && q.flag("c") && !q.flag("e") && !q.flag("missing"));
     }
 
@@ -86,7 +126,10 @@ mod tests {
             let text: Vec<String> = pairs.iter().map(|(n, v)| format!("{}={}", escaped(n), escaped(v))).collect();
             let read = Query::parse(Some(&text.join("&")));
             let pairs: Vec<_> = pairs.into_iter().collect();
-            proptest::prop_assert_eq!(read, Query(pairs));
+            proptest::prop_assert_eq!(&read, &Query(pairs.clone()));
+            let (again, mut sorted) = (Query::parse(Some(&read.encode())), pairs);
+            sorted.sort_by(|a, b| a.0.cmp(&b.0));
+            proptest::prop_assert_eq!(again, Query(sorted));
         }
 
         #[test]

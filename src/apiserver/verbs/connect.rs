@@ -7,8 +7,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::HOST;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
@@ -20,12 +21,15 @@ use super::ask::{Answer, Ask, Change};
 use super::{log_options, message_socket, object};
 use crate::Body;
 use crate::admission::{self, Operation};
-use crate::http::respond;
+use crate::http::query::percent_encode;
+use crate::http::{hop, respond};
 
 /// What of an agent's error text is passed on. Source: apimachinery `maxReadLength` of the response checker.
 const ERROR_BYTES_MAX: usize = 50_000;
 /// Where agents listen unless their Node says otherwise.
 const AGENT_PORT: u16 = 10250;
+/// How long the other side may take to say whether it switches protocols: what any request has.
+const SWITCH_LIMIT: Duration = crate::http::deadline::LIMIT;
 
 /// A stream to an agent.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -99,10 +103,7 @@ pub async fn connect(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<An
     // The agent speaks of logs in plain HTTP only.
     let socket = if ask.subresource == "log" { message_socket::Wish::take(&mut request)? } else { None };
     let carried = carry(stream, &format!("{host}:{port}"), &path, request).await;
-    let mut response = carried.map_err(|e| match e {
-        Broken::Transport(error) => unreachable(&error),
-        Broken::Refused(status) => status,
-    })?;
+    let response = carried.map_err(|broken| broken.status(|why| unreachable(&why)))?;
     if let Some(socket) = socket
         && response.status().is_success()
     {
@@ -110,9 +111,6 @@ pub async fn connect(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<An
     }
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switched || response.status().is_success() || response.status().is_redirection() {
-        if !switched {
-            response.headers_mut().remove(CONNECTION);
-        }
         return Ok(Answer::Response(response));
     }
     Err(agent_error(ask, response).await)
@@ -120,19 +118,37 @@ pub async fn connect(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<An
 
 /// Why a request could not be carried.
 pub(crate) enum Broken {
-    /// The other side is not there, or does not speak HTTP.
-    Transport(hyper::Error),
+    /// The other side is not there, does not speak HTTP, or says nothing.
+    Transport(String),
+    /// It was asked for another protocol, and did not refuse but answered with this.
+    NotSwitched(u16),
     Refused(Status),
+}
+
+impl Broken {
+    /// As the client is told; `unreachable` words what is wrong with the way.
+    pub(crate) fn status(self, unreachable: impl FnOnce(&str) -> Status) -> Status {
+        match self {
+            Self::Transport(why) => unreachable(&why),
+            Self::NotSwitched(code) => Status::new(Reason::InternalError, not_switched(code)),
+            Self::Refused(status) => status,
+        }
+    }
 }
 
 impl From<hyper::Error> for Broken {
     fn from(error: hyper::Error) -> Self {
-        Self::Transport(error)
+        Self::Transport(error.to_string())
     }
 }
 
-/// Sends `request` over `stream` to `path` there and hands back the answer. When both sides agree to switch protocols,
-/// bytes are copied between them until one ends.
+/// Source: apimachinery `pkg/util/proxy/upgradeaware.go` `tryUpgrade`.
+pub(crate) fn not_switched(code: u16) -> String {
+    format!("invalid upgrade response: status code {code}")
+}
+
+/// Sends `request` over `stream` to `path` there and hands back the answer, each without what is of its connection. When both
+/// sides agree to switch protocols, bytes are copied between them until one ends; a request that asks for that has no body.
 pub(crate) async fn carry(
     stream: Box<dyn Io>,
     authority: &str,
@@ -147,24 +163,30 @@ pub(crate) async fn carry(
         }
     });
     let (mut parts, body) = request.into_parts();
-    let upgrades = parts.headers.contains_key(UPGRADE);
+    let upgrades = hop::is_upgrade(&parts.headers);
     let client_side = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    hop::strip_request(&mut parts.headers);
+    // The other side trusts the server, not whoever is behind it.
+    hop::remove(&mut parts.headers, |name| name == "authorization" || name.starts_with("impersonate-"));
     let mut outgoing = Request::new(if upgrades { Body::empty() } else { body });
     *outgoing.method_mut() = parts.method;
     *outgoing.uri_mut() = path.parse().map_err(|e| Broken::Refused(Status::internal(format!("{e}"))))?;
-    for (name, value) in &parts.headers {
-        // The other side trusts the server, not whoever is behind it.
-        let own = name == http::header::AUTHORIZATION || name == HOST || name.as_str().starts_with("impersonate-");
-        let hop = name == CONNECTION && !upgrades;
-        if !own && !hop {
-            outgoing.headers_mut().append(name, value.clone());
-        }
-    }
+    *outgoing.headers_mut() = parts.headers;
     if let Ok(value) = http::HeaderValue::from_str(authority) {
         outgoing.headers_mut().insert(HOST, value);
     }
-    let mut response = sender.send_request(outgoing).await?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    let sent = sender.send_request(outgoing);
+    let mut response = if upgrades {
+        let late = |_| Broken::Transport("net/http: timeout awaiting response headers".into());
+        tokio::time::timeout(SWITCH_LIMIT, sent).await.map_err(late)??
+    } else {
+        sent.await?
+    };
+    let code = response.status();
+    if upgrades && code != StatusCode::SWITCHING_PROTOCOLS && code.as_u16() < 400 {
+        return Err(Broken::NotSwitched(code.as_u16()));
+    }
+    if code == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = client_side else {
             let why = "unable to upgrade: this connection cannot switch protocols";
             return Err(Broken::Refused(Status::bad_request(why)));
@@ -180,7 +202,8 @@ pub(crate) async fn carry(
         let (parts, _) = response.into_parts();
         return Ok(Response::from_parts(parts, Body::empty()));
     }
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    hop::strip(&mut parts.headers);
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 
@@ -262,7 +285,7 @@ fn agent_path(ask: &Ask<'_>, pod: &Value) -> Result<String, Status> {
         query.push(if query.is_empty() { '?' } else { '&' });
         query.push_str(name);
         query.push('=');
-        escape(&mut query, value);
+        percent_encode(&mut query, value.as_bytes(), b"");
     };
     match ask.subresource {
         "log" => {
@@ -293,17 +316,6 @@ fn agent_path(ask: &Ask<'_>, pod: &Value) -> Result<String, Status> {
                 }
             }
             Ok(format!("/{verb}/{namespace}/{name}/{container}{query}"))
-        }
-    }
-}
-
-fn escape(out: &mut String, text: &str) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            out.push('%');
-            out.push_str(&format!("{byte:02X}"));
         }
     }
 }

@@ -91,7 +91,6 @@ pub async fn proxy(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<Answ
         )
     };
     drop(view);
-    request.headers_mut().remove("te");
     // The server behind is to know by which name and path it is asked for.
     let from = request.uri().path().to_owned();
     let asked = request.headers().get(HOST).and_then(|v| v.to_str().ok()).map(str::to_owned);
@@ -100,28 +99,22 @@ pub async fn proxy(ask: &mut Ask<'_>, mut request: Request<Body>) -> Result<Answ
         request.headers_mut().insert("x-forwarded-uri", uri);
     }
     let host = if asked.is_empty() { &authority } else { &asked };
-    let mut response = connect::carry(stream, host, &path, request).await.map_err(|e| match e {
-        connect::Broken::Transport(error) => unreachable(&error),
-        connect::Broken::Refused(status) => status,
-    })?;
+    let response = connect::carry(stream, host, &path, request).await;
+    let mut response = response.map_err(|broken| broken.status(|why| unreachable(&why)))?;
     if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer::Response(response));
     }
-    for own in NOT_PASSED_ON {
+    for own in OF_THE_ORIGIN {
         response.headers_mut().remove(*own);
     }
     let prefix = from.strip_suffix(path.split('?').next().unwrap_or_default()).unwrap_or(&from).to_owned();
     Ok(Answer::Response(Links { prefix, server: authority, asked }.rewrite(response)))
 }
 
-/// What is between the server behind and this one, and who may read the answers, which this server decides for its origin.
+/// Who may read the answers, which this server decides for its origin.
 ///
-/// Source: apimachinery `pkg/util/proxy/upgradeaware.go` `removeCORSHeaders`, RFC 9110 §7.6.1.
-const NOT_PASSED_ON: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "transfer-encoding",
-    "upgrade",
+/// Source: apimachinery `pkg/util/proxy/upgradeaware.go` `removeCORSHeaders`.
+const OF_THE_ORIGIN: &[&str] = &[
     "access-control-allow-credentials",
     "access-control-allow-headers",
     "access-control-allow-methods",

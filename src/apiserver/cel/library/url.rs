@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cel::signature::Function;
 use crate::cel::value::{Answer, Key, Value, fault, no_overload};
+use crate::http::query::{IN_PATH, percent_encode};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Url {
@@ -177,23 +178,14 @@ fn unescape(text: &str) -> Result<Vec<u8>, String> {
     }
     Ok(out)
 }
-/// What may stand in a path as it is. Source: Go `net/url` `shouldEscape`, `validEncoded`.
-fn plain(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&b)
-}
+/// Source: Go `net/url` `validEncoded`.
 fn escaped_path(url: &Url) -> String {
-    let valid = |b: u8| plain(b) || b"!'()*[]%".contains(&b);
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b"-_.~!'()*[]%".contains(&b) || IN_PATH.contains(&b);
     if url.path.bytes().all(valid) {
         return url.path.clone();
     }
     let mut out = String::new();
-    for b in unescape(&url.path).unwrap_or_default() {
-        if plain(b) {
-            out.push(char::from(b));
-        } else {
-            out.push_str(&format!("%{b:02X}"));
-        }
-    }
+    percent_encode(&mut out, &unescape(&url.path).unwrap_or_default(), IN_PATH);
     out
 }
 
