@@ -21,7 +21,7 @@ use super::registration::{self, STORE_PREFIX};
 use super::told::{self, Told};
 use crate::hooks::json::{get, text};
 use crate::server::{ApiServer, Shared};
-use crate::webhook::Target;
+use crate::webhook::{Target, is_slice_of};
 
 /// Between two questions to a server that answers: upstream's resync.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -59,37 +59,38 @@ pub async fn attend(shared: Weak<Shared>, name: String, link: Arc<Link>) {
         let Some(strong) = shared.upgrade() else { return };
         let view = strong.store.snapshot();
         let Some(mut feeds) = feeds(&*strong.store, view.revision(), &namespace) else { return };
-        let verdict = match check::place(&*view, link.target()) {
-            Err(verdict) => verdict,
-            Ok(place) => match check::probe(&*strong.store, &link, &place).await {
-                Ok(answer) => {
-                    if !link.told.load().fresh || heard.is_none_or(|at| at.elapsed() >= REFRESH) {
-                        listen(&strong, &link, &answer, &mut tags).await;
-                        heard = Some(Instant::now());
-                    }
-                    Verdict::passed()
-                }
-                Err(verdict) => verdict,
-            },
+        let found = match check::place(&*view, link.target()) {
+            Err(verdict) => Err(verdict),
+            Ok(place) => check::probe(&*strong.store, &link, &place).await,
         };
-        if !verdict.available && link.told.load().fresh {
-            say(&strong, &link, Told { fresh: false, ..(**link.told.load()).clone() });
+        drop(view);
+        let (verdict, answer) = match found {
+            Ok(answer) => (Verdict::passed(), Some(answer)),
+            Err(verdict) => (verdict, None),
+        };
+        let is_fresh = link.told.load().fresh;
+        let due = !is_fresh || heard.is_none_or(|at| at.elapsed() >= REFRESH);
+        match &answer {
+            // Whoever sees that it is available may ask at once what it has.
+            Some(answer) if !is_fresh => {
+                tags.discovery = learn_resources(&strong, &link, told::legacy(&answer.body), "")
+            }
+            None if is_fresh => say(&strong, &link, Told { fresh: false, ..(**link.told.load()).clone() }),
+            _ => {}
         }
         link.set_available(verdict.available);
         let written = write(&strong, &name, &verdict).await;
-        drop(view);
-        drop(strong);
+        let failed = verdict.reason == "FailedDiscoveryCheck" || !written;
         let wait = match verdict.reason {
+            _ if failed => Some(RETRY_MIN.saturating_mul(1 << failures.min(16)).min(AGAIN)),
             "Passed" => Some(AGAIN),
-            "FailedDiscoveryCheck" => Some(RETRY_MIN.saturating_mul(1 << failures.min(16)).min(AGAIN)),
             // Nothing changes without an event.
-            _ if written => None,
-            _ => Some(RETRY_MIN),
+            _ => None,
         };
-        failures = if verdict.reason == "FailedDiscoveryCheck" { failures + 1 } else { 0 };
+        failures = if failed { failures + 1 } else { 0 };
         let changed = async {
             let is_service = |e: &Event| key_name(e) == service;
-            let is_slice = |e: &Event| check::is_slice_of(e.entry(), &service);
+            let is_slice = |e: &Event| is_slice_of(e.entry(), &service);
             let differs = |e: &Event| key_name(e) == name && !is_said(&e.entry().value, &verdict);
             tokio::select! {
                 open = until(&mut feeds.service, is_service) => open,
@@ -97,14 +98,43 @@ pub async fn attend(shared: Weak<Shared>, name: String, link: Arc<Link>) {
                 open = until(&mut feeds.object, differs) => open,
             }
         };
-        let open = match wait {
-            Some(wait) => tokio::time::timeout(wait, changed).await.unwrap_or(true),
-            None => changed.await,
+        let rest = async {
+            if let Some(answer) = answer.filter(|_| due) {
+                listen(&strong, &link, &answer, &mut tags).await;
+                heard = Some(Instant::now());
+            }
+            drop(strong);
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        let open = tokio::select! {
+            open = changed => open,
+            () = rest => true,
         };
         if !open {
             return;
         }
     }
+}
+
+/// Writes the condition, again after a while when that is refused. Ends when it is there, or the object is not.
+pub async fn insist(shared: Weak<Shared>, name: String, verdict: Verdict) {
+    let mut pause = RETRY_MIN;
+    while let Some(strong) = shared.upgrade() {
+        if write(&strong, &name, &verdict).await {
+            return;
+        }
+        drop(strong);
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(AGAIN);
+    }
+}
+
+/// Whether the stored object has the condition.
+pub fn has(store: &dyn Store, name: &str, verdict: &Verdict) -> bool {
+    store.snapshot().get(&registration::key(name)).is_some_and(|entry| is_said(&entry.value, verdict))
 }
 
 fn feeds(store: &dyn Store, after: store::Revision, namespace: &str) -> Option<Feeds> {
@@ -147,7 +177,7 @@ fn is_same(condition: &Value, verdict: &Verdict) -> bool {
 }
 
 /// Writes the condition where it is another one. `false` when that was refused.
-pub async fn write(shared: &Arc<Shared>, name: &str, verdict: &Verdict) -> bool {
+async fn write(shared: &Arc<Shared>, name: &str, verdict: &Verdict) -> bool {
     let Some(entry) = shared.store.snapshot().get(&registration::key(name)) else { return true };
     let object: Value = serde_json::from_slice(&entry.value).unwrap_or_default();
     let Some(conditions) = conditions(&object, verdict, (shared.config.clock)()) else { return true };
@@ -188,47 +218,67 @@ fn conditions(object: &Value, verdict: &Verdict, now: jiff::Timestamp) -> Option
     Some(all.into())
 }
 
-/// Takes over what the server tells of itself. What cannot be had stays as it was.
+/// Takes over what the server tells of itself, one document after the other. What cannot be had stays as it was; what cannot
+/// be read, too, and is asked for again.
 async fn listen(shared: &Arc<Shared>, link: &Arc<Link>, answer: &Read, tags: &mut Tags) {
     let store = &*shared.store;
     let identity = check::aggregator();
     let (group, version) = group_version(link.root());
-    let before = link.told.load_full();
-    let mut told = Told { fresh: true, ..(*before).clone() };
     let all = if group.is_empty() { "/api" } else { "/apis" };
     let asked = Asked { path: all, accept: told::ACCEPT, tag: &tags.discovery, limit: DISCOVERY_LIMIT };
-    match link.read(store, &identity, &asked).await {
-        Ok(read) if read.code == 304 => {}
+    tags.discovery = match link.read(store, &identity, &asked).await {
+        Ok(read) if read.code == 304 => learn(shared, link, |told| told.fresh = true, &tags.discovery),
         Ok(read) if read.code == 200 && told::is_aggregated(&read.media) => {
-            keep("discovery", told::aggregated(&read.body, group, version), &mut told.resources);
-            tags.discovery = read.tag;
+            learn_resources(shared, link, told::aggregated(&read.body, group, version), &read.tag)
         }
-        _ => keep("discovery", told::legacy(&answer.body), &mut told.resources),
-    }
+        _ => learn_resources(shared, link, told::legacy(&answer.body), ""),
+    };
     let asked = Asked { path: "/openapi/v3", accept: "application/json", tag: &tags.v3, limit: OPENAPI_LIMIT };
-    if let Ok(read) = link.read(store, &identity, &asked).await
-        && read.code == 200
-    {
-        keep("OpenAPI v3", told::v3(&read.body, group, version), &mut told.v3);
-        tags.v3 = read.tag;
+    let read = match link.read(store, &identity, &asked).await {
+        Ok(read) if read.code == 200 => Some((told::v3(&read.body, group, version), read.tag)),
+        Ok(read) if read.code == 404 => Some((Ok(Vec::new()), String::new())),
+        _ => None,
+    };
+    if let Some((read, tag)) = read {
+        tags.v3 = learn_of("OpenAPI v3", read, |read| learn(shared, link, |told| told.v3 = read, &tag));
     }
     let asked = Asked { path: "/openapi/v2", accept: "application/json", tag: &tags.v2, limit: OPENAPI_LIMIT };
-    if let Ok(read) = link.read(store, &identity, &asked).await
-        && read.code == 200
-    {
-        keep("OpenAPI v2", told::v2(&read.body, link.root()).map(Some), &mut told.v2);
-        tags.v2 = read.tag;
-    }
-    if told != *before {
-        say(shared, link, told);
+    let read = match link.read(store, &identity, &asked).await {
+        Ok(read) if read.code == 200 => Some((told::v2(&read.body, link.root()).map(Some), read.tag)),
+        Ok(read) if read.code == 404 => Some((Ok(None), String::new())),
+        _ => None,
+    };
+    if let Some((read, tag)) = read {
+        tags.v2 = learn_of("OpenAPI v2", read, |read| learn(shared, link, |told| told.v2 = read, &tag));
     }
 }
 
-fn keep<T>(document: &str, read: Result<T, String>, into: &mut T) {
+/// The tag by which a document is known from now on: none for one that could not be read.
+fn learn_of<T>(document: &str, read: Result<T, String>, learn: impl FnOnce(T) -> String) -> String {
     match read {
-        Ok(read) => *into = read,
-        Err(why) => tracing::debug!(document, why, "an aggregated server's document cannot be read"),
+        Ok(read) => learn(read),
+        Err(why) => {
+            tracing::debug!(document, why, "an aggregated server's document cannot be read");
+            String::new()
+        }
     }
+}
+
+fn learn_resources(shared: &Shared, link: &Link, read: Result<Vec<Value>, String>, tag: &str) -> String {
+    learn_of("discovery", read, |resources| {
+        let change = |told: &mut Told| (told.fresh, told.resources) = (true, resources);
+        learn(shared, link, change, tag)
+    })
+}
+
+fn learn(shared: &Shared, link: &Link, change: impl FnOnce(&mut Told), tag: &str) -> String {
+    let before = link.told.load_full();
+    let mut told = (*before).clone();
+    change(&mut told);
+    if told != *before {
+        say(shared, link, told);
+    }
+    tag.to_owned()
 }
 
 fn say(shared: &Shared, link: &Link, told: Told) {

@@ -19,7 +19,8 @@ use crate::server::Shared;
 
 /// A task that attends to an APIService; ends with this.
 struct Attended {
-    link: Arc<Link>,
+    /// `None`: it is served here, and the task ends as soon as that is said.
+    link: Option<Arc<Link>>,
     task: AbortHandle,
 }
 
@@ -42,7 +43,7 @@ pub async fn follow(shared: Weak<Shared>) {
         let mut names: BTreeSet<String> = registered.iter().map(|r| r.name.clone()).collect();
         names.extend(attended.keys().cloned());
         for name in names {
-            look_at(&strong, &name, &mut attended).await;
+            look_at(&strong, &name, &mut attended);
         }
         drop((strong, store));
         let mut events = Vec::new();
@@ -55,7 +56,7 @@ pub async fn follow(shared: Weak<Shared>) {
                     for event in &events {
                         let key = &event.entry().key;
                         shared.aggregator.refresh(&*shared.store, key);
-                        look_at(&shared, crate::verbs::options::place(key).1, &mut attended).await;
+                        look_at(&shared, crate::verbs::options::place(key).1, &mut attended);
                     }
                 }
                 Err(store::Error::Compacted { .. }) => break,
@@ -65,22 +66,25 @@ pub async fn follow(shared: Weak<Shared>) {
     }
 }
 
-async fn look_at(shared: &Arc<Shared>, name: &str, attended: &mut BTreeMap<String, Attended>) {
+fn look_at(shared: &Arc<Shared>, name: &str, attended: &mut BTreeMap<String, Attended>) {
     let registered = shared.aggregator.registered();
-    let registration = registered.iter().find(|r| r.name == name);
-    let link = registration.and_then(|r| r.remote.as_ref()).map(|remote| &remote.link);
-    let Some(link) = link else {
+    let Some(registration) = registered.named(name) else {
         attended.remove(name);
-        if registration.is_some() {
-            attend::write(shared, name, &local()).await;
-        }
         return;
     };
-    if attended.get(name).is_some_and(|known| Arc::ptr_eq(&known.link, link)) {
+    let link = registration.remote.as_ref().map(|remote| remote.link.clone());
+    let is_same = |known: &Attended| known.link.as_ref().map(Arc::as_ptr) == link.as_ref().map(Arc::as_ptr);
+    if attended.get(name).is_some_and(|known| is_same(known) && !known.task.is_finished()) {
         return;
     }
-    let task = tokio::spawn(attend::attend(Arc::downgrade(shared), name.to_owned(), link.clone())).abort_handle();
-    attended.insert(name.to_owned(), Attended { link: link.clone(), task });
+    attended.remove(name);
+    let weak = Arc::downgrade(shared);
+    let task = match &link {
+        Some(link) => tokio::spawn(attend::attend(weak, name.to_owned(), link.clone())),
+        None if attend::has(&*shared.store, name, &local()) => return,
+        None => tokio::spawn(attend::insist(weak, name.to_owned(), local())),
+    };
+    attended.insert(name.to_owned(), Attended { link, task: task.abort_handle() });
 }
 
 fn local() -> Verdict {

@@ -3,16 +3,21 @@
 //! Source: kube-aggregator `pkg/apiserver/handler_discovery.go`, `pkg/controllers/openapi{,v3}/aggregator`; apiserver
 //! `pkg/endpoints/discovery/aggregated`, `pkg/endpoints/discovery.go` `ConvertGroupVersionIntoToDiscovery`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha512};
 
+use crate::codec::protobuf::openapi;
 use crate::schema::openapi::hexadecimal;
 
 /// Which documents of discovery are understood.
 pub const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
                           application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+
+/// Resources and what is below them, of one group and version. Every client reads all of them; no known server has a tenth.
+const RESOURCES_MAX: usize = 2000;
 
 /// What was told last.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,85 +40,201 @@ pub struct Definitions {
     pub hash: String,
 }
 
+impl Definitions {
+    fn check(&self) -> Result<(), String> {
+        let object = |members: &[(String, String)]| {
+            let members: Vec<String> = members.iter().map(|(name, text)| format!("{}:{text}", json!(name))).collect();
+            members.join(",")
+        };
+        let (paths, definitions) = (object(&self.paths), object(&self.definitions));
+        let document = format!("{{\"paths\":{{{paths}}},\"definitions\":{{{definitions}}}}}");
+        openapi::document(document.as_bytes()).map(|_| ())
+    }
+}
+
 /// Whether a document is one of aggregated discovery.
 pub fn is_aggregated(media: &str) -> bool {
     let has = |wanted: &str| media.split(';').any(|p| p.trim() == wanted);
     has("g=apidiscovery.k8s.io") && has("as=APIGroupDiscoveryList") && (has("v=v2") || has("v=v2beta1"))
 }
 
+/// A resource, as the aggregated document has it. Whatever a server tells is read into this and written anew, so that what is
+/// not right of one server does not spoil the document of all. Source: k8s.io/api `apidiscovery/v2`.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Resource {
+    #[serde(deserialize_with = "null_is_default")]
+    resource: String,
+    /// Older clients expect that every resource says of which kind it is.
+    #[serde(deserialize_with = "null_is_default")]
+    response_kind: Kind,
+    #[serde(deserialize_with = "null_is_default")]
+    scope: String,
+    #[serde(deserialize_with = "null_is_default")]
+    singular_resource: String,
+    #[serde(deserialize_with = "null_is_default")]
+    verbs: Vec<String>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    short_names: Vec<String>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    categories: Vec<String>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    subresources: Vec<Subresource>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Subresource {
+    #[serde(deserialize_with = "null_is_default")]
+    subresource: String,
+    #[serde(deserialize_with = "null_is_default")]
+    response_kind: Kind,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    accepted_types: Vec<Kind>,
+    #[serde(deserialize_with = "null_is_default")]
+    verbs: Vec<String>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Kind {
+    #[serde(deserialize_with = "null_is_default")]
+    group: String,
+    #[serde(deserialize_with = "null_is_default")]
+    version: String,
+    #[serde(deserialize_with = "null_is_default")]
+    kind: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Groups {
+    #[serde(deserialize_with = "null_is_default")]
+    items: Vec<Group>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Group {
+    #[serde(deserialize_with = "null_is_default")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "null_is_default")]
+    versions: Vec<Version>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    #[serde(deserialize_with = "null_is_default")]
+    name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Version {
+    #[serde(deserialize_with = "null_is_default")]
+    version: String,
+    #[serde(deserialize_with = "null_is_default")]
+    resources: Vec<Resource>,
+}
+
+/// The older form. Source: apimachinery `metav1.APIResourceList`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Listed {
+    #[serde(deserialize_with = "null_is_default")]
+    resources: Vec<ListedResource>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ListedResource {
+    #[serde(deserialize_with = "null_is_default")]
+    name: String,
+    #[serde(deserialize_with = "null_is_default")]
+    singular_name: String,
+    #[serde(deserialize_with = "null_is_default")]
+    namespaced: bool,
+    #[serde(flatten)]
+    kind: Kind,
+    #[serde(deserialize_with = "null_is_default")]
+    verbs: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    short_names: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    categories: Vec<String>,
+}
+
+/// Source: kube-openapi `pkg/handler3` `OpenAPIV3Discovery`.
+#[derive(Deserialize)]
+struct Index {
+    paths: BTreeMap<String, Place>,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    #[serde(rename = "serverRelativeURL")]
+    url: String,
+}
+
+/// `null` is how Go writes what is not set.
+fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// The resources of a group and version in an aggregated document; none when it does not speak of it.
 ///
 /// # Errors
-/// It is no such document.
+/// It is no such document, or too much.
 pub fn aggregated(body: &[u8], group: &str, version: &str) -> Result<Vec<Value>, String> {
-    let mut document: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-    let named = |value: &Value, name: &str| value.as_str().unwrap_or_default() == name;
-    let groups = document["items"].as_array_mut().into_iter().flatten();
-    let versions = groups.filter(|g| named(&g["metadata"]["name"], group)).filter_map(|g| g["versions"].as_array_mut());
-    let found = versions.flatten().find(|v| named(&v["version"], version));
-    let Some(Value::Array(mut resources)) = found.map(|v| v["resources"].take()) else { return Ok(Vec::new()) };
-    for resource in &mut resources {
-        complete(resource);
-        resource["subresources"].as_array_mut().into_iter().flatten().for_each(complete);
-        if resource["subresources"].is_null()
-            && let Some(members) = resource.as_object_mut()
-        {
-            members.remove("subresources");
-        }
-    }
-    resources.retain(Value::is_object);
-    Ok(resources)
-}
-
-/// Older clients expect that every resource says of which kind it is.
-fn complete(resource: &mut Value) {
-    if let Some(members) = resource.as_object_mut()
-        && members.get("responseKind").is_none_or(Value::is_null)
-    {
-        members.insert("responseKind".into(), json!({"group": "", "version": "", "kind": ""}));
-    }
+    let document: Groups = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    let versions = document.items.into_iter().filter(|g| g.metadata.name == group).flat_map(|g| g.versions);
+    written(versions.into_iter().find(|v| v.version == version).map(|v| v.resources).unwrap_or_default())
 }
 
 /// The resources of an APIResourceList, as the aggregated document has them.
 ///
 /// # Errors
-/// It is no such document.
+/// It is no such document, or too much.
 pub fn legacy(body: &[u8]) -> Result<Vec<Value>, String> {
-    let document: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-    let mut found: Vec<(String, Value)> = Vec::new();
-    for resource in document["resources"].as_array().into_iter().flatten() {
-        let text = |key: &str| resource[key].as_str().unwrap_or_default();
-        let response = json!({"group": text("group"), "version": text("version"), "kind": text("kind")});
-        let (name, sub) = text("name").split_once('/').map_or((text("name"), None), |(name, sub)| (name, Some(sub)));
-        let scope = if resource["namespaced"] == true { "Namespaced" } else { "Cluster" };
-        let at = found.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+    let document: Listed = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    let mut found: Vec<Resource> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for listed in document.resources {
+        let (name, sub) = match listed.name.split_once('/') {
+            Some((name, sub)) => (name.to_owned(), Some(sub.to_owned())),
+            None => (listed.name, None),
+        };
+        let scope = if listed.namespaced { "Namespaced" } else { "Cluster" };
+        let at = *places.entry(name).or_insert_with_key(|name| {
             // What there is only below is there, and cannot be had itself.
-            let bare = json!({"resource": name, "scope": scope, "singularResource": "", "verbs": [],
-                "responseKind": {"group": "", "version": "", "kind": ""}});
-            found.push((name.to_owned(), bare));
+            found.push(Resource { resource: name.clone(), scope: scope.to_owned(), ..Resource::default() });
             found.len() - 1
         });
-        let one = &mut found[at].1;
-        let verbs = resource["verbs"].as_array().cloned().unwrap_or_default();
-        if let Some(sub) = sub {
-            let sub = json!({"subresource": sub, "responseKind": response, "verbs": verbs});
-            match one["subresources"].as_array_mut() {
-                Some(list) => list.push(sub),
-                None => one["subresources"] = json!([sub]),
-            }
+        let Some(one) = found.get_mut(at) else { continue };
+        let (response_kind, verbs) = (listed.kind, listed.verbs);
+        if let Some(subresource) = sub {
+            one.subresources.push(Subresource { subresource, response_kind, verbs, ..Subresource::default() });
             continue;
         }
-        one["scope"] = json!(scope);
-        one["responseKind"] = response;
-        one["verbs"] = json!(verbs);
-        one["singularResource"] = json!(text("singularName"));
-        for key in ["shortNames", "categories"] {
-            if resource[key].is_array() {
-                one[key] = resource[key].clone();
-            }
-        }
+        scope.clone_into(&mut one.scope);
+        (one.response_kind, one.verbs) = (response_kind, verbs);
+        one.singular_resource = listed.singular_name;
+        (one.short_names, one.categories) = (listed.short_names, listed.categories);
     }
-    Ok(found.into_iter().map(|(_, resource)| resource).collect())
+    written(found)
+}
+
+fn written(resources: Vec<Resource>) -> Result<Vec<Value>, String> {
+    let count: usize = resources.iter().map(|r| 1 + r.subresources.len()).sum();
+    if count > RESOURCES_MAX {
+        return Err(format!("{count} resources are more than {RESOURCES_MAX}"));
+    }
+    resources.into_iter().map(|r| serde_json::to_value(r).map_err(|e| e.to_string())).collect()
 }
 
 /// The documents of OpenAPI v3 that are about the group and version.
@@ -121,16 +242,15 @@ pub fn legacy(body: &[u8]) -> Result<Vec<Value>, String> {
 /// # Errors
 /// It is no such document.
 pub fn v3(body: &[u8], group: &str, version: &str) -> Result<Vec<(String, String)>, String> {
-    let document: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    let document: Index = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     let wanted = format!("apis/{group}/{version}");
-    let url = &document["paths"][&wanted]["serverRelativeURL"];
-    Ok(url.as_str().map(|url| (wanted, url.to_owned())).into_iter().collect())
+    Ok(document.paths.into_iter().filter(|(path, _)| *path == wanted).map(|(path, at)| (path, at.url)).collect())
 }
 
 /// What an OpenAPI v2 document says of the paths below `root`, with the definitions that those need.
 ///
 /// # Errors
-/// It is no such document.
+/// It is no such document, or one that could not be passed on in every form.
 pub fn v2(body: &[u8], root: &str) -> Result<Definitions, String> {
     let document: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     let empty = Map::new();
@@ -169,6 +289,7 @@ pub fn v2(body: &[u8], root: &str) -> Result<Definitions, String> {
         hasher.update(text);
     }
     told.hash = hexadecimal(&hasher.finalize());
+    told.check()?;
     Ok(told)
 }
 
@@ -200,6 +321,36 @@ mod tests {
         assert_eq!((&lonely[0]["verbs"], &lonely[0]["subresources"][0]["subresource"]), (&json!([]), &json!("status")));
     }
 
+    /// Go clients fail the whole document for one wrong type.
+    #[test]
+    fn what_is_of_a_wrong_type_is_refused() {
+        for resource in [
+            json!(3),
+            json!({"verbs": "get"}),
+            json!({"verbs": [1]}),
+            json!({"shortNames": [1]}),
+            json!({"name": 1, "resource": 1}),
+            json!({"subresources": [1], "namespaced": "yes"}),
+        ] {
+            let new = json!({"items": [{"metadata": {"name": "a"}, "versions": [{"version": "v1", "resources": [resource]}]}]});
+            assert!(aggregated(new.to_string().as_bytes(), "a", "v1").is_err(), "{resource}");
+            assert!(legacy(json!({"resources": [resource]}).to_string().as_bytes()).is_err(), "{resource}");
+        }
+        for text in ["3", "{\"items\":[1]}", "{\"items\":{}}", "{\"items\":[{\"versions\":[1]}]}"] {
+            assert!(aggregated(text.as_bytes(), "a", "v1").is_err(), "{text}");
+        }
+        let null = json!({"items": [{"metadata": {"name": "a"}, "versions": [{"version": "v1", "resources": [
+            {"resource": "x", "verbs": null, "responseKind": null, "subresources": null, "unknown": 1}]}]}]});
+        let found = aggregated(null.to_string().as_bytes(), "a", "v1").unwrap();
+        let kind = json!({"group": "", "version": "", "kind": ""});
+        assert_eq!(
+            found,
+            [json!({"resource": "x", "responseKind": kind, "scope": "", "singularResource": "", "verbs": []})]
+        );
+        let many: Vec<_> = (0..=RESOURCES_MAX).map(|n| json!({"name": n.to_string()})).collect();
+        assert!(legacy(json!({"resources": many}).to_string().as_bytes()).is_err());
+    }
+
     #[test]
     fn media() {
         assert!(is_aggregated("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"));
@@ -208,17 +359,20 @@ mod tests {
 
     #[test]
     fn what_is_about_others_is_left_out() {
-        let index = json!({"paths": {"version": {}, "apis/acme.io/v1": {"serverRelativeURL": "/openapi/v3/apis/acme.io/v1?hash=A"}}});
+        let index = json!({"paths": {"version": {"serverRelativeURL": "/"}, "apis/acme.io/v1": {"serverRelativeURL": "/openapi/v3/apis/acme.io/v1?hash=A"}}});
         let found = v3(index.to_string().as_bytes(), "acme.io", "v1").unwrap();
         assert_eq!(found, [("apis/acme.io/v1".to_owned(), "/openapi/v3/apis/acme.io/v1?hash=A".to_owned())]);
         let reference = |name: &str| json!({"$ref": format!("#/definitions/{name}")});
         let document = json!({
-            "paths": {"/apis/acme.io/v1/rockets": {"get": reference("Rocket")}, "/apis/acme.io/v1beta1/x": reference("Old")},
-            "definitions": {"Rocket": {"a": [reference("Part")]}, "Part": {"b": reference("Part")}, "Old": {}, "Alone": {}}});
+            "paths": {"/apis/acme.io/v1/rockets": {"x-get": reference("Rocket")}, "/apis/acme.io/v1beta1/x": reference("Old")},
+            "definitions": {"Rocket": {"x-a": [reference("Part")]}, "Part": {"x-b": reference("Part")}, "Old": {}, "Alone": {}}});
         let found = v2(document.to_string().as_bytes(), "/apis/acme.io/v1").unwrap();
         let names = |list: &[(String, String)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&found.paths), ["/apis/acme.io/v1/rockets"]);
         assert_eq!(names(&found.definitions), ["Part", "Rocket"]);
         assert_eq!(found.hash.len(), 128);
+        let wrong = json!({"paths": {"/apis/acme.io/v1/x": {"get": {"deprecated": {}}}}}).to_string();
+        assert!(v2(wrong.as_bytes(), "/apis/acme.io/v1").is_err() && v2(wrong.as_bytes(), "/apis/acme.io/v2").is_ok());
+        assert!(v3(br#"{"paths":{"apis/acme.io/v1":{"serverRelativeURL":1}}}"#, "acme.io", "v1").is_err());
     }
 }

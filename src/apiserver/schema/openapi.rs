@@ -3,11 +3,12 @@
 //!
 //! Source: kube-openapi `pkg/handler3`, `pkg/builder3`; apiserver `pkg/endpoints/installer.go`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
@@ -123,14 +124,16 @@ pub fn v2(added: &Added) -> Bytes {
     let length = LENGTH + paths.len() + added.paths.len() + added.definitions.len() + 256;
     let mut body = Vec::with_capacity(length);
     body.extend_from_slice(br#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36"},"paths":{"#);
+    let paths_at = body.len() - 1;
     body.extend_from_slice(paths.as_bytes());
     if !added.paths.is_empty() {
         body.push(b',');
         body.extend_from_slice(added.paths.as_bytes());
     }
     let told = || added.told.iter().filter_map(|told| told.v2.as_ref());
-    push_missing(&mut body, told().flat_map(|v2| &v2.paths));
+    push_missing(&mut body, paths_at, told().flat_map(|v2| &v2.paths));
     body.extend_from_slice(br#"},"definitions":"#);
+    let definitions_at = body.len();
     v2_definitions(&mut body);
     if !added.definitions.is_empty() {
         // The object goes on.
@@ -140,7 +143,7 @@ pub fn v2(added: &Added) -> Bytes {
         body.push(b'}');
     }
     body.pop();
-    push_missing(&mut body, told().flat_map(|v2| &v2.definitions));
+    push_missing(&mut body, definitions_at, told().flat_map(|v2| &v2.definitions));
     body.push(b'}');
     body.extend_from_slice(
         br#","securityDefinitions":{"BearerToken":{"description":"Bearer Token authentication","in":"header","name":"authorization","type":"apiKey"}},"security":[{"BearerToken":[]}]}"#,
@@ -148,15 +151,23 @@ pub fn v2(added: &Added) -> Bytes {
     Bytes::from(body)
 }
 
-/// Writes members of the JSON object at the end of `body`, which has some, unless the text has one of that name. The names are
-/// paths and definitions: no other member is called so.
-fn push_missing<'a>(body: &mut Vec<u8>, members: impl Iterator<Item = &'a (String, String)>) {
+/// Writes members of the JSON object that begins at `from` and has no end yet, unless it has one of that name.
+fn push_missing<'a>(body: &mut Vec<u8>, from: usize, members: impl Iterator<Item = &'a (String, String)>) {
+    let mut members = members.peekable();
+    if members.peek().is_none() {
+        return;
+    }
+    body.push(b'}');
+    let mut names: HashSet<String> = serde_json::from_slice::<HashMap<String, IgnoredAny>>(&body[from..])
+        .map(|there| there.into_keys().collect())
+        .unwrap_or_default();
+    body.pop();
     for (name, text) in members {
-        let key = format!("{}:", Value::String(name.clone()));
-        if memchr::memmem::find(body, key.as_bytes()).is_none() {
-            body.push(b',');
-            body.extend_from_slice(key.as_bytes());
-            body.extend_from_slice(text.as_bytes());
+        if names.insert(name.clone()) {
+            if !body.ends_with(b"{") {
+                body.push(b',');
+            }
+            body.extend_from_slice(format!("{}:{text}", json!(name)).as_bytes());
         }
     }
 }
@@ -302,6 +313,22 @@ mod tests {
 
     fn parsed(path: &str) -> Value {
         serde_json::from_slice(&v3(path).unwrap().body).unwrap()
+    }
+
+    #[test]
+    fn what_is_there_is_not_told_again() {
+        let told = |name: &str, text: &str| {
+            let definitions = vec![(name.to_owned(), text.to_owned())];
+            let v2 = Some(crate::aggregator::Definitions { definitions, ..Default::default() });
+            Arc::new(Told { v2, ..Told::default() })
+        };
+        let pod = "io.k8s.api.core.v1.Pod";
+        // A word that is a member of other objects is no definition.
+        let told = vec![told(pod, "1"), told("description", "2"), told("a", "3"), told("a", "4")];
+        let v2: Value = serde_json::from_slice(&v2(&Added { told, ..Added::default() })).unwrap();
+        let found = &v2["definitions"];
+        assert_eq!((&found["description"], &found["a"]), (&json!(2), &json!(3)));
+        assert!(found[pod].is_object());
     }
 
     #[test]
