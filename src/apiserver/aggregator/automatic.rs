@@ -58,7 +58,7 @@ fn wanted(served: &Served, name: &str) -> Option<Value> {
 }
 
 fn is_built_in(name: &str) -> bool {
-    GROUP_VERSIONS.iter().any(|g| registration::name(g.group, g.version) == name)
+    GROUP_VERSIONS.iter().any(|g| g.group != super::GROUP && registration::name(g.group, g.version) == name)
 }
 
 /// The names of the objects that an event may concern.
@@ -199,6 +199,7 @@ mod tests {
             let found = step(current.as_ref(), is_wanted.then_some(&spec), at_start);
             assert_eq!(found, expected, "{current:?} {is_wanted} {at_start}");
         }
+        assert!(!is_built_in("v1.apiregistration.k8s.io"), "that of an earlier version goes");
         assert!(is_built_in("v1.") && is_built_in("v2.autoscaling") && !is_built_in("v1.acme.io"));
     }
 }

@@ -14,8 +14,8 @@ use types::registry::by_kind;
 use super::link::{Asked, Link, Read};
 use crate::Identity;
 use crate::auth::identity::GROUP_MASTERS;
-use crate::hooks::json::{boolean, get, int, list, text};
-use crate::webhook::Target;
+use crate::hooks::json::{get, int, list, text};
+use crate::webhook::{Target, is_slice_of, ready};
 
 /// What one request has.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -65,11 +65,6 @@ pub fn place(view: &dyn View, target: &Target) -> Result<String, Verdict> {
     decide(&service, &slices, (namespace, name, *port))
 }
 
-/// Whether a stored EndpointSlice belongs to the Service.
-pub fn is_slice_of(entry: &store::Entry, service: &str) -> bool {
-    types::selector::Labels::label(crate::verbs::facts::facts(entry), "kubernetes.io/service-name") == Some(service)
-}
-
 fn decide(service: &Value, slices: &[Value], at: (&str, &str, u16)) -> Result<String, Verdict> {
     let (namespace, name, port) = at;
     let spec = get(service, "spec");
@@ -86,16 +81,7 @@ fn decide(service: &Value, slices: &[Value], at: (&str, &str, u16)) -> Result<St
         return Err(Verdict::not("EndpointsNotFound", why));
     }
     let port_name = text(found, "name");
-    let serves = |slice: &Value| {
-        let ready = |endpoint: &Value| {
-            let conditions = get(endpoint, "conditions");
-            // Absent means ready.
-            get(conditions, "ready").is_null() || boolean(conditions, "ready")
-        };
-        let named = |p: &Value| text(p, "name") == port_name && int(p, "port").is_some();
-        list(slice, "endpoints").iter().any(ready) && list(slice, "ports").iter().any(named)
-    };
-    if !slices.iter().any(serves) {
+    if slices.iter().all(|slice| ready(slice, port_name).is_empty()) {
         let why = format!(
             "endpointslices for service/{name} in {namespace:?} have no addresses with port name {port_name:?}"
         );

@@ -97,7 +97,7 @@ impl Aggregator {
         if registered.remotes == 0 {
             return None;
         }
-        registered.get(group, version).filter(|r| r.remote.is_some()).cloned()
+        registered.remote(group, version).cloned()
     }
 
     /// Takes over all that the view says. Only the keeper writes.
@@ -152,6 +152,16 @@ impl Registered {
         self.all.get(&*registration::name(group, version))
     }
 
+    /// The one that another server serves. Who is registered is never asked of another server: a registration that is wrong
+    /// could not be mended then.
+    pub fn remote(&self, group: &str, version: &str) -> Option<&Arc<Registration>> {
+        self.get(group, version).filter(|r| r.remote.is_some() && group != GROUP)
+    }
+
+    pub fn named(&self, name: &str) -> Option<&Registration> {
+        self.all.get(name).map(|r| &**r)
+    }
+
     /// In order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Registration> {
         self.all.values().map(|r| &**r)
@@ -159,7 +169,7 @@ impl Registered {
 
     /// Those that other servers serve.
     pub fn remotes(&self) -> impl Iterator<Item = (&Registration, &Remote)> {
-        self.iter().filter_map(|r| Some((r, r.remote.as_ref()?)))
+        self.iter().filter(|r| r.group != GROUP).filter_map(|r| Some((r, r.remote.as_ref()?)))
     }
 
     fn put(&mut self, old: &Self, entry: &store::Entry, own: Option<&Arc<Own>>) {

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use serde_json::Value;
 
 use super::Link;
-use crate::hooks::json::{boolean, get, has, int, list, text};
+use crate::hooks::json::{boolean, get, int, list, text};
 use crate::tls::{Own, Trust};
 use crate::webhook::Target;
 
@@ -49,9 +49,10 @@ impl Registration {
         let object: Value = serde_json::from_slice(bytes).ok()?;
         let spec = get(&object, "spec");
         let (group, version) = (text(spec, "group").to_owned(), text(spec, "version").to_owned());
-        let remote = has(spec, "service").then(|| {
+        // Without a service it is served here.
+        let remote = Target::parse(spec).ok().map(|target| {
             let available = condition(&object).is_some_and(|c| text(c, "status") == "True");
-            let link = Link::new(target(spec), trust(spec, own), &root(&group, &version), available);
+            let link = Link::new(target, trust(spec, own), &root(&group, &version), available);
             let known = known.and_then(|k| k.remote.as_ref()).map(|remote| &remote.link);
             let link = known.filter(|known| known.is_same(&link)).cloned().unwrap_or_else(|| Arc::new(link));
             Remote { link }
@@ -75,17 +76,6 @@ pub fn root(group: &str, version: &str) -> String {
 /// The condition that says whether it is available.
 pub fn condition(object: &Value) -> Option<&Value> {
     list(get(object, "status"), "conditions").iter().find(|c| text(c, "type") == "Available")
-}
-
-fn target(spec: &Value) -> Target {
-    const HTTPS: u16 = 443;
-    let service = get(spec, "service");
-    Target::Service {
-        namespace: text(service, "namespace").to_owned(),
-        name: text(service, "name").to_owned(),
-        port: int(service, "port").and_then(|p| u16::try_from(p).ok()).unwrap_or(HTTPS),
-        path: "/".into(),
-    }
 }
 
 fn trust(spec: &Value, own: Option<&Arc<Own>>) -> Trust {

@@ -7,6 +7,8 @@ use types::names;
 use types::registry::{BUILT_IN, GROUP_VERSIONS};
 use types::time::rfc3339;
 
+use crate::aggregator;
+
 use super::check::{self, Errors, PORT_RANGE, items};
 use super::json::{boolean, get, has, int, object_mut, set, set_absent, text};
 use super::{Context, Hooks, strategy};
@@ -28,10 +30,11 @@ const VERSION_PRIORITY_MAX: i64 = 1000;
 /// On an object that the server keeps: `onstart` when it does so at its start only, `true` when always.
 pub const AUTOMANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 
-/// The object of each group and version that this server serves itself.
+/// The object of each group and version that this server serves itself, but for the one of these objects.
 pub fn built_in() -> Vec<Value> {
     let served = GROUP_VERSIONS
         .iter()
+        .filter(|g| g.group != aggregator::GROUP)
         .filter(|g| BUILT_IN.iter().any(|kind| kind.group == g.group && kind.version == g.version));
     served
         .map(|g| {

@@ -47,12 +47,10 @@ fn groups(served: &Served, registered: &Registered) -> Vec<Group> {
             return;
         }
         let registration = registered.get(group, version);
+        let remote = registered.remote(group, version).and_then(|r| r.remote.as_ref());
         all.push(Placed {
             group: group.to_owned(),
-            version: Version {
-                name: version.to_owned(),
-                told: registration.and_then(|r| r.remote.as_ref()).map(|remote| remote.link.told.load_full()),
-            },
+            version: Version { name: version.to_owned(), told: remote.map(|remote| remote.link.told.load_full()) },
             priorities: registration.map_or(otherwise, |r| (r.group_priority, r.version_priority)),
         });
     };

@@ -10,7 +10,9 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
 use store::Store;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
@@ -24,6 +26,9 @@ const IDLE_MAX: usize = 8;
 const IDLE_SECONDS_MAX: u64 = 90;
 /// Connections that a request tries: a kept one may turn out to be closed by the other side.
 const ATTEMPTS: usize = 3;
+
+/// What agreeing on keys has. Source: Go's default transport.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A server's place, how it is recognised, and its open connections. `B` is the body of requests.
 pub struct Connections<B> {
@@ -127,8 +132,22 @@ where
     pub async fn open(&self, store: &dyn Store) -> Result<TlsStream<TcpStream>, String> {
         let config = self.tls.get_or_init(|| self.trust.config().map_err(|e| e.to_string())).clone()?;
         let tcp = self.target.dial(store).await?;
-        let stream = tokio_rustls::TlsConnector::from(config).connect(self.target.server_name()?, tcp).await;
-        stream.map_err(|e| tls_text(&e))
+        handshake(config, self.target.server_name()?, tcp).await
+    }
+}
+
+async fn handshake<S>(
+    config: Arc<rustls::ClientConfig>,
+    name: ServerName<'static>,
+    stream: S,
+) -> Result<TlsStream<S>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let shaken = tokio_rustls::TlsConnector::from(config).connect(name, stream);
+    match tokio::time::timeout(HANDSHAKE_LIMIT, shaken).await {
+        Ok(stream) => stream.map_err(|e| tls_text(&e)),
+        Err(_) => Err("net/http: TLS handshake timeout".into()),
     }
 }
 
@@ -158,4 +177,17 @@ fn tls_text(error: &std::io::Error) -> String {
         _ => return error.to_string(),
     };
     format!("tls: failed to verify certificate: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_not_waited_for() {
+        let config = Trust { insecure: true, ..Trust::default() }.config().unwrap();
+        let (stream, _silent) = tokio::io::duplex(64 << 10);
+        let shaken = handshake(config, "a.example".try_into().unwrap(), stream).await;
+        assert_eq!(shaken.err().as_deref(), Some("net/http: TLS handshake timeout"));
+    }
 }

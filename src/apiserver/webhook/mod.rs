@@ -28,7 +28,7 @@ use crate::tls::Trust;
 mod connections;
 mod target;
 pub use connections::Connections;
-pub use target::Target;
+pub use target::{Target, is_slice_of, ready};
 
 /// What a webhook may answer: an object of the largest size, as a base64 text in a patch that carries it whole, and its frame.
 const ANSWER_BYTES_MAX: usize = 8 << 20;

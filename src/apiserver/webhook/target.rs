@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use serde_json::Value;
+use socket2::{SockRef, TcpKeepalive};
 use store::{Store, View};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use types::registry::by_kind;
 
 use crate::hooks::json::{boolean, get, int, list, text, texts};
@@ -16,6 +18,11 @@ use crate::verbs::facts::facts;
 const HTTPS: u16 = 443;
 /// Endpoints that one connection tries before it is given up.
 const TRIED_MAX: usize = 4;
+/// What reaching one of them has, all together. Source: Go's default transport.
+const DIAL_LIMIT: Duration = Duration::from_secs(30);
+/// How often the other side is asked whether it is still there, over a connection on which nothing is said: a stream has no
+/// other limit. Source: Go's default transport.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -94,21 +101,29 @@ impl Target {
             }
             Self::Url { host, port, .. } => lookup(host, *port).await?,
         };
+        let deadline = Instant::now() + DIAL_LIMIT;
         let mut byte = [0];
         types::random::fill(&mut byte);
         let first = usize::from(byte[0]).checked_rem(addresses.len()).unwrap_or(0);
         let mut last = String::from("no such host");
         for address in addresses.iter().cycle().skip(first).take(addresses.len().min(TRIED_MAX)) {
-            match TcpStream::connect(address).await {
-                Ok(tcp) => {
-                    tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-                    return Ok(tcp);
-                }
-                Err(error) => last = dial_text(*address, &error),
+            match connect(*address, deadline).await {
+                Ok(tcp) => return Ok(tcp),
+                Err(why) => last = why,
             }
         }
         Err(last)
     }
+}
+
+async fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream, String> {
+    let connected = tokio::time::timeout_at(deadline, TcpStream::connect(address));
+    let connected = connected.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    let tcp = connected.map_err(|error| dial_text(address, &error))?;
+    let kept = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
+    let ready = tcp.set_nodelay(true).and_then(|()| SockRef::from(&tcp).set_tcp_keepalive(&kept));
+    ready.map_err(|e| e.to_string())?;
+    Ok(tcp)
 }
 
 fn dial_text(address: SocketAddr, error: &std::io::Error) -> String {
@@ -128,6 +143,25 @@ async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     }
     let found = tokio::net::lookup_host((host, port)).await;
     Ok(found.map_err(|_| format!("dial tcp: lookup {host}: no such host"))?.collect())
+}
+
+/// Whether a stored EndpointSlice belongs to the Service.
+pub fn is_slice_of(entry: &store::Entry, service: &str) -> bool {
+    types::selector::Labels::label(facts(entry), "kubernetes.io/service-name") == Some(service)
+}
+
+/// The ready endpoints of an EndpointSlice behind the port of that name.
+pub fn ready(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
+    let port = list(slice, "ports").iter().find(|p| text(p, "name") == port_name).and_then(|p| int(p, "port"));
+    let Some(port) = port.and_then(|p| u16::try_from(p).ok()) else { return Vec::new() };
+    let is_ready = |endpoint: &&Value| {
+        let conditions = get(endpoint, "conditions");
+        // Absent means ready.
+        get(conditions, "ready").is_null() || boolean(conditions, "ready")
+    };
+    let endpoints = list(slice, "endpoints").iter().filter(is_ready);
+    let addresses = endpoints.flat_map(|endpoint| texts(endpoint, "addresses")).filter_map(|a| a.parse().ok());
+    addresses.map(|address: IpAddr| SocketAddr::new(address, port)).collect()
 }
 
 enum Resolved {
@@ -153,21 +187,9 @@ fn resolve(view: &dyn View, namespace: &str, name: &str, port: u16) -> Result<Re
         return Err(format!("no endpoints available for service {name:?}"));
     };
     let mut addresses = Vec::new();
-    for entry in view.range(&slices.store_key(namespace, ""), None) {
-        if types::selector::Labels::label(facts(entry), "kubernetes.io/service-name") != Some(name) {
-            continue;
-        }
+    for entry in view.range(&slices.store_key(namespace, ""), None).filter(|entry| is_slice_of(entry, name)) {
         let Ok(slice) = serde_json::from_slice::<Value>(&entry.value) else { continue };
-        let port = list(&slice, "ports").iter().find(|p| text(p, "name") == port_name);
-        let Some(port) = port.and_then(|p| int(p, "port")).and_then(|p| u16::try_from(p).ok()) else { continue };
-        for endpoint in list(&slice, "endpoints") {
-            let conditions = get(endpoint, "conditions");
-            // Absent means ready.
-            if get(conditions, "ready").is_null() || boolean(conditions, "ready") {
-                let parsed = texts(endpoint, "addresses").filter_map(|a| a.parse().ok());
-                addresses.extend(parsed.map(|address: IpAddr| SocketAddr::new(address, port)));
-            }
-        }
+        addresses.extend(ready(&slice, port_name));
     }
     if addresses.is_empty() {
         return Err(format!("no endpoints available for service {name:?}"));
@@ -180,6 +202,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn connections_are_kept_alive_and_not_waited_for_without_end() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let first = connect(address, Instant::now() + DIAL_LIMIT).await.unwrap();
+        assert!(SockRef::from(&first).keepalive().unwrap());
+        // Nobody accepts: soon the queue is full, and the next one is not answered.
+        let (mut open, mut late) = (vec![first], None);
+        while late.is_none() && open.len() < 8 {
+            match connect(address, Instant::now() + Duration::from_millis(200)).await {
+                Ok(tcp) => open.push(tcp),
+                Err(why) => late = Some(why),
+            }
+        }
+        assert_eq!(late, Some(format!("dial tcp {address}: i/o timeout")));
+    }
 
     #[test]
     fn targets() {

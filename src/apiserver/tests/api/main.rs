@@ -4,6 +4,7 @@
 
 mod access;
 mod aggregated;
+mod aggregated_bad;
 mod audited;
 mod bad_input;
 mod converting;
