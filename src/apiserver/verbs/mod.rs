@@ -15,6 +15,7 @@ mod log_options;
 pub(crate) mod message_socket;
 pub mod object;
 pub mod options;
+mod pages;
 pub mod patch;
 pub mod proxy;
 mod proxy_links;

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::Response;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
@@ -20,6 +18,7 @@ use types::status::Status;
 
 use super::ask::{Answer, Ask, FRESHNESS_SECONDS, store_error, too_large};
 use super::options::{ListOptions, Match, Selection};
+use super::pages::{Continue, Pinned};
 use crate::Body;
 use crate::codec::pieces::Pieces;
 use crate::codec::tape::Tape;
@@ -70,49 +69,6 @@ pub async fn fresh(ask: &Ask<'_>, revision: Revision) -> Result<(), Status> {
     }
 }
 
-/// Where a chunked list goes on.
-#[derive(Debug, PartialEq)]
-struct Continue {
-    /// `None`: at whatever is newest.
-    revision: Option<u64>,
-    /// The store key below the prefix.
-    start: String,
-}
-
-impl Continue {
-    fn encode(&self) -> String {
-        let revision = self.revision.map_or(-1, |r| i64::try_from(r).unwrap_or(i64::MAX));
-        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": self.start}).to_string())
-    }
-
-    fn decode(text: &str) -> Result<Self, Status> {
-        let wrong =
-            |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| wrong(&e.to_string()))?;
-        let value = crate::codec::parse_json(&bytes).map_err(|e| wrong(&e))?;
-        let version = value["v"].as_str().unwrap_or_default();
-        if version != "meta.k8s.io/v1" {
-            let why = format!("server does not recognize this encoded version {version}");
-            return Err(wrong(why.trim_end()));
-        }
-        let revision = match value["rv"].as_i64() {
-            Some(-1) => None,
-            Some(n) if n > 0 => Some(n.unsigned_abs()),
-            _ => return Err(wrong("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")),
-        };
-        let start = value["start"].as_str().unwrap_or_default();
-        if start.is_empty() {
-            return Err(wrong("encoded start key empty (version meta.k8s.io/v1)"));
-        }
-        // What leads out of the collection was not made here.
-        let below = start.strip_prefix('/').unwrap_or(start);
-        if below.is_empty() || below.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            return Err(wrong(start));
-        }
-        Ok(Self { revision, start: start.to_owned() })
-    }
-}
-
 const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can \
      start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder \
      of the results. Continuing with the provided token results in an inconsistent list - objects that were created, \
@@ -122,7 +78,7 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
     let selection = Selection::parse(ask.served, ask.query)?;
     let options = ListOptions::parse(ask.query, false)?;
     let prefix = prefix(ask);
-    let (view, start) = starting_point(ask, &options).await?;
+    let (view, start, since) = starting_point(ask, &options).await?;
     // The cache-like answer to version 0 is never chunked, as upstream's.
     let limit = options.limit.filter(|_| options.resource_version != Some(0) || options.continue_token.is_some());
     let mut chosen: Vec<Arc<Entry>> = Vec::new();
@@ -130,8 +86,8 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
     // One object by its name is looked up, not searched for: that is how single objects are watched.
     let single =
         selection.fields.required("metadata.name").filter(|_| !ask.namespace.is_empty() || !ask.kind.namespaced());
-    let go_on =
-        |key: &str| Continue { revision: Some(view.revision().0), start: key[prefix.len()..].to_owned() }.encode();
+    let at = Some(Pinned { revision: view.revision().0, since });
+    let go_on = |key: &str| Continue { at, start: key[prefix.len()..].to_owned() }.encode();
     if let Some(name) = single {
         let entry = view.get(&ask.kind.store_key(ask.namespace, name));
         chosen = select(ask, &selection, entry.into_iter().collect(), None).await?.0;
@@ -192,38 +148,35 @@ pub async fn select(
     Ok((chosen, None))
 }
 
-/// The state that a list shows, and the key below the prefix at which it begins.
-async fn starting_point(ask: &Ask<'_>, options: &ListOptions) -> Result<(Snapshot, Option<String>), Status> {
-    let store = &ask.shared.store;
+/// The state that a list shows, the key below the prefix at which it begins, and when its first page was read.
+async fn starting_point(ask: &Ask<'_>, options: &ListOptions) -> Result<(Snapshot, Option<String>, i64), Status> {
+    let (store, now) = (&ask.shared.store, (ask.shared.config.clock)().as_second());
     if let Some(token) = &options.continue_token {
         if options.resource_version.is_some_and(|v| v != 0) {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let token = Continue::decode(token)?;
-        return match token.revision {
-            None => Ok((store.snapshot(), Some(token.start))),
-            Some(revision) => match store.snapshot_at(Revision(revision)) {
-                Ok(view) => Ok((view, Some(token.start))),
-                Err(store::Error::Compacted { .. }) => {
-                    let mut status = Status::expired(CONTINUE_EXPIRED);
-                    let inconsistent = Continue { revision: None, start: token.start };
-                    status.metadata.continue_token = inconsistent.encode();
-                    Err(status)
-                }
-                Err(other) => Err(store_error(ask.kind, ask.name, &other)),
-            },
+        let Continue { at, start } = Continue::decode(token)?;
+        let Some(at) = at else { return Ok((store.snapshot(), Some(start), now)) };
+        return match store.snapshot_at(Revision(at.revision)) {
+            Ok(view) if !at.is_old(now) => Ok((view, Some(start), at.since)),
+            Ok(_) | Err(store::Error::Compacted { .. }) => {
+                let mut status = Status::expired(CONTINUE_EXPIRED);
+                status.metadata.continue_token = Continue { at: None, start }.encode();
+                Err(status)
+            }
+            Err(other) => Err(store_error(ask.kind, ask.name, &other)),
         };
     }
-    let Some(version) = options.resource_version.filter(|v| *v != 0) else { return Ok((store.snapshot(), None)) };
+    let Some(version) = options.resource_version.filter(|v| *v != 0) else { return Ok((store.snapshot(), None, now)) };
     fresh(ask, Revision(version)).await?;
     // A limit without a match rule has always meant exactly that version.
     let exact =
         options.version_match == Match::Exact || (options.version_match == Match::Unset && options.limit.is_some());
     if !exact {
-        return Ok((store.snapshot(), None));
+        return Ok((store.snapshot(), None, now));
     }
     let view = store.snapshot_at(Revision(version)).map_err(|e| store_error(ask.kind, ask.name, &e))?;
-    Ok((view, None))
+    Ok((view, None, now))
 }
 
 /// The list of these entries in the shape and format that the client accepts.
@@ -375,51 +328,5 @@ impl HttpBody for Items {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn continue_tokens() {
-        for token in
-            [Continue { revision: Some(7), start: "a/b".into() }, Continue { revision: None, start: "x".into() }]
-        {
-            assert_eq!(Continue::decode(&token.encode()).unwrap(), token);
-        }
-        let token = |rv: i64, start: &str| {
-            URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": rv, "start": start}).to_string())
-        };
-        for (wrong, why) in [
-            ("e30", "server does not recognize this encoded version"),
-            (&URL_SAFE_NO_PAD.encode("{\"v\":\"v2\"}"), "server does not recognize this encoded version v2"),
-            (&URL_SAFE_NO_PAD.encode("{"), "unexpected end of JSON input"),
-            (&token(0, "a"), "incorrect encoded start resourceVersion (version meta.k8s.io/v1)"),
-            (&token(-2, "a"), "incorrect encoded start resourceVersion (version meta.k8s.io/v1)"),
-            (&token(7, ""), "encoded start key empty (version meta.k8s.io/v1)"),
-            (&token(7, "../../secrets/a"), "../../secrets/a"),
-            (&token(7, "a//b"), "a//b"),
-        ] {
-            let status = Continue::decode(wrong).unwrap_err();
-            let expected = format!("invalid continue token: continue key is not valid: {why}");
-            assert_eq!((status.code, status.message), (400, expected));
-        }
-        assert_eq!(Continue::decode("!").unwrap_err().code, 400);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_token_is_read_or_refused(text in ".*", json in "[{}\":,\\[\\]a-z0-9/.-]*") {
-            let _ = Continue::decode(&text);
-            let _ = Continue::decode(&URL_SAFE_NO_PAD.encode(&json));
-        }
-
-        #[test]
-        fn keys_of_any_names_go_on(revision in 1..=i64::MAX, parts in proptest::collection::vec("[^/.]+", 1..3)) {
-            let token = Continue { revision: Some(revision.unsigned_abs()), start: parts.join("/") };
-            proptest::prop_assert_eq!(Continue::decode(&token.encode()).unwrap(), token);
-        }
     }
 }

@@ -1,5 +1,8 @@
 //! Get, list, watch.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use serde_json::{Value, json};
 
 use crate::harness::{Server, config_map};
@@ -217,4 +220,25 @@ async fn who_uses_a_deprecated_kind_is_told() {
     assert_eq!(admin.get("/api/v1/endpoints").await.expect(200).header("warning"), text);
     assert_eq!(admin.get("/api/v1/namespaces/default/endpoints/none").await.expect(404).header("warning"), text);
     assert_eq!(admin.get("/api/v1/services").await.expect(200).header("warning"), "");
+}
+
+#[tokio::test]
+async fn pages_end_with_their_time() {
+    let later = Arc::new(AtomicI64::new(0));
+    let minutes = later.clone();
+    let clock = move || crate::harness::now() + jiff::SignedDuration::from_mins(minutes.load(Ordering::SeqCst));
+    let server = Server::start_with(|config| config.clock = Arc::new(clock)).await;
+    let admin = server.admin();
+    fill(&server, &["a", "b", "c"]).await;
+    let page = |token: &str| format!("{MAPS}?limit=1&continue={token}");
+    let first = admin.get(&format!("{MAPS}?limit=1")).await.expect(200).json();
+    later.store(4, Ordering::SeqCst);
+    let second = admin.get(&page(first["metadata"]["continue"].as_str().unwrap())).await.expect(200).json();
+    // The time of all pages is the first one's.
+    later.store(6, Ordering::SeqCst);
+    let token = second["metadata"]["continue"].as_str().unwrap();
+    let refused = admin.get(&page(token)).await.expect(410).json();
+    let usable = refused["metadata"]["continue"].as_str().unwrap();
+    let third = admin.get(&page(usable)).await.expect(200).json();
+    assert_eq!((names(&third), &third["metadata"]["continue"]), (vec!["c".into()], &Value::Null));
 }
