@@ -20,6 +20,7 @@
 
 pub mod admission;
 pub mod aggregator;
+mod answer;
 pub mod audit;
 pub mod auth;
 pub mod cel;

@@ -6,37 +6,29 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use ::http::header::HeaderValue;
 use ::http::{Method, Request, Response};
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use store::Store;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
-use types::registry::WriteClass;
 use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
 use crate::admission::{self, Plugins};
-use crate::aggregator::proxy::{DISCOVERY_LIMIT, Sender, proxy};
 use crate::aggregator::{self, Aggregator, FrontProxy};
-use crate::audit::{self, Annotations, Level, Stage};
-use crate::auth::authenticate::{Authenticator, forget_token, impersonate};
+use crate::audit::{self, Stage};
+use crate::auth::authenticate::Authenticator;
 use crate::auth::identity::Identity;
 use crate::auth::rbac::{self, Rbac};
 use crate::auth::token::Tokens;
-use crate::auth::{Attributes, Authorizer, Settings, Target};
+use crate::auth::{Authorizer, Settings};
 use crate::codec::Accepted;
-use crate::conversion;
 use crate::custom::{self, Kinds};
 use crate::flow::{self, Flow};
 use crate::http::body::Body;
-use crate::http::metrics::{Metrics, method_name};
-use crate::http::query::{Query, percent_decode};
-use crate::http::router::{self, Path};
-use crate::http::{deadline, documents, gzip, hop, respond};
-use crate::request::{
-    Asked, Trace, answered, audit_id, authorize, authorized, is_stream, negotiate, request_object, response_object,
-};
-use crate::verbs::ask::Ask;
+use crate::http::metrics::Metrics;
+use crate::http::query::Query;
+use crate::http::respond;
+use crate::request::{Trace, answered, audit_id, negotiate};
 use crate::verbs::{self, connect::Dial};
 
 /// Objects that are repaired in one write of the store: some hundred KB.
@@ -142,7 +134,7 @@ pub enum Certificate {
 /// The API server. A cheap handle.
 #[derive(Clone)]
 pub struct ApiServer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What every request needs.
@@ -343,157 +335,6 @@ impl ApiServer {
                 response
             }
         }
-    }
-
-    async fn answer(
-        &self,
-        mut request: Request<Body>,
-        peer: &Peer,
-        audit_id: &HeaderValue,
-        trace: &mut Trace,
-    ) -> Result<Response<Body>, Status> {
-        let shared = &self.shared;
-        let now = self.now();
-        let path = percent_decode(request.uri().path(), false);
-        let query = Query::parse(request.uri().query());
-        let method = request.method().clone();
-        let view = shared.store.snapshot();
-        let parsed = router::parse(&path);
-        let lower;
-        let verb = match &parsed {
-            Path::Resource(resource) => resource.verb(&method, &query),
-            Path::Other => {
-                lower = method.as_str().to_ascii_lowercase();
-                lower.as_str()
-            }
-        };
-        let asked =
-            Asked { uri: request.uri(), headers: request.headers(), path: &path, parsed: &parsed, verb, peer, now };
-        let sender = shared.authenticator.authenticate(request.headers(), &path, peer, now, &*view).await;
-        trace.audit = asked.record(shared, audit_id, sender.as_ref().ok());
-        let sender = sender?;
-        let identity = impersonate(request.headers(), &sender.identity, &shared.authorizer, &*view)?;
-        if let Some(record) = &mut trace.audit
-            && !Arc::ptr_eq(&identity, &sender.identity)
-        {
-            record.impersonates(&identity);
-        }
-        let seat = asked.seat(shared, &identity, trace).await?;
-        forget_token(request.headers_mut());
-        let resource = match parsed {
-            Path::Resource(resource) => resource,
-            Path::Other => {
-                trace.labels.verb = method_name(&method);
-                let attributes = Attributes { identity: &identity, verb, target: Target::Path(&path) };
-                let decision =
-                    shared.authorizer.authorize(&attributes, &*view).map_err(|why| attributes.forbidden(&why));
-                authorized(&mut trace.audit, decision)?;
-                if let Some(registration) = documents::elsewhere(shared, &path) {
-                    drop(view);
-                    let address = peer.address();
-                    let (path, query, limit) = (&*path, &query, Some(DISCOVERY_LIMIT));
-                    let sender = Sender { identity: &identity, address, audit_id, path, query, limit, seat };
-                    return proxy(self.store(), &registration, request, sender).await;
-                }
-                let accepted = negotiate(request.headers(), &query);
-                let response = documents::answer(shared, &method, &path, &query, request.headers(), accepted)?;
-                return Ok(gzip::compress(request.headers(), response));
-            }
-        };
-        let decision = authorize(shared, &identity, &resource, verb, request.headers(), &query, &*view);
-        authorized(&mut trace.audit, decision)?;
-        drop(view);
-        if let Some(registration) = shared.aggregator.remote(resource.group, resource.version) {
-            trace.labels.verb = method_name(&method);
-            trace.streams = is_stream(verb, resource.subresource) || hop::is_upgrade(request.headers());
-            let limit = if trace.streams { None } else { Some(deadline::of(&query)?) };
-            let (path, query, address) = (&*path, &query, peer.address());
-            let sender = Sender { identity: &identity, address, audit_id, path, query, limit, seat };
-            return proxy(self.store(), &registration, request, sender).await;
-        }
-        let found = shared.kinds.served().find(resource.group, resource.version, resource.plural);
-        let sub = resource.resolve(&method, verb, found.as_deref())?;
-        let Some(served) = &found else { return Err(Status::no_such_path()) };
-        let kind = &conversion::keeper(served);
-        trace.labels = shared.metrics.labels(served, &resource, verb, &method, &query, request.headers());
-        let subresource = sub.map_or("", |s| &*s.name);
-        // What a proxied server answers is between it and the client.
-        let proxied = subresource == "proxy";
-        let accepted = if proxied { Accepted::JSON } else { negotiate(request.headers(), &query)? };
-        let connects = is_stream("", subresource);
-        trace.streams = is_stream(verb, subresource);
-        let _working = (!trace.streams).then(|| shared.metrics.work_on(verb));
-        let (parts, body) = request.into_parts();
-        let mut ask = Ask {
-            shared,
-            kind,
-            served,
-            subresource,
-            namespace: resource.namespace,
-            name: resource.name,
-            query: &query,
-            headers: &parts.headers,
-            identity: &identity,
-            now,
-            accepted,
-            // Leases and Events of our own parts come by the minute and nobody applies them: they stay untracked, as objects
-            // from before there was apply are, and no larger than they must be.
-            tracked: !(matches!(peer, Peer::Local(_)) && kind.write_class == WriteClass::Relaxed),
-            annotations: Annotations::new(trace.audit.as_ref().map_or(Level::None, audit::Record::level)),
-            warnings: Some(crate::hooks::of(kind).deprecation())
-                .filter(|w| !w.is_empty())
-                .map(str::to_owned)
-                .into_iter()
-                .collect(),
-        };
-        respond::check_shape(kind, &accepted)?;
-        let answer = if connects {
-            let mut request = Request::from_parts(parts.clone(), body);
-            // Cloned parts do not carry the connection's promise to be upgraded.
-            *request.extensions_mut() = parts.extensions.clone();
-            if proxied {
-                verbs::proxy::proxy(&mut ask, request).await
-            } else {
-                verbs::connect::connect(&mut ask, request).await
-            }
-        } else {
-            // A watch has a `timeoutSeconds` of its own.
-            let limit = if trace.streams { deadline::LIMIT } else { deadline::of(&query)? };
-            let body = match method {
-                Method::GET | Method::HEAD => Bytes::new(),
-                _ => body.read(&parts.headers).await?,
-            };
-            if let Some(record) = &mut trace.audit {
-                record.request(|| request_object(&ask, &body));
-            }
-            let late = |_| Err(Status::timeout("Timeout: request did not complete within the allotted timeout"));
-            tokio::time::timeout(limit, verbs::dispatch::dispatch(&mut ask, verb, &method, &body))
-                .await
-                .unwrap_or_else(late)
-        };
-        trace.warnings = std::mem::take(&mut ask.warnings);
-        if let Some(record) = &mut trace.audit {
-            for (key, value) in std::mem::take(&mut ask.annotations) {
-                record.annotate(key, value);
-            }
-        }
-        let answer = answer?;
-        if let Some(record) = &mut trace.audit
-            && !trace.streams
-        {
-            record.response(|| response_object(&answer));
-        }
-        let response = verbs::dispatch::finish(&ask, answer).await?;
-        if verb == "watch"
-            && let Some(socket) = verbs::message_socket::Wish::of(&parts.headers, &parts.extensions)?
-        {
-            return socket.events(response, accepted.media);
-        }
-        Ok(if !proxied && (verb == "list" || verb == "get") {
-            gzip::compress(&parts.headers, response)
-        } else {
-            response
-        })
     }
 }
 

@@ -193,3 +193,40 @@ async fn who_is_registered_is_never_asked_of_another_server() {
     assert_eq!(resources["resources"][0]["name"], "apiservices");
     admin.delete(&format!("{SERVICES}/{name}")).await.expect(200);
 }
+
+#[tokio::test]
+async fn a_condition_that_was_refused_is_written_later() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let backend = Backend::start(&server, State::default()).await;
+    let mut watch = backend.register(&admin).await;
+    // Nobody may say that it is served here.
+    let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "p"}, "spec": {"matchConstraints": {"resourceRules": [{"apiGroups": ["apiregistration.k8s.io"],
+            "apiVersions": ["v1"], "resources": ["apiservices/status"], "operations": ["UPDATE"]}]},
+            "validations": [{"expression": "object.status.conditions.all(c, c.reason != 'Local')"}]}});
+    admin.post(policies, &policy).await.expect(201);
+    let binding = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"]}});
+    admin.post("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings", &binding).await.expect(201);
+    let status = format!("{SERVICES}/v1.acme.io/status?dryRun=All");
+    let said = json!({"status": {"conditions": [{"type": "Available", "status": "True", "reason": "Local"}]}});
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while admin.patch(&status, "merge", &said).await.code != 422 {
+        assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
+    }
+    let local = json!({"spec": {"service": null, "caBundle": null}});
+    admin.patch(&format!("{SERVICES}/v1.acme.io"), "merge", &local).await.expect(200);
+    watch.next().await.unwrap();
+    // Others are attended to meanwhile.
+    let mut other = registration(443, &json!({"version": "v2", "insecureSkipTLSVerify": true}));
+    other["metadata"]["name"] = json!("v2.acme.io");
+    admin.post(SERVICES, &other).await.expect(201);
+    until(&admin, &format!("{SERVICES}/v2.acme.io"), |a| a.json()["status"]["conditions"][0]["reason"].is_string())
+        .await;
+    let one = admin.get(&format!("{SERVICES}/v1.acme.io")).await.json();
+    assert_eq!(one["status"]["conditions"][0]["reason"], "Passed");
+    admin.delete(&format!("{policies}/p")).await.expect(200);
+    condition(&mut watch, "Local").await;
+}
