@@ -13,7 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 use types::field::Path;
 
@@ -39,7 +39,7 @@ pub trait Fetch: Send + Sync {
 
 /// The configured issuers.
 pub struct Issuers {
-    all: Vec<Issuer>,
+    all: Vec<Arc<Issuer>>,
     fetch: Arc<dyn Fetch>,
 }
 
@@ -49,11 +49,11 @@ struct Issuer {
     known: RwLock<Vec<PublicKey>>,
     /// How they were last fetched. Held meanwhile: many requests with one new key fetch once, and those with a known key
     /// do not wait.
-    fetched: Mutex<Option<Attempt>>,
+    fetched: Arc<Mutex<Option<Attempt>>>,
 }
 
 struct Attempt {
-    /// When it ended, or began while nobody knows.
+    /// When it ended.
     at: Instant,
     outcome: Result<(), String>,
 }
@@ -62,6 +62,16 @@ impl Issuer {
     fn knows(&self, parts: &Parts<'_>) -> bool {
         let id = parts.key_id();
         self.known.read().iter().any(|k| (id.is_empty() || k.id == id) && parts.signed_by(k))
+    }
+
+    /// Fetches the keys, and says so to those who wait for `fetched`.
+    async fn refresh(&self, fetch: &dyn Fetch, mut fetched: OwnedMutexGuard<Option<Attempt>>) -> Result<(), String> {
+        let keys = fetch_keys(fetch, &self.settings.issuer);
+        let keys = tokio::time::timeout(Duration::from_secs(FETCH_SECONDS), keys).await;
+        let outcome = keys.unwrap_or_else(|_| Err("no answer in time".into()));
+        let outcome = outcome.map(|keys| *self.known.write() = keys);
+        *fetched = Some(Attempt { at: Instant::now(), outcome: outcome.clone() });
+        outcome
     }
 }
 
@@ -72,7 +82,7 @@ impl Issuers {
             .map(|settings| {
                 // They were checked when the file was read.
                 let claims = Claims::compile(&settings, &Path::new("jwt"), &mut Vec::new());
-                Issuer { settings, claims, known: RwLock::default(), fetched: Mutex::default() }
+                Arc::new(Issuer { settings, claims, known: RwLock::default(), fetched: Arc::default() })
             })
             .collect();
         Self { all, fetch }
@@ -87,11 +97,11 @@ impl Issuers {
         })
     }
 
-    async fn verify(&self, issuer: &Issuer, parts: &Parts<'_>) -> Result<(), String> {
+    async fn verify(&self, issuer: &Arc<Issuer>, parts: &Parts<'_>) -> Result<(), String> {
         if issuer.knows(parts) {
             return Ok(());
         }
-        let mut fetched = issuer.fetched.lock().await;
+        let fetched = Arc::clone(&issuer.fetched).lock_owned().await;
         if issuer.knows(parts) {
             return Ok(());
         }
@@ -100,42 +110,38 @@ impl Issuers {
             // Who has waited for it is told what came of it, instead of asking one after the other.
             last.outcome.clone()?;
         } else {
-            // Counted before: a request that is given up does not free the way for the next one.
-            *fetched = Some(Attempt { at: Instant::now(), outcome: Ok(()) });
-            let keys = self.fetch_keys(&issuer.settings.issuer);
-            let keys = tokio::time::timeout(Duration::from_secs(FETCH_SECONDS), keys).await;
-            let outcome = keys.unwrap_or_else(|_| Err("no answer in time".into()));
-            let outcome = outcome.map(|keys| *issuer.known.write() = keys);
-            *fetched = Some(Attempt { at: Instant::now(), outcome: outcome.clone() });
-            outcome?;
+            // Apart from the request: one that is given up must not take the keys away from everybody else.
+            let (of, fetch) = (Arc::clone(issuer), Arc::clone(&self.fetch));
+            let refreshed = tokio::spawn(async move { of.refresh(&*fetch, fetched).await });
+            refreshed.await.map_err(|error| error.to_string())??;
             if issuer.knows(parts) {
                 return Ok(());
             }
         }
         Err("failed to verify signature: failed to verify id token signature".into())
     }
+}
 
-    async fn fetch_keys(&self, source: &settings::Source) -> Result<Vec<PublicKey>, String> {
-        let well_known = format!("{}/.well-known/openid-configuration", source.url.trim_end_matches('/'));
-        let at = if source.discovery_url.is_empty() { &well_known } else { &source.discovery_url };
-        let document = self.document(at, &source.certificate_authority).await?;
-        if document["issuer"] != source.url.as_str() {
-            let found = document["issuer"].as_str().unwrap_or_default();
-            return Err(format!(
-                "oidc: issuer did not match the issuer returned by provider, expected {:?} got {found:?}",
-                source.url
-            ));
-        }
-        let at = document["jwks_uri"].as_str().unwrap_or_default();
-        let set = self.document(at, &source.certificate_authority).await?;
-        let keys = set["keys"].as_array().into_iter().flatten().filter_map(PublicKey::from_jwk);
-        Ok(keys.take(KEYS_MAX).collect())
+async fn fetch_keys(fetch: &dyn Fetch, source: &settings::Source) -> Result<Vec<PublicKey>, String> {
+    let well_known = format!("{}/.well-known/openid-configuration", source.url.trim_end_matches('/'));
+    let at = if source.discovery_url.is_empty() { &well_known } else { &source.discovery_url };
+    let found = document(fetch, at, &source.certificate_authority).await?;
+    if found["issuer"] != source.url.as_str() {
+        let named = found["issuer"].as_str().unwrap_or_default();
+        return Err(format!(
+            "oidc: issuer did not match the issuer returned by provider, expected {:?} got {named:?}",
+            source.url
+        ));
     }
+    let at = found["jwks_uri"].as_str().unwrap_or_default();
+    let set = document(fetch, at, &source.certificate_authority).await?;
+    let keys = set["keys"].as_array().into_iter().flatten().filter_map(PublicKey::from_jwk);
+    Ok(keys.take(KEYS_MAX).collect())
+}
 
-    async fn document(&self, url: &str, authorities: &str) -> Result<Value, String> {
-        let body = self.fetch.get(url, authorities).await.map_err(|e| format!("Get {url:?}: {e}"))?;
-        serde_json::from_slice(&body).map_err(|e| format!("Get {url:?}: {e}"))
-    }
+async fn document(fetch: &dyn Fetch, url: &str, authorities: &str) -> Result<Value, String> {
+    let body = fetch.get(url, authorities).await.map_err(|e| format!("Get {url:?}: {e}"))?;
+    serde_json::from_slice(&body).map_err(|e| format!("Get {url:?}: {e}"))
 }
 
 /// Whom the claims of a token whose signature is good name.
@@ -311,6 +317,20 @@ mod tests {
         assert_eq!(site.asked.load(Ordering::SeqCst), 2);
         let other = token(&one, &json!({"iss": "https://other.example"}));
         assert!(issuers.check(&Parts::parse(&other).unwrap(), now()).await.is_none());
+    }
+
+    /// Nobody can keep the keys from others by asking for them and going away.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_given_up_does_not_end_the_fetch() {
+        let one = key();
+        let site = site(&[&one], Duration::from_secs(1));
+        let issuers = Issuers::new(vec![settings()], site.clone());
+        let token = token(&one, &claims());
+        let parts = Parts::parse(&token).unwrap();
+        let gone = tokio::time::timeout(Duration::from_millis(1), issuers.check(&parts, now())).await;
+        assert!(gone.is_err());
+        assert!(issuers.check(&parts, now()).await.unwrap().is_ok());
+        assert_eq!(site.asked.load(Ordering::SeqCst), 1);
     }
 
     /// An issuer that takes longer than its answers are kept: all who wait for one fetch are told what came of it.
