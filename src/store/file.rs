@@ -35,9 +35,11 @@ const MIGRATIONS: &[&str] = &["
 "];
 
 /// Copies what is in use to new pages, in memory rather than in a file outside of the store's folder, and empties the log.
-/// Noted last: when it is interrupted, it is done again. From then on `secure_delete` overwrites what is freed.
+/// Noted when the old pages are overwritten: until then it is done again. From then on `secure_delete` overwrites what is
+/// freed.
 const SWEEP: &str = "
     PRAGMA temp_store = MEMORY; VACUUM; PRAGMA temp_store = DEFAULT;
+    PRAGMA wal_checkpoint(TRUNCATE);
     INSERT OR REPLACE INTO meta VALUES ('swept', 1);
     PRAGMA wal_checkpoint(TRUNCATE);
 ";
@@ -251,7 +253,8 @@ impl StateFile {
         }
         let sql = match (self.seal.is_some(), swept) {
             (true, false) => SWEEP,
-            (true, true) if !stale.is_empty() => "PRAGMA wal_checkpoint(TRUNCATE);",
+            // Also when nothing is stale: an end in between may have left sealed rows in the log, and their old form below.
+            (true, true) => "PRAGMA wal_checkpoint(TRUNCATE);",
             // What is freed from now on is not overwritten any more.
             (false, true) => "DELETE FROM meta WHERE name = 'swept';",
             _ => return Ok(()),
@@ -433,6 +436,61 @@ mod tests {
         }
     }
 
+    /// Whether the value that the tests seal can be read in any file of the folder.
+    fn is_readable(folder: &Path) -> bool {
+        let read = |name: &str| std::fs::read(folder.join(name)).unwrap_or_default();
+        ["state.db", "state.db-wal"].iter().any(|name| read(name).windows(6).any(|w| w == b"served"))
+    }
+
+    fn with_seal(path: &Path) -> (StateFile, Loaded) {
+        StateFile::open(path, &facts_of(), Some(Arc::new(Backwards))).unwrap()
+    }
+
+    /// Wherever the sweep is interrupted: what it has noted is true.
+    #[test]
+    fn a_sweep_is_noted_when_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let (file, _) = StateFile::open(&path, &facts_of(), None).unwrap();
+        let sql = "UPDATE meta SET number = 5; INSERT INTO entry VALUES (1, 1, NULL, 'k', CAST('served' AS BLOB))";
+        file.conn.execute_batch(sql).unwrap();
+        drop(file);
+        let (mut file, loaded) = with_seal(&path);
+        file.commit(&[&loaded.stale], None).unwrap();
+        assert!(is_readable(folder.path()));
+        let noted = "SELECT count(*) FROM meta WHERE name = 'swept'";
+        let noted = |file: &StateFile| file.conn.query_row(noted, [], |row| row.get::<_, i64>(0)).unwrap() > 0;
+        for statement in SWEEP.split_inclusive(';') {
+            file.conn.execute_batch(statement).unwrap();
+            assert!(!noted(&file) || !is_readable(folder.path()), "{statement}");
+        }
+        assert!(noted(&file));
+    }
+
+    /// An end between the commit of rows in their new form and the checkpoint after it.
+    #[test]
+    fn what_an_interrupted_start_left_readable_goes_with_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let (mut file, loaded) = with_seal(&path);
+        file.settle(&loaded.stale).unwrap();
+        let sql = "UPDATE meta SET number = 5; INSERT INTO entry VALUES (1, 1, NULL, 'k', CAST('served' AS BLOB))";
+        file.conn.execute_batch(sql).unwrap();
+        drop(file);
+        let (mut file, loaded) = with_seal(&path);
+        file.commit(&[&loaded.stale], None).unwrap();
+        // What a machine that lost its power would find.
+        let after = tempfile::tempdir().unwrap();
+        for name in ["state.db", "state.db-wal"] {
+            std::fs::copy(folder.path().join(name), after.path().join(name)).unwrap();
+        }
+        assert!(is_readable(after.path()));
+        let (mut file, loaded) = with_seal(&after.path().join("state.db"));
+        assert!(loaded.stale.is_empty());
+        file.settle(&loaded.stale).unwrap();
+        assert!(!is_readable(after.path()));
+    }
+
     #[test]
     fn sealed_values_are_in_the_file_in_their_own_form_alone() {
         let folder = tempfile::tempdir().unwrap();
@@ -451,10 +509,7 @@ mod tests {
         assert_eq!(&*loaded.map["k"].value, b"served");
         assert_eq!(loaded.stale.len(), 1, "from before there was a seal");
         file.settle(&loaded.stale).unwrap();
-        for name in ["state.db", "state.db-wal"] {
-            let bytes = std::fs::read(folder.path().join(name)).unwrap_or_default();
-            assert!(!bytes.windows(6).any(|w| w == b"served"), "{name}");
-        }
+        assert!(!is_readable(folder.path()));
         drop(file);
         let (file, loaded) = StateFile::open(&path, &facts_of(), seal()).unwrap();
         assert_eq!((&*loaded.map["k"].value, loaded.stale.len()), (&b"served"[..], 0));
