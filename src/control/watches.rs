@@ -22,8 +22,8 @@ use types::registry::BUILT_IN;
 
 use crate::Context;
 
-/// The first wait after a watch that failed or ended, and the longest: watches end every hour or so, and a server that is gone
-/// for long is not waited for by anybody.
+/// The wait after a watch that ended, as each does every hour or so, and after a first failure to begin one; and the longest: a
+/// server that is gone for long is not waited for by anybody.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
 
@@ -102,9 +102,9 @@ async fn follow(
         };
         let missing = match stream {
             Ok(mut stream) => {
+                wait = AGAIN_MIN;
                 mark(namespace);
                 while let Some(Ok(event)) = stream.next().await {
-                    wait = AGAIN_MIN;
                     if of_interest(&place, event.event) {
                         mark(namespace);
                     }
@@ -143,5 +143,54 @@ impl Paths {
         let found: Value = self.client.get_path(&format!("/apis/{group}")).await?;
         let version = found["preferredVersion"]["version"].as_str().unwrap_or("v1");
         Ok(resource_path(group, version, namespace, plural))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use client::fake::Fake;
+    use client::{Body, Clock, Informers, Transport, TransportError, empty_body};
+    use futures_util::future::BoxFuture;
+    use jiff::Timestamp;
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Says when it is asked. Cannot be reached twice; then each watch ends without an event.
+    struct Quiet {
+        asked: mpsc::UnboundedSender<Instant>,
+        failures: Mutex<u32>,
+    }
+
+    impl Transport for Quiet {
+        fn call(&self, _: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
+            let _ = self.asked.send(Instant::now());
+            let mut failures = self.failures.lock();
+            let fails = *failures > 0;
+            *failures = failures.saturating_sub(1);
+            Box::pin(
+                async move { if fails { Err(TransportError::Closed) } else { Ok(http::Response::new(empty_body())) } },
+            )
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_quiet_watch_is_no_failure() {
+        let (asked, mut begins) = mpsc::unbounded_channel();
+        let client = Client::new(Arc::new(Quiet { asked, failures: Mutex::new(2) }));
+        let definitions = Informers::new(Fake::new(Clock::fake(Timestamp::UNIX_EPOCH)).client()).definitions();
+        let (_sender, kinds) = watch::channel(());
+        let place = ("shop".to_owned(), String::new(), "pods".to_owned());
+        let began = Instant::now();
+        let followed = follow(Paths { client, definitions }, place, |_, _| true, Arc::new(|_| ()), kinds);
+        let followed = tokio::spawn(followed);
+        let mut seconds = Vec::new();
+        while seconds.len() < 7 {
+            seconds.push(begins.recv().await.unwrap().duration_since(began).as_secs());
+        }
+        followed.abort();
+        assert_eq!(seconds, [0, 1, 3, 4, 5, 6, 7]);
     }
 }
