@@ -153,8 +153,11 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
         }
         Refused::Taken(status)
     };
-    let reservation =
-        if super::allocates(ask.kind) { Some(ask.shared.allocator.reserve_create(&mut object)?) } else { None };
+    let reservation = if super::allocates(ask.kind) {
+        Some(ask.shared.allocator.reserve_create(&mut object, &*ask.view())?)
+    } else {
+        None
+    };
     let value = ask.to_store(&object, &managed).await?;
     if dry_run {
         if view.get(&key).is_some() {
@@ -163,9 +166,11 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
         managed.put_into(&mut object);
         return Ok(Answer::Object { code: 201, value: object });
     }
-    let written = super::reserved_write(ask, reservation, Arc::from(key), Expect::Absent, Op::Put(value)).await;
+    let key: Arc<str> = key.into();
+    let written = super::reserved_write(ask, reservation, key.clone(), Expect::Absent, Op::Put(value)).await;
     let entry = written.map_err(|error| match error {
-        store::Error::Precondition { .. } => taken(),
+        // Another key is that of an address which somebody has taken meanwhile.
+        store::Error::Precondition { key: taken_key, .. } if taken_key == key => taken(),
         other => Refused::Other(super::ask::store_error(ask.kind, &name, &other)),
     })?;
     Ok(Answer::Entry { code: 201, entry })

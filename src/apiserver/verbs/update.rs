@@ -141,7 +141,7 @@ pub async fn replace(
     ask.validate(change, Some(&mut new), &*view).await?;
 
     let reservation = if super::allocates(ask.kind) && ask.subresource.is_empty() {
-        Some(ask.shared.allocator.reserve_update(&mut new, &old)?)
+        Some(ask.shared.allocator.reserve_update(&mut new, &old, &*ask.view())?)
     } else {
         None
     };

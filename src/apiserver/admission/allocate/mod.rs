@@ -22,6 +22,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde_json::Value;
+use store::View;
 use types::registry::by_kind;
 use types::status::Status;
 
@@ -119,7 +120,7 @@ impl Allocator {
     }
 
     /// Rebuilds the index from every stored Service. Call once, before the first write.
-    pub fn load(&self, view: &dyn store::View) {
+    pub fn load(&self, view: &dyn View) {
         let Some(services) = by_kind("", "v1", "Service") else { return };
         let mut state = self.state.lock();
         for entry in view.range(&services.store_prefix(), None) {
@@ -140,19 +141,19 @@ impl Allocator {
     ///
     /// # Errors
     /// 422 with upstream's texts for what cannot be had; 500 when a range is used up. Nothing stays reserved.
-    pub fn reserve_create(&self, service: &mut Value) -> Result<Reservation<'_>, Status> {
-        self.reserve(service, None)
+    pub fn reserve_create(&self, service: &mut Value, view: &dyn View) -> Result<Reservation<'_>, Status> {
+        self.reserve(service, None, view)
     }
 
     /// The same for a changed Service; what the change frees is free after the commit.
     ///
     /// # Errors
     /// As [`Allocator::reserve_create`].
-    pub fn reserve_update(&self, new: &mut Value, old: &Value) -> Result<Reservation<'_>, Status> {
-        self.reserve(new, Some(old))
+    pub fn reserve_update(&self, new: &mut Value, old: &Value, view: &dyn View) -> Result<Reservation<'_>, Status> {
+        self.reserve(new, Some(old), view)
     }
 
-    fn reserve(&self, service: &mut Value, old: Option<&Value>) -> Result<Reservation<'_>, Status> {
+    fn reserve(&self, service: &mut Value, old: Option<&Value>, view: &dyn View) -> Result<Reservation<'_>, Status> {
         families::complete(self, service, old)?;
         let before = old.map(|old| self.items_of(get(old, "spec"))).unwrap_or_default();
         // from here on an early return drops the reservation, which gives back what it has taken
@@ -163,7 +164,7 @@ impl Allocator {
             given_up: Vec::new(),
             sent: false,
         };
-        reservation.cluster_ips(service, &before)?;
+        reservation.cluster_ips(service, &before, view)?;
         ports::reserve(&mut reservation, service, &before)?;
         let after = self.items_of(get(service, "spec"));
         reservation.given_up = before.into_iter().filter(|item| !after.contains(item)).collect();
@@ -260,20 +261,23 @@ impl Reservation<'_> {
         Ok(())
     }
 
-    /// Takes any of the kind of `like`, from the dynamic band first.
-    fn take_any(&mut self, like: Item) -> Result<Item, Refusal> {
+    /// Takes any of the kind of `like` that is `free` also elsewhere, from the dynamic band first.
+    fn take_any(&mut self, like: Item, free: impl Fn(Item) -> bool) -> Result<Item, Refusal> {
         let range = self.allocator.range(like);
-        let taken = self.allocator.state.lock().pool(like).take_any(range, &self.owner);
-        let item = match (taken.ok_or(Refusal::Full)?, like) {
-            (n, Item::Address(i, _)) => Item::Address(i, n),
-            (n, Item::NodePort(_)) => Item::NodePort(n),
+        let item = |n| match like {
+            Item::Address(i, _) => Item::Address(i, n),
+            Item::NodePort(_) => Item::NodePort(n),
         };
+        let taken = self.allocator.state.lock().pool(like).take_any(range, &self.owner, |n| free(item(n)));
+        let item = item(taken.ok_or(Refusal::Full)?);
         self.taken.push(item);
         Ok(item)
     }
 
     /// One address for each family, those that are named and those that are not.
-    fn cluster_ips(&mut self, service: &mut Value, before: &[Item]) -> Result<(), Status> {
+    fn cluster_ips(&mut self, service: &mut Value, before: &[Item], view: &dyn View) -> Result<(), Status> {
+        let allocator = self.allocator;
+        let free = |item| !allocator.has_object(item, view);
         let spec = get(service, "spec");
         if !needs_cluster_ip(spec) || is_headless(spec) {
             return Ok(());
@@ -289,13 +293,16 @@ impl Reservation<'_> {
                     let Ok(ip) = text.parse::<IpAddr>() else { continue };
                     let item = Item::Address(place, bits(ip));
                     if !before.contains(&item) {
-                        self.take(item).map_err(|refusal| self.ip_refused(service, text, place, refusal))?;
+                        let taken = self
+                            .take(item)
+                            .and_then(|()| if free(item) { Ok(()) } else { Err(Refusal::Allocated("IP")) });
+                        taken.map_err(|refusal| self.ip_refused(service, text, place, refusal))?;
                     }
                     ips.push(text.clone());
                 }
                 None => {
                     let item = self
-                        .take_any(Item::Address(place, 0))
+                        .take_any(Item::Address(place, 0), free)
                         .map_err(|refusal| Status::internal(format!("failed to allocate a serviceIP: {refusal}")))?;
                     ips.push(address(number(item), family == "IPv4").to_string());
                 }

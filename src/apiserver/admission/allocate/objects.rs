@@ -1,7 +1,7 @@
 //! IPAddress objects: one for each cluster IP in use, which says whose it is. They are written in one batch with their
 //! Services, so that one is never there without the other; what an older version left out is repaired at the start.
 //!
-//! What never lives here: which address is free. Addresses that people write such objects for themselves are not reserved.
+//! An address is taken when there is an object for it, whoever wrote that. What never lives here: which address is free else.
 //!
 //! Source: `pkg/registry/core/service/ipallocator/ipallocator.go`, `pkg/controlplane/.../repairip`, KEP-1880.
 
@@ -27,18 +27,18 @@ fn kind() -> Option<&'static Kind> {
 }
 
 /// The object of an address that a Service holds.
-fn put(kind: &'static Kind, ip: IpAddr, owner: &Owner, now: Timestamp) -> Write {
+fn put(kind: &'static Kind, ip: IpAddr, owner: &Owner, expect: Expect, now: Timestamp) -> Write {
     let (namespace, name) = owner.split_once('/').unwrap_or(("", owner));
     let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind,
         "metadata": {"name": ip.to_string(), "labels": {LABEL_FAMILY: family_of(ip), LABEL_MANAGED_BY: MANAGER}},
         "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": name}}});
     object::fill_new(&mut object, "", now);
     let value = object::to_store(&KindRef::from(kind), &object, &Managed::default());
-    write(kind, &ip.to_string(), Op::Put(value))
+    write(kind, &ip.to_string(), expect, Op::Put(value))
 }
 
-fn write(kind: &Kind, name: &str, op: Op) -> Write {
-    Write { key: kind.store_key("", name).into(), expect: Expect::Any, class: object::class(kind), op }
+fn write(kind: &Kind, name: &str, expect: Expect, op: Op) -> Write {
+    Write { key: kind.store_key("", name).into(), expect, class: object::class(kind), op }
 }
 
 /// Whose address the object says that it is, when it is one of ours.
@@ -54,7 +54,7 @@ impl Reservation<'_> {
     pub fn objects(&self, view: &dyn View, now: Timestamp) -> Vec<Write> {
         let Some(kind) = kind() else { return Vec::new() };
         let taken = self.taken.iter().filter_map(|item| self.allocator.ip(*item));
-        let mut all: Vec<Write> = taken.map(|ip| put(kind, ip, &self.owner, now)).collect();
+        let mut all: Vec<Write> = taken.map(|ip| put(kind, ip, &self.owner, Expect::Absent, now)).collect();
         all.extend(self.allocator.gone(&self.given_up, &self.owner, view));
         all
     }
@@ -68,6 +68,12 @@ impl Allocator {
         }
     }
 
+    /// Whether somebody holds the address by an object for it.
+    pub(super) fn has_object(&self, item: Item, view: &dyn View) -> bool {
+        let Some((kind, ip)) = kind().zip(self.ip(item)) else { return false };
+        view.get(&kind.store_key("", &ip.to_string())).is_some()
+    }
+
     /// What is to be written together with the deletion of a Service.
     pub fn objects_of_deleted(&self, service: &Value, view: &dyn View) -> Vec<Write> {
         self.gone(&self.items_of(get(service, "spec")), &super::owner_of(service), view)
@@ -79,7 +85,7 @@ impl Allocator {
         let ours = |ip: &IpAddr| {
             let entry = view.get(&kind.store_key("", &ip.to_string()))?;
             let object = serde_json::from_slice(&entry.value).ok()?;
-            (owner_in(&object)?.as_str() == &**owner).then(|| write(kind, &ip.to_string(), Op::Delete))
+            (owner_in(&object)?.as_str() == &**owner).then(|| write(kind, &ip.to_string(), Expect::Any, Op::Delete))
         };
         ips.filter_map(|ip| ours(&ip)).collect()
     }
@@ -103,12 +109,12 @@ impl Allocator {
                 Some(owner) if held == Some(owner.as_str()) => {
                     missing.remove(name);
                 }
-                Some(_) if held.is_none() => all.push(write(kind, name, Op::Delete)),
+                Some(_) if held.is_none() => all.push(write(kind, name, Expect::Any, Op::Delete)),
                 // Somebody else's object of a free address is theirs; ours with another owner is written again.
                 Some(_) | None => {}
             }
         }
-        all.extend(missing.into_values().map(|(ip, owner)| put(kind, ip, &owner, now)));
+        all.extend(missing.into_values().map(|(ip, owner)| put(kind, ip, &owner, Expect::Any, now)));
         all
     }
 }

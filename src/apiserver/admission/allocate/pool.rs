@@ -68,22 +68,22 @@ impl Pool {
     }
 
     /// Takes a free number, from the upper band first. Begins at a random place, so that an address that was just freed
-    /// is not handed out again at once.
-    pub fn take_any(&mut self, range: &Range, owner: &Owner) -> Option<u128> {
+    /// is not handed out again at once. `free` knows of those that others hold.
+    pub fn take_any(&mut self, range: &Range, owner: &Owner, free: impl Fn(u128) -> bool) -> Option<u128> {
         let dynamic = range.first + range.band;
         let n = self
-            .free_between(dynamic, range.last)
-            .or_else(|| (range.band > 0).then(|| self.free_between(range.first, dynamic - 1)).flatten())?;
+            .free_between(dynamic, range.last, &free)
+            .or_else(|| (range.band > 0).then(|| self.free_between(range.first, dynamic - 1, &free)).flatten())?;
         self.held.insert(n, owner.clone());
         Some(n)
     }
 
-    fn free_between(&self, first: u128, last: u128) -> Option<u128> {
+    fn free_between(&self, first: u128, last: u128, free: &impl Fn(u128) -> bool) -> Option<u128> {
         let size = last.checked_sub(first)? + 1;
         let mut bytes = [0; 16];
         types::random::fill(&mut bytes);
         let start = u128::from_le_bytes(bytes) % size;
-        // no more steps than there are held numbers, plus one
-        (0..size).map(|i| first + (start + i) % size).find(|n| !self.held.contains_key(n))
+        // no more steps than there are numbers that are held here or elsewhere, plus one
+        (0..size).map(|i| first + (start + i) % size).find(|n| !self.held.contains_key(n) && free(*n))
     }
 }

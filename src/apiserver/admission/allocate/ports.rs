@@ -92,7 +92,7 @@ fn words(reservation: &Reservation, refusal: Refusal) -> String {
 
 fn any_port(reservation: &mut Reservation, what: &str) -> Result<i64, Status> {
     let item = reservation
-        .take_any(Item::NodePort(0))
+        .take_any(Item::NodePort(0), |_| true)
         .map_err(|refusal| Status::internal(format!("failed to allocate a {what}: {refusal}")))?;
     Ok(i64::try_from(number(item)).unwrap_or(0))
 }

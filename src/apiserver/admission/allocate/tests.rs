@@ -25,7 +25,7 @@ fn service(name: &str, spec: Value) -> Value {
 }
 
 fn create(allocator: &Allocator, service: &mut Value) -> Result<(), String> {
-    allocator.reserve_create(service).map(Reservation::commit).map_err(|status| status.message)
+    allocator.reserve_create(service, &Fixed::default()).map(Reservation::commit).map_err(|status| status.message)
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_dropped_reservation_takes_nothing() {
     let allocator = allocator(&["10.43.0.0/24"]);
     let spec = json!({"type": "NodePort", "clusterIP": "10.43.0.9", "ports": [{"port": 80, "nodePort": 30001}]});
     let mut a = service("a", spec.clone());
-    drop(allocator.reserve_create(&mut a).unwrap());
+    drop(allocator.reserve_create(&mut a, &Fixed::default()).unwrap());
     let mut b = service("b", spec.clone());
     create(&allocator, &mut b).unwrap();
     let mut c = service("c", spec.clone());
@@ -112,13 +112,13 @@ fn a_dropped_reservation_takes_nothing() {
 fn a_write_whose_caller_went_away_keeps_its_address() {
     let allocator = allocator(&["10.43.0.0/24"]);
     let fixed = |name: &str| service(name, json!({"clusterIP": "10.43.0.9"}));
-    let mut reservation = allocator.reserve_create(&mut fixed("a")).unwrap();
+    let mut reservation = allocator.reserve_create(&mut fixed("a"), &Fixed::default()).unwrap();
     reservation.sent();
     drop(reservation);
     assert!(create(&allocator, &mut fixed("b")).is_err());
     // the write did happen, and now the service is deleted
     allocator.release(&fixed("a"));
-    let mut reservation = allocator.reserve_create(&mut fixed("b")).unwrap();
+    let mut reservation = allocator.reserve_create(&mut fixed("b"), &Fixed::default()).unwrap();
     reservation.sent();
     reservation.undo();
     create(&allocator, &mut fixed("c")).unwrap();
@@ -181,13 +181,13 @@ fn two_stacks() {
     create(&allocator, &mut old).unwrap();
     let mut new = old.clone();
     new["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
-    allocator.reserve_update(&mut new, &old).unwrap().commit();
+    allocator.reserve_update(&mut new, &old, &Fixed::default()).unwrap().commit();
     assert_eq!(new["spec"]["clusterIPs"].as_array().unwrap().len(), 2);
     assert_eq!(new["spec"]["clusterIPs"][0], old["spec"]["clusterIP"]);
     let second = new["spec"]["clusterIPs"][1].clone();
     let mut down = new.clone();
     down["spec"]["ipFamilyPolicy"] = json!("SingleStack");
-    allocator.reserve_update(&mut down, &new).unwrap().commit();
+    allocator.reserve_update(&mut down, &new, &Fixed::default()).unwrap().commit();
     assert_eq!(down["spec"]["clusterIPs"], json!([old["spec"]["clusterIP"]]));
     let mut other = service("u", json!({"clusterIP": second}));
     create(&allocator, &mut other).unwrap();
@@ -214,7 +214,7 @@ fn node_ports_are_shared_by_protocols_and_follow_updates() {
     }
     let wanted = port(&dns, 0);
     let mut other = service("o", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": wanted}]}));
-    let reservation = allocator.reserve_update(&mut plain, &dns).unwrap();
+    let reservation = allocator.reserve_update(&mut plain, &dns, &Fixed::default()).unwrap();
     assert!(create(&allocator, &mut other).is_err());
     reservation.commit();
     create(&allocator, &mut other).unwrap();
@@ -222,9 +222,9 @@ fn node_ports_are_shared_by_protocols_and_follow_updates() {
     // to ExternalName and back
     let mut external = plain.clone();
     external["spec"] = json!({"type": "ExternalName", "externalName": "a.b"});
-    allocator.reserve_update(&mut external, &plain).unwrap().commit();
+    allocator.reserve_update(&mut external, &plain, &Fixed::default()).unwrap().commit();
     let mut again = service("dns", json!({"clusterIP": plain["spec"]["clusterIP"]}));
-    allocator.reserve_update(&mut again, &external).unwrap().commit();
+    allocator.reserve_update(&mut again, &external, &Fixed::default()).unwrap().commit();
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn no_two_services_ever_get_the_same() {
             scope.spawn(move || {
                 for i in 0..60 {
                     let mut one = service(&format!("s{t}-{i}"), json!({}));
-                    let reservation = allocator.reserve_create(&mut one).unwrap();
+                    let reservation = allocator.reserve_create(&mut one, &Fixed::default()).unwrap();
                     if i % 2 == 0 {
                         reservation.commit();
                         all.lock().push(one["spec"]["clusterIP"].as_str().unwrap().to_owned());
@@ -285,4 +285,29 @@ fn objects_of_addresses_are_repaired() {
         told,
         ["not networking.k8s.io/ipaddresses//10.43.0.8", "\"10.43.0.6\" of \"b\"", "\"10.43.0.7\" of \"c\""]
     );
+}
+
+#[test]
+fn addresses_with_an_object_of_somebody_are_held() {
+    let ip =
+        |name: &str| json!({"metadata": {"name": name}, "spec": {"parentRef": {"resource": "gateways", "name": "g"}}});
+    let view = Fixed::default().with("networking.k8s.io", "IPAddress", ip("10.43.0.1"));
+    let allocator = allocator(&["10.43.0.0/30"]);
+    let mut named = service("named", json!({"clusterIP": "10.43.0.1"}));
+    assert_eq!(
+        allocator.reserve_create(&mut named, &view).err().unwrap().message,
+        "Service \"named\" is invalid: spec.clusterIPs: Invalid value: [\"10.43.0.1\"]: failed to allocate IP 10.43.0.1: \
+         provided IP is already allocated"
+    );
+    let mut any = service("any", json!({}));
+    let reservation = allocator.reserve_create(&mut any, &view).unwrap();
+    assert_eq!(any["spec"]["clusterIP"], "10.43.0.2");
+    // what somebody writes for it from now on is not overwritten either
+    let written = reservation.objects(&view, jiff::Timestamp::UNIX_EPOCH);
+    assert!(written.iter().all(|write| matches!(write.expect, store::Expect::Absent)));
+    reservation.commit();
+    let full = allocator.reserve_create(&mut service("full", json!({})), &view).err().unwrap();
+    assert_eq!(full.message, "Internal error occurred: failed to allocate a serviceIP: range is full");
+    // the refusal has left nothing behind: when the object goes, the address is free
+    allocator.reserve_create(&mut named, &Fixed::default()).unwrap().commit();
 }
