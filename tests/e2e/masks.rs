@@ -11,6 +11,10 @@ pub fn normal(text: &str, by_chance: bool) -> String {
     for line in text.lines() {
         let line = line.trim_end();
         let key = line.trim_start().trim_start_matches('"').to_lowercase();
+        // What kubectl's client logs when a command ends before all of its input was sent: it comes or not.
+        if line.ends_with("\"Copying stdin failed\" err=\"websocket: close sent\"") {
+            continue;
+        }
         // What changes by itself while the commands run.
         if ["renewtime", "renew time", "resourceversion", "resource version"].iter().any(|k| key.starts_with(k)) {
             lines.push_str("<moves>\n");
