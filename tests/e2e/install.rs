@@ -49,7 +49,11 @@ fn installs_upgrades_and_leaves_nothing() {
 
     let gone = host.must(&format!("kedge reset --yes --cgroup-root {}", host.cgroup())).unwrap();
     assert!(gone.contains("every trace"), "{gone}");
-    assert_eq!(before, traces(&host));
+    let after = traces(&host);
+    let only = |these: &str, those: &str| {
+        these.lines().filter(|l| !those.lines().any(|o| o == *l)).collect::<Vec<_>>().join("\n")
+    };
+    assert!(before == after, "gone:\n{}\nleft behind:\n{}", only(&before, &after), only(&after, &before));
 }
 
 /// Serves `/run/shared/releases` on the host as a download site would.
