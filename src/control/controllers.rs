@@ -10,6 +10,7 @@ pub mod certificate_cleaner;
 pub mod certificate_signing;
 pub mod cluster_role_aggregation;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage;
@@ -21,6 +22,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
+pub mod stale_disruption;
 pub mod taint_eviction;
 
 #[cfg(test)]
@@ -45,4 +47,6 @@ pub const ALL: &[fn(&Context)] = &[
     taint_eviction::start,
     pod_garbage::start,
     resource_quota::start,
+    disruption::start,
+    stale_disruption::start,
 ];

@@ -5,6 +5,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use types::selector::{LabelSelector as Matcher, Requirement};
 
 use client::Object;
@@ -49,6 +50,24 @@ pub fn node_name(pod: &Pod) -> &str {
 pub fn restarts(pod: &Pod) -> i32 {
     let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
     statuses.into_iter().flatten().map(|c| c.restart_count).max().unwrap_or(0)
+}
+
+/// The API keeps whole seconds.
+pub fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// So many of `of`: a number, or a percentage.
+pub fn share(value: &IntOrString, of: i32, round_up: bool) -> i32 {
+    match value {
+        IntOrString::Int(n) => (*n).max(0),
+        IntOrString::String(text) => {
+            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
+            let product = percent.max(0).saturating_mul(i64::from(of));
+            let value = if round_up { product.saturating_add(99) / 100 } else { product / 100 };
+            i32::try_from(value).unwrap_or(i32::MAX)
+        }
+    }
 }
 
 /// A label selector object as something that matches. `None`: its operator is unknown, it matches nothing.

@@ -177,7 +177,7 @@ fn status(namespace: &Namespace, remains: &Remains, now: Timestamp) -> Namespace
             status: state.into(),
             reason: Some(reason.into()),
             message: Some(text),
-            last_transition_time: Some(Time(super::replicaset::whole_second(now))),
+            last_transition_time: Some(Time(crate::pods::whole_second(now))),
         };
         match conditions.iter_mut().find(|c| c.type_ == kind) {
             Some(old) if old.status == new.status && old.reason == new.reason && old.message == new.message => {}

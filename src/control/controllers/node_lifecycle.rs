@@ -21,7 +21,6 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::replicaset::whole_second;
 use crate::{Context, POD_BY_NODE, pods};
 
 const NAME: &str = "node-controller";
@@ -113,7 +112,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
                 new.status.iter_mut().flat_map(|s| s.conditions.iter_mut().flatten()).filter(|c| c.type_ == "Ready")
             {
                 c.status = "False".into();
-                c.last_transition_time = Some(Time(whole_second(now)));
+                c.last_transition_time = Some(Time(pods::whole_second(now)));
             }
             plan.push(Action::PodNotReady(Box::new(new)), format!("{} is on a node that is not ready", pod.name()));
         }
@@ -124,7 +123,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
 /// Marks what the node cannot vouch for as unknown. Whether that changed anything.
 fn silence(node: &mut Node, now: Timestamp) -> bool {
     let created = node.metadata.creation_timestamp.clone();
-    let now = Some(Time(whole_second(now)));
+    let now = Some(Time(pods::whole_second(now)));
     let conditions = node.status.get_or_insert_default().conditions.get_or_insert_default();
     let mut changed = false;
     for name in VOUCHED {
@@ -158,7 +157,7 @@ fn taints(node: &Node, any_ready: bool, now: Timestamp) -> Vec<Taint> {
         key: key.into(),
         effect: effect.into(),
         value: None,
-        time_added: Some(Time(whole_second(now))),
+        time_added: Some(Time(pods::whole_second(now))),
     };
     let mut wanted = Vec::new();
     for (name, status, key) in BY_CONDITION {

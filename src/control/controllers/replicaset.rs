@@ -186,7 +186,7 @@ fn status(
                     status: "True".into(),
                     reason: Some(failure.reason.into()),
                     message: Some(failure.message.clone()),
-                    last_transition_time: Some(Time(whole_second(now))),
+                    last_transition_time: Some(Time(pods::whole_second(now))),
                 });
             }
         }
@@ -204,11 +204,6 @@ fn status(
         conditions: Some(conditions).filter(|c| !c.is_empty()),
     };
     (status, next)
-}
-
-/// The API keeps whole seconds.
-pub fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Sorts pods so that those to delete first come first: what costs least to lose.

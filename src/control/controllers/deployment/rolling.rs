@@ -10,22 +10,9 @@ use std::cmp::Reverse;
 use client::Object;
 use client::runner::Plan;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Action, DESIRED, MAX, Set, Sets, guarded, replicas};
-
-fn resolve(value: Option<&IntOrString>, of: i32, round_up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(n)) => (*n).max(0),
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let product = percent.max(0) * i64::from(of);
-            let value = if round_up { (product + 99) / 100 } else { product / 100 };
-            i32::try_from(value).unwrap_or(i32::MAX)
-        }
-    }
-}
+use crate::pods;
 
 /// (maxSurge, maxUnavailable) in pods. Both zero would never move: then one may be unavailable.
 fn fence(spec: &DeploymentSpec) -> (i32, i32) {
@@ -34,8 +21,8 @@ fn fence(spec: &DeploymentSpec) -> (i32, i32) {
         return (0, 0);
     }
     let rolling = strategy.rolling_update.clone().unwrap_or_default();
-    let surge = resolve(rolling.max_surge.as_ref(), replicas(spec), true);
-    let unavailable = resolve(rolling.max_unavailable.as_ref(), replicas(spec), false);
+    let surge = rolling.max_surge.map_or(0, |n| pods::share(&n, replicas(spec), true));
+    let unavailable = rolling.max_unavailable.map_or(0, |n| pods::share(&n, replicas(spec), false));
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
 }
 

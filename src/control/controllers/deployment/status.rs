@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentSpec
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Action, Observed, REVISION_HISTORY, Sets, max_unavailable, replicas};
-use crate::controllers::replicaset::whole_second;
+use crate::pods::whole_second;
 
 const PROGRESSING: &str = "Progressing";
 const AVAILABLE: &str = "Available";
