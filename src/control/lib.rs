@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub mod controllers;
 mod failures;
 pub mod keys;
+mod pod_writes;
 pub mod pods;
 pub mod scheduler;
 mod watches;

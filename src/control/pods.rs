@@ -2,13 +2,16 @@
 //!
 //! Source: kubernetes `pkg/api/v1/pod/util.go`, `pkg/controller/controller_utils.go`.
 
+use std::sync::Arc;
+
+use client::object::controller_of;
+use client::queue::Queue;
+use client::{Cache, Key, Object};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use types::selector::{LabelSelector as Matcher, Requirement};
-
-use client::Object;
 
 pub fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
@@ -37,9 +40,14 @@ pub fn is_ready(pod: &Pod) -> bool {
     ready_since(pod).is_some()
 }
 
-/// When a ready pod counts as available; `None`: it is not ready.
+/// When a ready pod counts as available; `None`: it is not ready. Who asks for no delay trusts no clock: it is at once.
 pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
-    Some(ready_since(pod)? + SignedDuration::from_secs(min_ready_seconds.into()))
+    let since = ready_since(pod)?;
+    Some(if min_ready_seconds > 0 {
+        since + SignedDuration::from_secs(min_ready_seconds.into())
+    } else {
+        Timestamp::UNIX_EPOCH
+    })
 }
 
 pub fn node_name(pod: &Pod) -> &str {
@@ -110,15 +118,65 @@ pub enum Claim {
 
 /// Decides by owner, selector and deletion. Source: `pkg/controller/controller_ref_manager.go`.
 pub fn claim<O: Object, K: Object>(owner: &O, selector: &Matcher, object: &K) -> Claim {
-    let matches = selector.matches(&object.metadata().labels);
-    match object.controller_owner() {
-        Some(reference) if reference.uid != owner.uid() => Claim::NotMine,
+    claim_if(owner.metadata(), selector.matches(&object.metadata().labels), object.metadata())
+}
+
+/// As `claim`, for owners that ask for more than their selector says.
+pub fn claim_if(owner: &ObjectMeta, matches: bool, object: &ObjectMeta) -> Claim {
+    let owner_goes = owner.deletion_timestamp.is_some();
+    match controller_of(object) {
+        Some(reference) if Some(&reference.uid) != owner.uid.as_ref() => Claim::NotMine,
         Some(_) if matches => Claim::Mine,
-        Some(_) if owner.is_terminating() => Claim::NotMine,
+        Some(_) if owner_goes => Claim::NotMine,
         Some(_) => Claim::Release,
-        None if owner.is_terminating() || !matches || object.is_terminating() => Claim::NotMine,
+        None if owner_goes || !matches || object.deletion_timestamp.is_some() => Claim::NotMine,
         None => Claim::Adopt,
     }
+}
+
+/// Marks who manages an object that changed, as it was and as it is; while nobody does, who could take it.
+pub fn wake<K: Object>(
+    queue: &Queue,
+    kind: &str,
+    old: Option<&Arc<K>>,
+    new: Option<&Arc<K>>,
+    takers: &dyn Fn(&ObjectMeta) -> Vec<Key>,
+) {
+    for meta in old.into_iter().chain(new).map(|o| o.metadata()) {
+        match controller_of(meta) {
+            Some(owner) if owner.kind == kind => {
+                queue.add(Key::new(meta.namespace.as_deref().unwrap_or_default(), &owner.name));
+            }
+            Some(_) => {}
+            None => takers(meta).into_iter().for_each(|key| queue.add(key)),
+        }
+    }
+}
+
+/// The objects of a cache whose selector finds something with this metadata.
+pub fn selecting<K: Object>(
+    all: &Cache<K>,
+    found: &ObjectMeta,
+    selector: fn(&K) -> Option<&LabelSelector>,
+) -> Vec<Key> {
+    let finds = |o: &Arc<K>| selector(o).and_then(matcher).is_some_and(|s| !s.is_empty() && s.matches(&found.labels));
+    let all = all.in_namespace(found.namespace.as_deref().unwrap_or_default());
+    all.iter().filter(|o| finds(o)).map(|o| o.key()).collect()
+}
+
+/// The pod that a template of `owner` describes; its name is made by the API server.
+pub fn from_template(template: &PodTemplateSpec, owner: &ObjectMeta, reference: OwnerReference) -> Pod {
+    let meta = template.metadata.clone().unwrap_or_default();
+    let metadata = ObjectMeta {
+        generate_name: Some(format!("{}-", owner.name.as_deref().unwrap_or_default())),
+        namespace: owner.namespace.clone(),
+        labels: meta.labels,
+        annotations: meta.annotations,
+        finalizers: meta.finalizers,
+        owner_references: Some(vec![reference]),
+        ..ObjectMeta::default()
+    };
+    Pod { metadata, spec: template.spec.clone(), status: None }
 }
 
 /// The merge patch that adds or removes `owner` among an object's owners; fails when the object changed since.

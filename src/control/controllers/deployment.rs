@@ -401,20 +401,8 @@ pub fn start(context: &Context) {
     }));
     let (dirty, all) = (Arc::clone(&queue), Arc::clone(&deployments));
     sets.on_change(Box::new(move |old, new| {
-        for set in old.into_iter().chain(new) {
-            match set.controller_owner() {
-                Some(owner) if owner.kind == "Deployment" => dirty.add(Key::new(set.namespace(), &owner.name)),
-                Some(_) => {}
-                None => {
-                    for d in all.in_namespace(set.namespace()) {
-                        let selector = d.spec.as_ref().and_then(|s| pods::matcher(&s.selector));
-                        if selector.is_some_and(|s| !s.is_empty() && s.matches(&set.metadata.labels)) {
-                            dirty.add(d.key());
-                        }
-                    }
-                }
-            }
-        }
+        let takers = |set: &ObjectMeta| pods::selecting(&all, set, |d| d.spec.as_ref().map(|s| &s.selector));
+        pods::wake(&dirty, "Deployment", old, new, &takers);
     }));
     // Recreate waits for the last old pod to be gone.
     let (dirty, all, owners) = (Arc::clone(&queue), Arc::clone(&deployments), Arc::clone(&sets));

@@ -9,17 +9,18 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use client::events::reference;
 use client::runner::{Controller, Plan, Seen};
-use client::{Cache, Client, DeleteParams, Error, Key, Object, Patch, Recorder, Result, Selector};
-use futures_util::future::join_all;
+use client::{Cache, Key, Object, Result, Selector};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 
 use crate::Context;
 use crate::failures::{Failure, Failures};
+use crate::pod_writes::PodWrites;
 use crate::pods::{self, Claim};
 
 const NAME: &str = "replicaset-controller";
@@ -55,11 +56,11 @@ pub enum Action {
     Create {
         pod: Box<Pod>,
         count: usize,
-        set: Box<ReplicaSet>,
+        about: Box<ObjectReference>,
     },
     Delete {
         pods: Vec<(Key, String)>,
-        set: Box<ReplicaSet>,
+        about: Box<ObjectReference>,
     },
     Status(Box<ReplicaSet>),
 }
@@ -113,48 +114,21 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
     match mine.len().cmp(&wanted) {
         Ordering::Less => {
             let count = (wanted - mine.len()).min(BURST);
-            let pod = Box::new(new_pod(set, me));
+            let template = spec.template.clone().unwrap_or_default();
+            let pod = Box::new(pods::from_template(&template, &set.metadata, me));
             let why = format!("{} of {wanted} replicas", mine.len());
-            plan.push(Action::Create { pod, count, set: Box::new(identity(set)) }, why);
+            plan.push(Action::Create { pod, count, about: Box::new(reference(set)) }, why);
         }
         Ordering::Greater => {
             let count = (mine.len() - wanted).min(BURST);
             let why = format!("{} of {wanted} replicas", mine.len());
             rank(&mut mine, &observed.on_node, now);
             let pods = mine.iter().take(count).map(|p| (p.key(), p.uid().to_owned())).collect();
-            plan.push(Action::Delete { pods, set: Box::new(identity(set)) }, why);
+            plan.push(Action::Delete { pods, about: Box::new(reference(set)) }, why);
         }
         Ordering::Equal => {}
     }
     plan
-}
-
-/// Enough of a set to record events about it.
-fn identity(set: &ReplicaSet) -> ReplicaSet {
-    let m = &set.metadata;
-    let metadata = ObjectMeta {
-        name: m.name.clone(),
-        namespace: m.namespace.clone(),
-        uid: m.uid.clone(),
-        resource_version: m.resource_version.clone(),
-        ..ObjectMeta::default()
-    };
-    ReplicaSet { metadata, ..ReplicaSet::default() }
-}
-
-fn new_pod(set: &ReplicaSet, owner: OwnerReference) -> Pod {
-    let template = set.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
-    let meta = template.metadata.unwrap_or_default();
-    let metadata = ObjectMeta {
-        generate_name: Some(format!("{}-", set.name())),
-        namespace: set.metadata.namespace.clone(),
-        labels: meta.labels,
-        annotations: meta.annotations,
-        finalizers: meta.finalizers,
-        owner_references: Some(vec![owner]),
-        ..ObjectMeta::default()
-    };
-    Pod { metadata, spec: template.spec, status: None }
 }
 
 /// The status, and when time alone will change it.
@@ -244,10 +218,8 @@ pub fn rank(list: &mut [&Arc<Pod>], on_node: &HashMap<String, usize>, now: Times
 }
 
 pub struct ReplicaSets {
-    client: Client,
+    writes: PodWrites,
     sets: Arc<Cache<ReplicaSet>>,
-    pods: Arc<Cache<Pod>>,
-    recorder: Recorder,
     failures: Failures,
 }
 
@@ -265,23 +237,11 @@ pub fn start(context: &Context) {
     }));
     let (dirty, all) = (Arc::clone(&queue), Arc::clone(&sets));
     pods.on_change(Box::new(move |old, new| {
-        for pod in old.into_iter().chain(new) {
-            match pod.controller_owner() {
-                Some(owner) if owner.kind == "ReplicaSet" => dirty.add(Key::new(pod.namespace(), &owner.name)),
-                Some(_) => {}
-                // An orphan wakes whoever could take it.
-                None => {
-                    for set in all.in_namespace(pod.namespace()) {
-                        let selector = set.spec.as_ref().and_then(|s| pods::matcher(&s.selector));
-                        if selector.is_some_and(|s| !s.is_empty() && s.matches(&pod.metadata.labels)) {
-                            dirty.add(set.key());
-                        }
-                    }
-                }
-            }
-        }
+        let takers = |pod: &ObjectMeta| pods::selecting(&all, pod, |set| set.spec.as_ref().map(|s| &s.selector));
+        pods::wake(&dirty, "ReplicaSet", old, new, &takers);
     }));
-    context.run(ReplicaSets { client, sets, pods, recorder, failures: Failures::default() }, queue, WORKERS);
+    let writes = PodWrites { client, pods, recorder };
+    context.run(ReplicaSets { writes, sets, failures: Failures::default() }, queue, WORKERS);
 }
 
 impl ReplicaSets {
@@ -301,78 +261,19 @@ impl ReplicaSets {
         counts
     }
 
-    async fn create(&self, pod: &Pod, count: usize, set: &ReplicaSet) -> Result<Vec<Seen>> {
-        let (mut left, mut batch, mut seen) = (count, 1usize, Vec::new());
-        let mut failure = None;
-        while left > 0 && failure.is_none() {
-            let size = batch.min(left);
-            for outcome in join_all((0..size).map(|_| self.client.create(pod))).await {
-                match outcome {
-                    Ok(created) => {
-                        self.recorder.normal(set, "SuccessfulCreate", format!("Created pod: {}", created.name()));
-                        seen.push(Box::pin(self.pods.reached(created.revision())) as Seen);
-                    }
-                    // Nothing can be created there any more; the set will go too.
-                    Err(error) if error.is_namespace_terminating() => return Ok(seen),
-                    Err(error) => {
-                        self.recorder.warning(set, "FailedCreate", format!("Error creating: {error}"));
-                        failure = Some(error);
-                    }
-                }
-            }
-            left -= size;
-            batch *= 2;
+    /// Remembers or forgets a failure.
+    fn remember(&self, uid: Option<&str>, reason: &'static str, outcome: Result<Vec<Seen>>) -> Result<Vec<Seen>> {
+        let uid = uid.unwrap_or_default();
+        match &outcome {
+            Ok(_) => drop(self.failures.clear(uid)),
+            Err(error) => self.failures.set(uid, Failure { reason, message: error.to_string() }),
         }
-        self.finish(set, "FailedCreate", failure, seen).await
-    }
-
-    async fn delete(&self, pods: &[(Key, String)], set: &ReplicaSet) -> Result<Vec<Seen>> {
-        let mut seen = Vec::new();
-        let mut failure = None;
-        let deletes = pods.iter().map(|(key, uid)| async move {
-            (key, uid, self.client.delete::<Pod>(&key.namespace, &key.name, &DeleteParams::uid(uid)).await)
-        });
-        for (key, uid, outcome) in join_all(deletes).await {
-            match outcome {
-                Ok(_) => {
-                    self.recorder.normal(set, "SuccessfulDelete", format!("Deleted pod: {}", key.name));
-                    seen.push(Box::pin(self.pods.going(key, uid)) as Seen);
-                }
-                Err(error) if error.is_not_found() => {}
-                Err(error) => {
-                    self.recorder.warning(set, "FailedDelete", format!("Error deleting: {error}"));
-                    failure = Some(error);
-                }
-            }
-        }
-        self.finish(set, "FailedDelete", failure, seen).await
-    }
-
-    /// Remembers or forgets a failure. What was done before it is waited for here, so that the next attempt counts it.
-    async fn finish(
-        &self,
-        set: &ReplicaSet,
-        reason: &'static str,
-        failure: Option<Error>,
-        seen: Vec<Seen>,
-    ) -> Result<Vec<Seen>> {
-        match failure {
-            None => {
-                self.failures.clear(set.uid());
-                Ok(seen)
-            }
-            Some(error) => {
-                self.failures.set(set.uid(), Failure { reason, message: error.to_string() });
-                let limit = std::time::Duration::from_secs(client::runner::SEEN_SECONDS_MAX);
-                let _ = tokio::time::timeout(limit, join_all(seen)).await;
-                Err(error)
-            }
-        }
+        outcome
     }
 
     /// A set that is gone or going must not take pods; the cache may not know yet.
     async fn may_adopt(&self, key: &Key) -> Result<bool> {
-        let live = self.client.get::<ReplicaSet>(&key.namespace, &key.name).await?;
+        let live = self.writes.client.get::<ReplicaSet>(&key.namespace, &key.name).await?;
         Ok(!live.is_terminating() && self.sets.get(key).is_some_and(|s| s.uid() == live.uid()))
     }
 }
@@ -386,7 +287,7 @@ impl Controller for ReplicaSets {
 
     fn plan(&self, key: &Key, now: Timestamp) -> Plan<Action> {
         let Some(set) = self.sets.get(key) else { return Plan::nothing() };
-        let pods = self.pods.in_namespace(&key.namespace);
+        let pods = self.writes.pods.in_namespace(&key.namespace);
         let on_node = self.on_node(&set, &pods);
         let mut plan = plan(&Observed { set: &set, pods: &pods, on_node, failure: self.failures.get(set.uid()) }, now);
         let acts = plan.actions.iter().any(|a| matches!(a, Action::Create { .. } | Action::Delete { .. }));
@@ -403,19 +304,18 @@ impl Controller for ReplicaSets {
                 if !self.may_adopt(key).await? {
                     return Ok(vec![]);
                 }
-                let pod: Pod = self.client.patch(&pod.namespace, &pod.name, Patch::Merge(&patch)).await?;
-                Ok(vec![Box::pin(self.pods.reached(pod.revision()))])
+                self.writes.patch(&pod, &patch).await
             }
-            Action::Release { pod, patch } => {
-                match self.client.patch::<Pod>(&pod.namespace, &pod.name, Patch::Merge(&patch)).await {
-                    Ok(pod) => Ok(vec![Box::pin(self.pods.reached(pod.revision()))]),
-                    Err(error) if error.is_not_found() => Ok(vec![]),
-                    Err(error) => Err(error),
-                }
+            Action::Release { pod, patch } => self.writes.patch(&pod, &patch).await,
+            Action::Create { pod, count, about } => {
+                let outcome = self.writes.create(&about, count, &|_| (*pod).clone()).await;
+                self.remember(about.uid.as_deref(), "FailedCreate", outcome)
             }
-            Action::Create { pod, count, set } => self.create(&pod, count, &set).await,
-            Action::Delete { pods, set } => self.delete(&pods, &set).await,
-            Action::Status(set) => match self.client.update_status(&*set).await {
+            Action::Delete { pods, about } => {
+                let outcome = self.writes.delete(&about, &pods).await;
+                self.remember(about.uid.as_deref(), "FailedDelete", outcome)
+            }
+            Action::Status(set) => match self.writes.client.update_status(&*set).await {
                 Ok(set) => Ok(vec![Box::pin(self.sets.reached(set.revision()))]),
                 Err(error) if error.is_not_found() => Ok(vec![]),
                 Err(error) => Err(error),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use client::DeleteParams;
 use proptest::prelude::*;
 use serde_json::json;
 
