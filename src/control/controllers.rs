@@ -14,6 +14,7 @@ pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage;
+pub mod job;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_garbage;
@@ -24,6 +25,7 @@ pub mod service_account;
 pub mod service_account_token;
 pub mod stale_disruption;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 
 #[cfg(test)]
 mod harness;
@@ -49,4 +51,7 @@ pub const ALL: &[fn(&Context)] = &[
     resource_quota::start,
     disruption::start,
     stale_disruption::start,
+    job::start,
+    job::orphans::start,
+    ttl_after_finished::start,
 ];

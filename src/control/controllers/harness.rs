@@ -25,7 +25,8 @@ pub struct Cluster {
 /// How the node treats pods.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kubelet {
-    /// Pods become ready at once, unless their image is `broken`; deleted ones go at once.
+    /// Pods become ready at once, unless their image is `broken`, or end as it says: `succeeds`, `fails`. Deleted ones go at
+    /// once.
     Works,
     /// Nothing happens to pods.
     Absent,
@@ -121,7 +122,17 @@ async fn run_pods(client: Client, informers: Informers, clock: Clock, kubelet: K
                     client.patch(&key.namespace, &key.name, Patch::Merge(&json!({"spec": {"nodeName": "n1"}}))).await;
                 continue;
             }
-            let broken = pod.spec.as_ref().unwrap().containers.iter().any(|c| c.image.as_deref() == Some("broken"));
+            let image =
+                |image: &str| pod.spec.as_ref().unwrap().containers.iter().any(|c| c.image.as_deref() == Some(image));
+            if let Some((_, phase)) = [("succeeds", "Succeeded"), ("fails", "Failed")].iter().find(|(i, _)| image(i)) {
+                let status = json!({"status": {"phase": phase, "conditions": [{"type": "Ready", "status": "False",
+                    "lastTransitionTime": types::time::rfc3339(clock.now())}]}});
+                if !pods::is_finished(&pod) {
+                    let _: Result<Pod, _> = client.patch_status(&key.namespace, &key.name, Patch::Merge(&status)).await;
+                }
+                continue;
+            }
+            let broken = image("broken");
             if !broken && !pods::is_ready(&pod) {
                 let ip = format!("10.42.{}.{}", next_ip / 250, next_ip % 250 + 1);
                 next_ip += 1;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use client::runner::{Controller, Plan, Seen};
-use client::{Cache, Client, Clock, DeleteParams, Key, Object, Result, Selector};
+use client::{Cache, Client, Clock, Key, Object, Result, Selector};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
@@ -148,20 +148,16 @@ impl Controller for Collector {
                     &self.client,
                     &self.pods,
                     &pod,
-                    "DeletionByPodGC",
-                    "PodGC: node no longer exists",
+                    Some(("DeletionByPodGC", "PodGC: node no longer exists")),
                     Some(0),
                     self.clock.now(),
                 )
                 .await
             }
             Action::Remove { pod, uid } => {
-                let params = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::uid(&uid) };
-                match self.client.delete::<Pod>(&pod.namespace, &pod.name, &params).await {
-                    Ok(_) => Ok(vec![Box::pin(self.pods.going(&pod, &uid))]),
-                    Err(error) if error.is_not_found() => Ok(vec![]),
-                    Err(error) => Err(error),
-                }
+                // Who counts pods by their ends sees one even where no node told of it.
+                let Some(pod) = self.pods.get(&pod).filter(|p| p.uid() == uid) else { return Ok(vec![]) };
+                evict(&self.client, &self.pods, &pod, None, Some(0), self.clock.now()).await
             }
         }
     }

@@ -125,8 +125,7 @@ impl Controller for Eviction {
             &self.client,
             &self.pods,
             &pod,
-            "DeletionByTaintManager",
-            "Taint manager: deleting due to NoExecute taint",
+            Some(("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")),
             None,
             self.clock.now(),
         )
@@ -134,31 +133,37 @@ impl Controller for Eviction {
     }
 }
 
-/// Says in the pod's status why it is disrupted, then deletes it.
+/// Says in the pod's status why (reason and message) it is disrupted, then deletes it: with the grace of `failed`, whose node
+/// will not end it and whose end is told therefore, or with its own.
 pub async fn evict(
     client: &Client,
     cache: &Arc<Cache<Pod>>,
     pod: &Pod,
-    reason: &str,
-    message: &str,
+    why: Option<(&str, &str)>,
     failed: Option<i64>,
     now: Timestamp,
 ) -> Result<Vec<Seen>> {
     let (namespace, name) = (pod.namespace(), pod.name());
-    if pods::condition(pod, "DisruptionTarget").is_none_or(|c| c.status != "True") {
-        let mut conditions = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-        conditions.retain(|c| c.type_ != "DisruptionTarget");
-        let mut conditions = json!(conditions);
-        if let Some(list) = conditions.as_array_mut() {
-            let observed = pod.metadata.generation;
-            list.push(json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
-                "lastTransitionTime": types::time::rfc3339(now), "observedGeneration": observed}));
-        }
+    let fails = failed.is_some() && !pods::is_finished(pod);
+    let announced = pods::condition(pod, "DisruptionTarget").is_some_and(|c| c.status == "True");
+    let announces = why.filter(|_| !announced && !pods::is_finished(pod));
+    if fails || announces.is_some() {
         let mut patch = json!({
             "metadata": {"uid": pod.uid(), "resourceVersion": pod.metadata.resource_version},
-            "status": {"conditions": conditions},
+            "status": {},
         });
-        if failed.is_some() && !pods::is_finished(pod) {
+        if let Some((reason, message)) = announces {
+            let mut conditions = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+            conditions.retain(|c| c.type_ != "DisruptionTarget");
+            let mut conditions = json!(conditions);
+            if let Some(list) = conditions.as_array_mut() {
+                let observed = pod.metadata.generation;
+                list.push(json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
+                    "lastTransitionTime": types::time::rfc3339(now), "observedGeneration": observed}));
+            }
+            patch["status"]["conditions"] = conditions;
+        }
+        if fails {
             patch["status"]["phase"] = "Failed".into();
         }
         match client.patch_status::<Pod>(namespace, name, Patch::Merge(&patch)).await {

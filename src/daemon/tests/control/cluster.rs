@@ -207,7 +207,18 @@ impl Cluster {
     }
 }
 
-/// Pods become ready at once, unless their image is `broken`; deleted ones go at once.
+/// Images whose containers end at once: how the pod ends, and their exit code.
+const ENDS: &[(&str, &str, i32)] = &[("succeeds", "Succeeded", 0), ("fails", "Failed", 1)];
+
+fn ended(phase: &str, code: i32, now: jiff::Timestamp) -> Value {
+    let now = types::time::rfc3339(now);
+    json!({"status": {"phase": phase, "startTime": now,
+        "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}],
+        "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": code, "finishedAt": now, "startedAt": now}}}]}})
+}
+
+/// Pods become ready at once, unless their image is `broken` or one of [`ENDS`]; deleted ones go at once.
 async fn run_pods(client: Client, clock: Clock) {
     let informers = Informers::new(client.clone());
     let pods = informers.cache::<Pod>(Selector::fields(format!("spec.nodeName={NODE}")));
@@ -221,8 +232,17 @@ async fn run_pods(client: Client, clock: Clock) {
                 let _ = client.delete::<Pod>(&key.namespace, &key.name, &params).await;
                 continue;
             }
-            let broken = pod.spec.iter().flat_map(|s| &s.containers).any(|c| c.image.as_deref() == Some("broken"));
-            if broken || control::pods::is_ready(&pod) {
+            let image =
+                |image: &str| pod.spec.iter().flat_map(|s| &s.containers).any(|c| c.image.as_deref() == Some(image));
+            if let Some((_, phase, code)) = ENDS.iter().find(|(name, _, _)| image(name)) {
+                if !control::pods::is_finished(&pod) {
+                    let _: Result<Pod, _> = client
+                        .patch_status(&key.namespace, &key.name, Patch::Strategic(&ended(phase, *code, clock.now())))
+                        .await;
+                }
+                continue;
+            }
+            if image("broken") || control::pods::is_ready(&pod) {
                 continue;
             }
             last_ip += 1;
