@@ -63,6 +63,7 @@ macro_rules! objects {
 objects! {
     k8s_openapi::api::apps::v1::Deployment,
     k8s_openapi::api::apps::v1::ReplicaSet,
+    k8s_openapi::api::batch::v1::CronJob,
     k8s_openapi::api::batch::v1::Job,
     k8s_openapi::api::certificates::v1::CertificateSigningRequest,
     k8s_openapi::api::coordination::v1::Lease,

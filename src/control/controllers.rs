@@ -9,6 +9,7 @@ pub mod certificate_approval;
 pub mod certificate_cleaner;
 pub mod certificate_signing;
 pub mod cluster_role_aggregation;
+pub mod cron_job;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
@@ -54,4 +55,5 @@ pub const ALL: &[fn(&Context)] = &[
     job::start,
     job::orphans::start,
     ttl_after_finished::start,
+    cron_job::start,
 ];

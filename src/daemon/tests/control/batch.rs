@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use client::{DeleteParams, Object as _, Patch, Propagation};
-use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::batch::v1::{CronJob, Job, JobStatus};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use serde_json::{Value, json};
 
@@ -109,5 +109,25 @@ async fn jobs_run_and_end() {
         |e: &Arc<Event>| e.reason.as_deref() == Some("Completed") && e.involved_object.name.as_deref() == Some("brief");
     cluster.until::<Event>("the brief one is complete", |all| all.iter().any(brief)).await;
     cluster.until::<Job>("the brief one is gone", |all| all.iter().all(|j| j.name() != "brief")).await;
+
+    // By the clock.
+    let ticks = json!({"metadata": {"name": "tick"}, "spec": {"schedule": "@every 1s", "timeZone": "Europe/Berlin",
+        "jobTemplate": {"spec": job("", "succeeds", json!({}))["spec"]}}});
+    cluster.post("/apis/batch/v1/namespaces/shop/cronjobs", &ticks).await;
+    let ran = |c: &Arc<CronJob>| {
+        let status = c.status.clone().unwrap_or_default();
+        status.last_schedule_time.is_some() && status.last_successful_time.is_some() && status.active.is_none()
+    };
+    cluster.until::<CronJob>("it has run", |all| all.iter().any(ran)).await;
+    let _: CronJob = admin.patch("shop", "tick", Patch::Merge(&change(json!({"suspend": true})))).await.unwrap();
+    for reason in ["SuccessfulCreate", "SawCompletedJob"] {
+        let said = |e: &Arc<Event>| {
+            e.reason.as_deref() == Some(reason) && e.involved_object.kind.as_deref() == Some("CronJob")
+        };
+        cluster.until::<Event>(reason, |all| all.iter().any(said)).await;
+    }
+    let params = DeleteParams::default().propagation(Propagation::Background);
+    admin.delete::<CronJob>("shop", "tick", &params).await.unwrap();
+    cluster.until::<Job>("its jobs are gone", |all| !all.iter().any(|j| j.name().starts_with("tick-"))).await;
     assert_eq!(cluster.stop().await, Vec::<String>::new());
 }

@@ -187,6 +187,21 @@ const SCRIPT: &[(&str, i32, &[&str])] = &[
     ("rollout status deploy/web", 0, &["successfully rolled out"]),
     ("delete deploy web --cascade=foreground", 0, &["deployment.apps \"web\" deleted"]),
     ("get pods", 0, &["No resources found in shop namespace."]),
+    ("create cronjob tick --image=succeeds --schedule '0 0 1 1 *'", 0, &["cronjob.batch/tick created"]),
+    ("create job once --from=cronjob/tick", 0, &["job.batch/once created"]),
+    ("wait --for=condition=Complete job/once --timeout=30s", 0, &["job.batch/once condition met"]),
+    ("get job,cronjob", 0, &["job.batch/once Complete 1/1", "cronjob.batch/tick 0 0 1 1 * <none> False 0 <none>"]),
+    (
+        "describe job once",
+        0,
+        &[
+            "Controlled By: CronJob/tick",
+            "Pods Statuses: 0 Active (0 Ready) / 1 Succeeded / 0 Failed",
+            "job-controller Job completed",
+        ],
+    ),
+    ("delete cronjob tick --cascade=foreground", 0, &["cronjob.batch \"tick\" deleted"]),
+    ("get job,pod", 0, &["No resources found in shop namespace."]),
     ("delete ns shop", 0, &["namespace \"shop\" deleted"]),
     ("get ns shop", 1, &["Error from server (NotFound): namespaces \"shop\" not found"]),
 ];
