@@ -23,7 +23,7 @@ use client::events::{NORMAL, WARNING, reference};
 use client::runner::{Controller, Plan, Seen};
 use client::{Cache, Key, Object, Patch, Result, Selector};
 use futures_util::future::join_all;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -48,6 +48,8 @@ mod round;
 const NAME: &str = "job-controller";
 /// Jobs worked on at once; upstream's `--concurrent-job-syncs`.
 const WORKERS: usize = 5;
+/// Longest wait before pods are created or deleted again after that failed; upstream's `MaxJobApiBackOff`.
+const AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// Keeps a pod until its end is counted.
 pub const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 /// Who manages a job that names nobody.
@@ -203,7 +205,9 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
     // What is done before the status is written is told in it.
     let acts = manage != Manage::Nothing;
     let later = acts && observed.failed;
-    if !later {
+    if later {
+        plan.again_at(now + AGAIN);
+    } else {
         round.expect(&manage);
     }
     let mut events = Vec::new();
@@ -294,20 +298,21 @@ struct Jobs {
     jobs: Arc<Cache<Job>>,
     /// By the uids of unfinished jobs whose pods failed.
     backoffs: Arc<Mutex<HashMap<String, Backoff>>>,
-    failures: Failures,
+    failures: Arc<Failures>,
 }
 
 pub fn start(context: &Context) {
     let client = context.client(NAME);
     let recorder = context.recorder(&client, NAME);
     let (jobs, pods, queue) = (context.informers.cache::<Job>(Selector::all()), context.pods(), context.queue());
-    let backoffs: Arc<Mutex<HashMap<String, Backoff>>> = Arc::default();
-    let (dirty, forget) = (Arc::clone(&queue), Arc::clone(&backoffs));
+    let (backoffs, failures): (Arc<Mutex<HashMap<String, Backoff>>>, Arc<Failures>) = Default::default();
+    let (dirty, forget, forgive) = (Arc::clone(&queue), Arc::clone(&backoffs), Arc::clone(&failures));
     jobs.on_change(Box::new(move |old, new| {
         if let Some(old) = old
             && new.is_none_or(|n| n.uid() != old.uid() || finished(n).is_some())
         {
             forget.lock().remove(old.uid());
+            forgive.clear(old.uid());
         }
         if let Some(job) = new {
             dirty.add(job.key());
@@ -319,7 +324,7 @@ pub fn start(context: &Context) {
         pods::wake(&dirty, "Job", old, new, &takers);
     }));
     let writes = PodWrites { client, pods, recorder };
-    context.run(Jobs { writes, jobs, backoffs, failures: Failures::default() }, queue, WORKERS);
+    context.run(Jobs { writes, jobs, backoffs, failures }, queue, WORKERS);
 }
 
 impl Jobs {

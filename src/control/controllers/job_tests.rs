@@ -42,7 +42,7 @@ fn pod(name: &str) -> Value {
 }
 
 fn ago(seconds: i64) -> Value {
-    types::time::rfc3339(now() - jiff::SignedDuration::from_secs(seconds)).into()
+    types::time::rfc3339(now() - SignedDuration::from_secs(seconds)).into()
 }
 
 fn ended(name: &str, phase: &str, seconds_ago: i64) -> Value {
@@ -460,7 +460,9 @@ fn plans_of_indexed_jobs() {
 #[test]
 fn what_failed_is_told_before_the_next_attempt() {
     let job = settled(job(), &[pod("a"), pod("b")]);
-    assert_eq!(summary(&check(&job, &[pod("a")], true)), ["status 1a 0t 0s 0f", "create 1"]);
+    let plan = check(&job, &[pod("a")], true);
+    assert_eq!(summary(&plan), ["status 1a 0t 0s 0f", "create 1"]);
+    assert_eq!(plan.again, Some(now() + SignedDuration::from_mins(1)));
     let mut late = job;
     late["spec"]["activeDeadlineSeconds"] = 0.into();
     assert_eq!(summary(&check(&late, &[pod("a"), pod("b")], true)), ["delete a b"], "not over before they are gone");
@@ -470,9 +472,9 @@ fn what_failed_is_told_before_the_next_attempt() {
 fn deadlines_and_waits() {
     let mut job = settled(job(), &[pod("a"), pod("b")]);
     job["spec"]["activeDeadlineSeconds"] = 100.into();
-    assert_eq!(check(&job, &[pod("a"), pod("b")], false).again, Some(now() + jiff::SignedDuration::from_secs(100)));
+    assert_eq!(check(&job, &[pod("a"), pod("b")], false).again, Some(now() + SignedDuration::from_secs(100)));
     let wait = check(&job, &[ended("a", "Failed", 4), pod("b")], false).again;
-    assert_eq!(wait, Some(now() + jiff::SignedDuration::from_secs(6)));
+    assert_eq!(wait, Some(now() + SignedDuration::from_secs(6)));
 }
 
 #[test]
@@ -572,7 +574,7 @@ async fn every_index_is_run_once() {
     let status = status(&c).await;
     assert_eq!((status.succeeded, status.completed_indexes.as_deref()), (Some(5), Some("0-4")));
     let pods = c.client.list::<Pod>("shop", &Default::default()).await.unwrap().items;
-    let mut indexes: Vec<_> = pods.iter().filter_map(|p| round::index_of(p)).collect();
+    let mut indexes: Vec<_> = pods.iter().filter_map(round::index_of).collect();
     indexes.sort_unstable();
     assert_eq!(indexes, [0, 1, 2, 3, 4]);
     c.stop().await;
@@ -616,6 +618,19 @@ async fn a_refusal_is_met_gently() {
     c.fake.set_fault(None);
     c.until("complete", is("Complete")).await;
     assert_eq!(status(&c).await.succeeded, Some(100));
+    c.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_never_had_a_node_is_counted() {
+    let c = Cluster::start(Kubelet::Absent).await;
+    // By its end only: the collector of pods has to say that it failed.
+    c.create::<Job>(live("runs", |s| s["podReplacementPolicy"] = "Failed".into())).await;
+    c.until::<Pod>("two wait", |all| all.len() == 2).await;
+    let name = c.client.list::<Pod>("shop", &Default::default()).await.unwrap().items[0].name().to_owned();
+    c.client.delete::<Pod>("shop", &name, &Default::default()).await.unwrap();
+    c.until::<Job>("one has failed", |all| all[0].status.as_ref().is_some_and(|s| s.failed == Some(1))).await;
+    c.until::<Pod>("another waits", |all| all.len() == 2 && all.iter().all(|p| p.name() != name)).await;
     c.stop().await;
 }
 

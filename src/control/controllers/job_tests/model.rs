@@ -37,7 +37,7 @@ impl World {
             self.apply(action);
         }
         // The longest wait for pods that failed passes.
-        self.now += jiff::SignedDuration::from_secs(601);
+        self.now += SignedDuration::from_secs(601);
         count
     }
 
