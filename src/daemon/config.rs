@@ -162,6 +162,9 @@ pub struct Server {
     /// AuthenticationConfiguration file: foreign token issuers, anonymous requests
     #[arg(long, env = "KEDGE_AUTHENTICATION_CONFIG", value_name = "FILE")]
     pub authentication_config: Option<PathBuf>,
+    /// KubeSchedulerConfiguration file: profiles, their plugins, weights and arguments
+    #[arg(long, env = "KEDGE_SCHEDULER_CONFIG", value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
     /// Encrypt Secrets in the store, with a key made at the first start
     #[arg(long, env = "KEDGE_SECRETS_ENCRYPTION")]
     pub secrets_encryption: bool,

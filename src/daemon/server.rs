@@ -122,6 +122,7 @@ fn signals() -> Result<CancellationToken> {
 
 async fn start(config: &Server, started: &mut Started) -> Result<()> {
     let place = Place::of(config)?;
+    let scheduling = scheduling(config)?;
     let listener = listen(config)?;
     let pid_file = write_pid(&config.common.run_dir)?;
     started.push("pid file", async move { pid_file.remove() });
@@ -156,7 +157,7 @@ async fn start(config: &Server, started: &mut Started) -> Result<()> {
     write_kubeconfig(config, &pki)?;
     tracing::info!(port = config.https_listen_port, "the API serves");
 
-    let informers = start_control(config, &place, &pki, &server, started);
+    let informers = start_control(config, &place, &pki, &server, scheduling, started);
     start_manifests(&place, &server, &informers, started);
     if !config.disable_agent {
         start_node(config, &place, &pki, &server, started).await?;
@@ -356,6 +357,14 @@ fn authentication(config: &Server, issuer: &str) -> Result<apiserver::auth::Sett
     apiserver::auth::settings::parse(&text, issuer).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))
 }
 
+fn scheduling(config: &Server) -> Result<control::scheduler::Configuration> {
+    let Some(path) = &config.scheduler_config else { return Ok(control::scheduler::Configuration::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let wrong = |why: String| anyhow::anyhow!("{}: {why}", path.display());
+    let document: serde_json::Value = serde_yaml_ng::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    control::scheduler::Configuration::parse(&document).map_err(|errors| wrong(errors.join("; ")))
+}
+
 /// How this server proves itself to node agents, and whom it believes.
 fn client_tls(pki: &Pki, leaf: &pki::Leaf) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
@@ -412,6 +421,7 @@ fn start_control(
     place: &Place,
     pki: &Arc<Pki>,
     server: &ApiServer,
+    scheduling: control::scheduler::Configuration,
     started: &mut Started,
 ) -> Informers {
     let api = server.clone();
@@ -439,7 +449,8 @@ fn start_control(
         local::client(server, Identity::component("system:kube-scheduler")).with_user_agent("kube-scheduler");
     let recorder = Recorder::new(scheduler.clone(), "default-scheduler", "", clock);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(control::scheduler::run(scheduler, informers.clone(), recorder, clock, stop.clone()));
+    let task =
+        tokio::spawn(control::scheduler::run(scheduler, informers.clone(), recorder, clock, scheduling, stop.clone()));
     started.push("scheduler", async move {
         stop.cancel();
         let _ = task.await;

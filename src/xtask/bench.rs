@@ -6,8 +6,9 @@ use anyhow::{Result, bail};
 
 use crate::{cargo, dist, root, run as run_command};
 
-/// Rooms whose benchmark is an example of their own, `<room>_bench`.
-const ROOMS: &[&str] = &["store", "net", "runtime"];
+/// Benchmarks that are an example of a room, `<benchmark>_bench`.
+const EXAMPLES: &[(&str, &str)] =
+    &[("store", "store"), ("net", "net"), ("runtime", "runtime"), ("control", "scheduler")];
 
 /// Runs the named benchmarks (all by default) as root. `KEDGE_BIN` is measured, or what `cargo xtask dist` makes; `--no-run`
 /// only builds, so that nothing else runs when it is measured.
@@ -37,8 +38,8 @@ pub fn run(args: &[String]) -> Result<()> {
 fn build() -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--profile", "measure", "--package", "kedge-bench", "--bin", "kedge-bench"]);
-    for room in ROOMS {
-        build.args(["--package", &format!("kedge-{room}"), "--example", &format!("{room}_bench")]);
+    for (room, benchmark) in EXAMPLES {
+        build.args(["--package", &format!("kedge-{room}"), "--example", &format!("{benchmark}_bench")]);
     }
     run_command(&mut build)
 }

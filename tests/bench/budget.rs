@@ -40,6 +40,7 @@ const BUDGETS: &[(&str, Budget)] = &[
     // One megabyte.
     ("shim_private_memory", AtMost(976.0)),
     ("schedule_pods_1000_nodes", AtLeast(5_000.0)),
+    ("schedule_constrained_pods_1000_nodes", AtLeast(1_000.0)),
     ("services_change_one_of_1000x3", AtMost(5.0)),
 ];
 

@@ -47,6 +47,7 @@ const BENCHMARKS: &[(&str, bool)] = &[
     ("store", false),
     ("net", false),
     ("runtime", false),
+    ("scheduler", false),
 ];
 
 /// A benchmark that takes longer hangs; the longest is a good minute of idleness.
@@ -185,7 +186,7 @@ fn hosted_benchmark(name: &str, rows: &mut Vec<Row>) -> Result<()> {
     result
 }
 
-/// A benchmark of a room: `examples/<room>_bench` beside this program.
+/// A benchmark of a room: `examples/<name>_bench` beside this program.
 fn example(name: &str, rows: &mut Vec<Row>) -> Result<()> {
     let program = std::env::current_exe()?;
     let folder = program.parent().unwrap_or(Path::new(".")).join("examples");

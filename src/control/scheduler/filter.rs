@@ -1,80 +1,97 @@
-//! Which nodes can take a pod, and why the others cannot. Pure.
+//! Whether a node can take a pod, and why not: what can be told from the node and the pod alone. Pure.
 //!
 //! Each function is one of upstream's plugins, with its words for the refusal.
-//! Source: `pkg/scheduler/framework/plugins/{nodename,nodeunschedulable,tainttoleration,nodeaffinity,nodeports,noderesources}`.
+//! Source: `pkg/scheduler/framework/plugins/{nodename,nodeunschedulable,tainttoleration,nodeaffinity,nodeports}`,
+//! `k8s.io/component-helpers/scheduling/corev1`.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 
-use super::needs::{CPU, MEMORY, Needs, PODS};
-use super::snapshot::NodeInfo;
+use super::needs::{HostPort, Needs};
+use super::profile::{Plugin, Profile};
+use super::resources;
+use super::snapshot::{Facts, Load};
 
 pub const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-/// Why this node cannot take the pod; empty when it can.
-pub fn refusals(needs: &Needs, node: &NodeInfo) -> Vec<String> {
-    let only = |text: &str| vec![text.to_owned()];
-    if let Some(why) = needs.beyond {
-        return only(why);
-    }
-    if needs.node_name.as_deref().is_some_and(|name| name != node.name) {
-        return only("node(s) didn't match the requested node name");
-    }
-    let cordon = Taint { key: TAINT_UNSCHEDULABLE.into(), effect: "NoSchedule".into(), ..Taint::default() };
-    if node.unschedulable && !tolerates(&needs.tolerations, &cordon) {
-        return only("node(s) were unschedulable");
-    }
-    if let Some(taint) = untolerated(needs, node) {
-        return vec![format!(
-            "node(s) had untolerated taint {{{}: {}}}",
-            taint.key,
-            taint.value.as_deref().unwrap_or_default()
-        )];
-    }
-    if !matches_node(needs, node) {
-        return only("node(s) didn't match Pod's node affinity/selector");
-    }
-    if needs.host_ports.iter().any(|mine| node.ports.iter().any(|theirs| mine.collides(theirs))) {
-        return only("node(s) didn't have free ports for the requested pod ports");
-    }
-    room(needs, node)
+/// Why a node cannot take a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub plugin: Plugin,
+    /// It would not help if pods went from the node.
+    pub for_good: bool,
+    pub reasons: Vec<Cow<'static, str>>,
 }
 
-fn room(needs: &Needs, node: &NodeInfo) -> Vec<String> {
-    let mut missing = Vec::new();
-    if node.taken.get(PODS) + 1 > node.allocatable.get(PODS) {
-        missing.push("Too many pods".to_owned());
+impl Refusal {
+    pub fn new(plugin: Plugin, for_good: bool, reason: &'static str) -> Self {
+        Self { plugin, for_good, reasons: vec![reason.into()] }
     }
-    let lacks = |name: &str| {
-        let wanted = needs.requests.get(name);
-        wanted > 0 && wanted > node.allocatable.get(name) - node.taken.get(name)
-    };
-    let others = needs.requests.0.keys().map(String::as_str).filter(|n| ![CPU, MEMORY].contains(n));
-    for name in [CPU, MEMORY].into_iter().chain(others) {
-        if lacks(name) {
-            missing.push(format!("Insufficient {name}"));
+}
+
+/// The first plugin that refuses, of those that look at nothing but this node.
+pub fn refusal(needs: &Needs, profile: &Profile, node: &Facts, load: &Load) -> Option<Refusal> {
+    let on = |plugin| profile.filters.has(plugin);
+    let for_good = |plugin, reason| Some(Refusal::new(plugin, true, reason));
+    if on(Plugin::NodeUnschedulable) && node.unschedulable && !tolerates_cordon(needs.tolerations()) {
+        return for_good(Plugin::NodeUnschedulable, "node(s) were unschedulable");
+    }
+    let named = needs.spec().and_then(|s| s.node_name.as_deref()).filter(|n| !n.is_empty());
+    if on(Plugin::NodeName) && named.is_some_and(|name| *name != *node.name) {
+        return for_good(Plugin::NodeName, "node(s) didn't match the requested node name");
+    }
+    if on(Plugin::TaintToleration) && !tolerates_all(needs.tolerations(), &node.taints) {
+        return for_good(Plugin::TaintToleration, "node(s) had untolerated taint(s)");
+    }
+    if on(Plugin::NodeAffinity) {
+        let added = profile.added_affinity.as_ref();
+        let added = added.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+        if added.is_some_and(|a| !matches_selector(a, node)) {
+            return for_good(Plugin::NodeAffinity, "node(s) didn't match scheduler-enforced node affinity");
+        }
+        if !wants_node(needs, node) {
+            return for_good(Plugin::NodeAffinity, "node(s) didn't match Pod's node affinity/selector");
         }
     }
-    missing
+    if on(Plugin::NodePorts) && !ports_free(&needs.resident.ports, &load.ports) {
+        let reason = "node(s) didn't have free ports for the requested pod ports";
+        return Some(Refusal::new(Plugin::NodePorts, false, reason));
+    }
+    if on(Plugin::NodeResourcesFit) {
+        return resources::refusal(&needs.resident.requests, &profile.fit, node, load);
+    }
+    None
 }
 
-fn untolerated<'n>(needs: &Needs, node: &'n NodeInfo) -> Option<&'n Taint> {
+pub fn ports_free(wanted: &[HostPort], taken: &[HostPort]) -> bool {
+    wanted.iter().all(|mine| taken.iter().all(|theirs| !mine.collides(theirs)))
+}
+
+pub fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
+    let cordon = Taint { key: TAINT_UNSCHEDULABLE.into(), effect: "NoSchedule".into(), ..Taint::default() };
+    tolerates(tolerations, &cordon)
+}
+
+/// Whether no taint keeps the pod away.
+pub fn tolerates_all(tolerations: &[Toleration], taints: &[Taint]) -> bool {
     let forbids = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
-    node.taints.iter().filter(forbids).find(|t| !tolerates(&needs.tolerations, t))
+    taints.iter().filter(forbids).all(|t| tolerates(tolerations, t))
 }
 
 pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
+    fn text(o: &Option<String>) -> &str {
+        o.as_deref().unwrap_or_default()
+    }
     tolerations.iter().any(|t| {
-        let text = |o: &Option<String>| o.clone().unwrap_or_default();
         let (effect, key, value) = (text(&t.effect), text(&t.key), text(&t.value));
         (effect.is_empty() || effect == taint.effect)
             && (key.is_empty() || key == taint.key)
             && match t.operator.as_deref().unwrap_or("Equal") {
                 "Exists" => true,
-                "Equal" | "" => !key.is_empty() && value == taint.value.clone().unwrap_or_default(),
-                "Gt" => compare(&taint.value, &value, |node, pod| node > pod),
-                "Lt" => compare(&taint.value, &value, |node, pod| node < pod),
+                "Equal" | "" => !key.is_empty() && value == text(&taint.value),
+                "Gt" => compare(&taint.value, value, |node, pod| node > pod),
+                "Lt" => compare(&taint.value, value, |node, pod| node < pod),
                 _ => false,
             }
     })
@@ -87,29 +104,30 @@ fn compare(node: &Option<String>, pod: &str, holds: fn(i64, i64) -> bool) -> boo
     }
 }
 
-fn matches_node(needs: &Needs, node: &NodeInfo) -> bool {
-    if !needs.node_selector.iter().all(|(k, v)| node.labels.get(k) == Some(v)) {
-        return false;
-    }
-    let affinity = needs.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    match affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()) {
-        None => true,
-        Some(selector) => selector.node_selector_terms.iter().any(|t| matches_term(t, node)),
-    }
+/// Whether the pod's node selector and required node affinity are met.
+pub fn wants_node(needs: &Needs, node: &Facts) -> bool {
+    needs.node_selector().is_none_or(|s| s.iter().all(|(k, v)| node.labels.get(k) == Some(v)))
+        && needs
+            .node_affinity()
+            .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+            .is_none_or(|s| matches_selector(s, node))
+}
+
+/// Any of the terms holds.
+pub fn matches_selector(selector: &NodeSelector, node: &Facts) -> bool {
+    selector.node_selector_terms.iter().any(|t| matches_term(t, node))
 }
 
 /// All expressions hold; a term without any holds for no node.
-pub fn matches_term(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
+pub fn matches_term(term: &NodeSelectorTerm, node: &Facts) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
-    let name = BTreeMap::from([("metadata.name".to_owned(), node.name.clone())]);
     (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|e| matches_requirement(e, &node.labels))
-        && fields.iter().all(|e| matches_requirement(e, &name))
+        && expressions.iter().all(|e| matches_requirement(e, node.labels.get(&e.key).map(String::as_str)))
+        && fields.iter().all(|e| matches_requirement(e, (e.key == "metadata.name").then_some(&*node.name)))
 }
 
-fn matches_requirement(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
-    let value = labels.get(&requirement.key);
+fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
     let number = |holds: fn(i64, i64) -> bool| match (
         value.and_then(|v| v.parse().ok()),
@@ -119,8 +137,8 @@ fn matches_requirement(requirement: &NodeSelectorRequirement, labels: &BTreeMap<
         _ => false,
     };
     match requirement.operator.as_str() {
-        "In" => value.is_some_and(|v| values.contains(v)),
-        "NotIn" => value.is_none_or(|v| !values.contains(v)),
+        "In" => value.is_some_and(|v| values.iter().any(|x| x == v)),
+        "NotIn" => value.is_none_or(|v| values.iter().all(|x| x != v)),
         "Exists" => value.is_some(),
         "DoesNotExist" => value.is_none(),
         "Gt" => number(|a, b| a > b),
@@ -129,128 +147,144 @@ fn matches_requirement(requirement: &NodeSelectorRequirement, labels: &BTreeMap<
     }
 }
 
+/// The nodes that the pod's affinity names, when each of its terms does; they alone are looked at. `Some` of none: the terms
+/// contradict themselves.
+pub fn named_nodes(needs: &Needs) -> Option<Vec<&str>> {
+    let required = needs.node_affinity()?.required_during_scheduling_ignored_during_execution.as_ref()?;
+    let mut all = Vec::new();
+    for term in &required.node_selector_terms {
+        let mut of_term: Option<Vec<&str>> = None;
+        let fields = term.match_fields.iter().flatten();
+        for field in fields.filter(|f| f.key == "metadata.name" && f.operator == "In") {
+            let values = field.values.as_deref().unwrap_or_default();
+            of_term = Some(match of_term {
+                None => values.iter().map(String::as_str).collect(),
+                Some(before) => before.into_iter().filter(|n| values.iter().any(|v| v == n)).collect(),
+            });
+        }
+        all.extend(of_term?);
+    }
+    all.sort_unstable();
+    all.dedup();
+    (!required.node_selector_terms.is_empty()).then_some(all)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::testing;
     use super::*;
-    use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};
-
-    fn node() -> NodeInfo {
-        let mut node = NodeInfo { name: "n1".into(), known: true, ..NodeInfo::default() };
-        node.labels = BTreeMap::from([("disk".into(), "ssd".into()), ("cores".into(), "4".into())]);
-        node.allocatable.0 = [(CPU, 2000), (MEMORY, 1 << 30), (PODS, 10)].map(|(k, v)| (k.to_owned(), v)).into();
-        node
-    }
-
-    fn needs(spec: Value) -> Needs {
-        let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}});
-        for (k, v) in spec.as_object().unwrap() {
-            pod["spec"][k] = v.clone();
-        }
-        Needs::of(&serde_json::from_value::<Pod>(pod).unwrap())
-    }
+    use std::sync::Arc;
 
     fn affinity(key: &str, operator: &str, values: &[&str]) -> Value {
         json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]}}}})
     }
 
+    fn taint(effect: &str) -> Vec<Taint> {
+        vec![Taint { key: "gpu".into(), value: Some("a".into()), effect: effect.into(), ..Taint::default() }]
+    }
+
+    fn with_port() -> Value {
+        json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]})
+    }
+
     #[test]
     fn refusals_are_upstreams() {
-        type Change = fn(&mut NodeInfo);
-        let same: Change = |_| ();
-        let rows: Vec<(&str, Value, Change, &[&str])> = vec![
-            ("all well", json!({}), same, &[]),
-            ("name", json!({"nodeName": "n2"}), same, &["node(s) didn't match the requested node name"]),
-            ("cordoned", json!({}), |n| n.unschedulable = true, &["node(s) were unschedulable"]),
+        type Change = fn(&mut Facts, &mut Load);
+        let same: Change = |_, _| ();
+        let (yes, no) = (true, false);
+        const SELECTOR: &[&str] = &["node(s) didn't match Pod's node affinity/selector"];
+        let rows: Vec<(&str, Value, Change, bool, &[&str])> = vec![
+            ("all well", json!({}), same, no, &[]),
+            ("name", json!({"nodeName": "n2"}), same, yes, &["node(s) didn't match the requested node name"]),
+            ("cordoned", json!({}), |n, _| n.unschedulable = true, yes, &["node(s) were unschedulable"]),
             (
                 "cordoned, tolerated",
                 json!({"tolerations": [{"key": TAINT_UNSCHEDULABLE, "operator": "Exists"}]}),
-                |n| n.unschedulable = true,
+                |n, _| n.unschedulable = true,
+                no,
                 &[],
             ),
-            (
-                "taint",
-                json!({}),
-                |n| {
-                    n.taints = vec![Taint {
-                        key: "gpu".into(),
-                        value: Some("a".into()),
-                        effect: "NoSchedule".into(),
-                        ..Taint::default()
-                    }]
-                },
-                &["node(s) had untolerated taint {gpu: a}"],
-            ),
-            (
-                "soft taint",
-                json!({}),
-                |n| n.taints = vec![Taint { key: "gpu".into(), effect: "PreferNoSchedule".into(), ..Taint::default() }],
-                &[],
-            ),
+            ("taint", json!({}), |n, _| n.taints = taint("NoSchedule"), yes, &["node(s) had untolerated taint(s)"]),
+            ("soft taint", json!({}), |n, _| n.taints = taint("PreferNoSchedule"), no, &[]),
             (
                 "tolerated",
                 json!({"tolerations": [{"key": "gpu", "operator": "Equal", "value": "a", "effect": "NoSchedule"}]}),
-                |n| {
-                    n.taints = vec![Taint {
-                        key: "gpu".into(),
-                        value: Some("a".into()),
-                        effect: "NoSchedule".into(),
-                        ..Taint::default()
-                    }]
-                },
+                |n, _| n.taints = taint("NoSchedule"),
+                no,
                 &[],
             ),
-            (
-                "selector",
-                json!({"nodeSelector": {"disk": "hdd"}}),
-                same,
-                &["node(s) didn't match Pod's node affinity/selector"],
-            ),
-            ("affinity in", affinity("disk", "In", &["ssd"]), same, &[]),
-            (
-                "affinity not in",
-                affinity("disk", "NotIn", &["ssd"]),
-                same,
-                &["node(s) didn't match Pod's node affinity/selector"],
-            ),
-            ("affinity gt", affinity("cores", "Gt", &["3"]), same, &[]),
-            (
-                "affinity lt",
-                affinity("cores", "Lt", &["3"]),
-                same,
-                &["node(s) didn't match Pod's node affinity/selector"],
-            ),
-            ("affinity absent", affinity("x", "DoesNotExist", &[]), same, &[]),
+            ("selector", json!({"nodeSelector": {"disk": "hdd"}}), same, yes, SELECTOR),
+            ("affinity in", affinity("disk", "In", &["ssd"]), same, no, &[]),
+            ("affinity not in", affinity("disk", "NotIn", &["ssd"]), same, yes, SELECTOR),
+            ("affinity gt", affinity("cores", "Gt", &["3"]), same, no, &[]),
+            ("affinity lt", affinity("cores", "Lt", &["3"]), same, yes, SELECTOR),
+            ("affinity absent", affinity("x", "DoesNotExist", &[]), same, no, &[]),
             (
                 "ports",
-                json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}),
-                |n| {
-                    n.ports =
-                        needs(json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]}))
-                            .host_ports
-                },
+                with_port(),
+                |_, l| l.ports = testing::needs(with_port()).resident.ports.clone(),
+                no,
                 &["node(s) didn't have free ports for the requested pod ports"],
             ),
             (
                 "room",
-                json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "3", "memory": "2Gi", "x.io/y": "1"}}}]}),
-                same,
+                json!({"containers": [{"name": "c",
+                    "resources": {"requests": {"cpu": "2", "memory": "1Gi", "x.io/y": "1"}}}]}),
+                |_, l| (l.taken.cpu, l.taken.memory) = (1, 1),
+                yes,
                 &["Insufficient cpu", "Insufficient memory", "Insufficient x.io/y"],
             ),
             (
-                "pods",
-                json!({}),
-                |n| {
-                    n.taken.0.insert(PODS.into(), 10);
-                },
-                &["Too many pods"],
+                "room once others go",
+                json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}),
+                |_, l| l.taken.cpu = 1,
+                no,
+                &["Insufficient cpu"],
             ),
+            ("pods", json!({}), |n, _| n.pods_max = 0, no, &["Too many pods"]),
         ];
-        for (name, spec, change, expected) in rows {
-            let mut node = node();
-            change(&mut node);
-            assert_eq!(refusals(&needs(spec), &node), expected, "{name}");
+        for (name, spec, change, for_good, expected) in rows {
+            let mut facts = Facts::of(&testing::node("n1", &[("disk", "ssd"), ("cores", "4")]));
+            let mut load = Load::default();
+            change(&mut facts, &mut load);
+            let found = refusal(&testing::needs(spec), &Profile::default(), &facts, &load);
+            assert_eq!(found.as_ref().map_or(&[][..], |f| &f.reasons), expected, "{name}");
+            assert_eq!(found.is_some_and(|f| f.for_good), for_good, "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_switched_off_refuses_nothing() {
+        let mut profile = Profile::default();
+        for plugin in [Plugin::NodeUnschedulable, Plugin::TaintToleration] {
+            profile.filters.remove(plugin);
+        }
+        let mut facts = Facts::of(&testing::node("n1", &[]));
+        (facts.unschedulable, facts.taints) = (true, taint("NoExecute"));
+        assert_eq!(refusal(&testing::needs(json!({})), &profile, &facts, &Load::default()), None);
+        profile.added_affinity =
+            serde_json::from_value(affinity("disk", "In", &["ssd"])["affinity"]["nodeAffinity"].clone()).unwrap();
+        let found = refusal(&testing::needs(json!({})), &profile, &facts, &Load::default()).unwrap();
+        assert_eq!(found.reasons, ["node(s) didn't match scheduler-enforced node affinity"]);
+    }
+
+    #[test]
+    fn terms_that_name_nodes() {
+        let named = |terms: Value| {
+            let needs = testing::needs(json!({"affinity": {"nodeAffinity":
+                {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}));
+            let needs = Arc::new(needs);
+            named_nodes(&needs).map(|n| n.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let term = |values: &[&str]| json!({"key": "metadata.name", "operator": "In", "values": values});
+        assert_eq!(
+            named(json!([{"matchFields": [term(&["b"])]}, {"matchFields": [term(&["a"])]}])).unwrap(),
+            ["a", "b"]
+        );
+        assert_eq!(named(json!([{"matchFields": [term(&["b"]), term(&["a"])]}])), Some(Vec::new()));
+        assert_eq!(named(json!([{"matchFields": [term(&["b"])]}, {"matchExpressions": []}])), None);
+        assert_eq!(named(json!([])), None);
     }
 }

@@ -1,44 +1,112 @@
-//! The scheduler: gives pods without a node the node that suits them best.
+//! The scheduler: gives pods without a node the node that suits them best, and makes room for those that matter more.
 //!
 //! ```text
-//! Cache<Pod>, Cache<Node> ── changes ──► Snapshot + Queue ── next ──► place (pure) ──► bind │ event and condition
-//!                                             ▲                                             │
-//!                                             └──────────── assumed, until the API shows it ┘
+//! caches ── changes ──► Snapshot + Queue ── next ──► Cycle ──► place ──► bind
+//!                          ▲         ▲                          │ nowhere
+//!             assumed, until         │                          ▼
+//!             the API shows it       └── hints ◄── changes   make_room ──► condition, event, evictions
 //! ```
 //!
 //! Pods are placed one after the other on a snapshot that already counts the bindings under way; the requests themselves run
 //! beside. At idle it waits for a change or the deadline of a back-off; nothing ticks.
 //!
-//! What never lives here: a placement decision outside `place`, a write other than binding, condition and event.
-//! Source: `pkg/scheduler/schedule_one.go`.
+//! | file | decides |
+//! |---|---|
+//! | `place`, `cycle` | one pod: `filter`, `resources`, `spread`, `affinity` judge nodes, `score` chooses |
+//! | `preempt` | whom to send away when no node fits |
+//! | `queue`, `hints` | who is tried when |
+//! | `snapshot` | what is known, with `tally` and `topology` counted as pods and nodes come and go |
+//!
+//! What never lives here: a placement decision outside these, a write outside `act`.
+//! Source: `pkg/scheduler/schedule_one.go`, `pkg/scheduler/eventhandlers.go`.
 
+mod act;
+mod affinity;
+mod among;
+mod amounts;
+mod configuration;
+mod cycle;
 mod filter;
+mod hints;
+mod images;
 mod needs;
 mod place;
+mod preempt;
+mod profile;
 mod queue;
+mod resources;
 mod score;
+mod siblings;
 mod snapshot;
+mod spread;
+mod tally;
+#[cfg(test)]
+mod testing;
+mod topology;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::{Cache, Client, Clock, Error, Informers, Key, Object as _, Patch, Recorder, Selector, WriteParams};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use client::{Cache, Client, Clock, Informers, Key, Object as _, Recorder, Selector};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use needs::Needs;
+use act::{Act, Room};
+use cycle::Cycle;
+use hints::Event;
+use needs::{Needs, Resident};
 use place::{Placement, place};
+use preempt::{Budget, Outcome, make_room};
+pub use profile::Profile;
+pub use queue::Backoff;
 use queue::Queue;
+use siblings::Siblings;
 use snapshot::Snapshot;
 
-/// The `schedulerName` that this scheduler serves.
+/// The `schedulerName` of pods that name none.
 pub const NAME: &str = "default-scheduler";
 /// Requests under way at a time: enough to hide the latency of a slow disk, few enough to keep memory flat.
 const REQUESTS_MAX: usize = 32;
+
+/// What is served, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Configuration {
+    /// By `schedulerName`.
+    pub profiles: BTreeMap<String, Arc<Profile>>,
+    pub backoff: Backoff,
+}
+
+impl Default for Configuration {
+    fn default() -> Self {
+        let profiles = [(NAME.to_owned(), Arc::new(Profile::default()))].into();
+        Self { profiles, backoff: Backoff::default() }
+    }
+}
+
+impl Configuration {
+    /// How a pod is placed; `None`: by somebody else.
+    fn profile(&self, pod: &Pod) -> Option<&Arc<Profile>> {
+        let name = pod.spec.as_ref()?.scheduler_name.as_deref().filter(|n| !n.is_empty());
+        self.profiles.get(name.unwrap_or(NAME))
+    }
+
+    /// Whether a pod wants a node from here.
+    fn is_awaited(&self, pod: &Pod) -> bool {
+        crate::pods::node_name(pod).is_empty()
+            && !pod.is_terminating()
+            && !crate::pods::is_finished(pod)
+            && self.profile(pod).is_some()
+    }
+
+    fn holds_back(&self, pod: &Pod) -> bool {
+        let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref());
+        gates.is_some_and(|g| !g.is_empty()) && self.profile(pod).is_some_and(|p| p.gates)
+    }
+}
 
 struct State {
     snapshot: Snapshot,
@@ -47,6 +115,9 @@ struct State {
 
 struct Scheduler {
     pods: Arc<Cache<Pod>>,
+    budgets: Arc<Cache<PodDisruptionBudget>>,
+    siblings: Siblings,
+    configuration: Configuration,
     client: Client,
     recorder: Recorder,
     clock: Clock,
@@ -54,80 +125,124 @@ struct Scheduler {
     changed: Notify,
 }
 
-/// What to do for a pod that was looked at.
-enum Act {
-    Bind { pod: Arc<Pod>, node: String },
-    Report { pod: Arc<Pod>, reason: &'static str, message: String, event: bool },
-}
-
 /// Runs until stopped; requests under way are finished first.
-pub async fn run(client: Client, informers: Informers, recorder: Recorder, clock: Clock, stop: CancellationToken) {
-    let pods = informers.cache::<Pod>(Selector::all());
-    let nodes = informers.cache::<Node>(Selector::all());
+pub async fn run(
+    client: Client,
+    informers: Informers,
+    recorder: Recorder,
+    clock: Clock,
+    configuration: Configuration,
+    stop: CancellationToken,
+) {
+    let queue = Queue::new(configuration.backoff);
     let scheduler = Arc::new(Scheduler {
-        pods: Arc::clone(&pods),
+        pods: informers.cache(Selector::all()),
+        budgets: informers.cache(Selector::all()),
+        siblings: Siblings::new(&informers),
+        configuration,
         client,
         recorder,
         clock,
-        state: Mutex::new(State { snapshot: Snapshot::default(), queue: Queue::default() }),
+        state: Mutex::new(State { snapshot: Snapshot::default(), queue }),
         changed: Notify::new(),
     });
-    scheduler.follow(&pods, &nodes);
-    pods.synced().await;
+    let (nodes, namespaces) = (informers.cache::<Node>(Selector::all()), informers.cache::<Namespace>(Selector::all()));
+    scheduler.follow(&nodes, &namespaces);
     nodes.synced().await;
+    namespaces.synced().await;
+    scheduler.pods.synced().await;
+    scheduler.budgets.synced().await;
+    scheduler.siblings.synced().await;
     scheduler.work(stop).await;
 }
 
 impl Scheduler {
-    fn follow(self: &Arc<Self>, pods: &Cache<Pod>, nodes: &Cache<Node>) {
+    fn follow(self: &Arc<Self>, nodes: &Cache<Node>, namespaces: &Cache<Namespace>) {
+        let weak = Arc::downgrade(self);
+        namespaces.on_change(Box::new(move |old, new| {
+            let (Some(scheduler), Some(namespace)) = (weak.upgrade(), new.or(old)) else { return };
+            let none = BTreeMap::new();
+            let labels = new.map(|n| n.metadata.labels.as_ref().unwrap_or(&none));
+            scheduler.state.lock().snapshot.set_namespace(namespace.name(), labels);
+        }));
         let weak = Arc::downgrade(self);
         nodes.on_change(Box::new(move |old, new| {
             let (Some(scheduler), Some(node)) = (weak.upgrade(), new.or(old)) else { return };
-            scheduler.node_changed(node.name(), old.map(|n| &**n), new.map(|n| &**n));
+            scheduler.node_changed(node.name(), new.map(|n| &**n));
         }));
         let weak = Arc::downgrade(self);
-        pods.on_change(Box::new(move |old, new| {
+        self.pods.on_change(Box::new(move |old, new| {
             let (Some(scheduler), Some(pod)) = (weak.upgrade(), new.or(old)) else { return };
-            scheduler.pod_changed(&pod.key(), old.map(|p| &**p), new.map(|p| &**p));
+            scheduler.pod_changed(&pod.key(), old, new);
         }));
     }
 
-    fn node_changed(&self, name: &str, old: Option<&Node>, new: Option<&Node>) {
-        let mut state = self.state.lock();
-        state.snapshot.set_node(name, new);
-        // A heartbeat or an image list makes no pod placeable.
-        let matters = match (old, new) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(old), Some(new)) => {
-                let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
-                old.spec != new.spec
-                    || old.metadata.labels != new.metadata.labels
-                    || allocatable(old) != allocatable(new)
-            }
-        };
-        if matters {
-            state.queue.changed(self.clock.monotonic());
-            self.changed.notify_one();
-        }
+    fn node_changed(&self, name: &str, node: Option<&Node>) {
+        let state = &mut *self.state.lock();
+        let old = state.snapshot.set_node(name, node);
+        let new = state.snapshot.find(name).map(|slot| Arc::clone(&state.snapshot.node(slot).facts));
+        self.happened(state, Event::Node { old: old.as_deref(), new: new.as_deref() }, None);
     }
 
-    fn pod_changed(&self, key: &Key, old: Option<&Pod>, new: Option<&Pod>) {
-        let mut state = self.state.lock();
-        if state.snapshot.set_pod(key, new) {
-            state.queue.changed(self.clock.monotonic());
-            self.changed.notify_one();
+    fn pod_changed(&self, key: &Key, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
+        let state = &mut *self.state.lock();
+        let now = self.clock.monotonic();
+        let had = state.snapshot.is_placed(key);
+        let freed = state.snapshot.set_pod(key, new);
+        let has = state.snapshot.is_placed(key) && !state.snapshot.is_assumed(key);
+        match (old, new) {
+            (Some(gone), _) | (None, Some(gone)) if freed => {
+                self.happened(state, Event::Pod { old: Some(gone), new: None }, None);
+            }
+            (Some(old), Some(new)) if had && has && !crate::pods::node_name(old).is_empty() => {
+                self.happened(state, Event::Pod { old: Some(old), new: Some(new) }, None);
+            }
+            (_, Some(new)) if has => self.happened(state, Event::Pod { old: None, new: Some(new) }, None),
+            _ => {}
         }
-        match new.filter(|p| waits(p)) {
+        self.nomination_changed(state, key, old, new);
+        match new.filter(|p| self.configuration.is_awaited(p)) {
             None => state.queue.remove(key),
             Some(_) if state.snapshot.is_assumed(key) => {}
             Some(pod) => {
-                let changed = old.is_some_and(|o| o.spec != pod.spec || o.metadata.labels != pod.metadata.labels);
+                let gated = self.configuration.holds_back(pod);
                 let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
                 let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
-                state.queue.add(key.clone(), priority, created, changed);
+                match old.filter(|o| o.uid() == pod.uid()) {
+                    Some(old) => state.queue.changed(key, old, pod, gated, now),
+                    None => state.queue.remove(key),
+                }
+                state.queue.add(key.clone(), priority, created, gated, now);
                 self.changed.notify_one();
             }
+        }
+    }
+
+    /// Takes over on which node the pod hopes for room. What was decided here and is not written yet stays.
+    fn nomination_changed(&self, state: &mut State, key: &Key, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
+        let hopes = |p: &Arc<Pod>| {
+            let node = p.status.as_ref().and_then(|s| s.nominated_node_name.clone()).filter(|n| !n.is_empty());
+            node.filter(|_| self.configuration.is_awaited(p))
+        };
+        let (before, after) = (old.and_then(hopes), new.and_then(hopes));
+        let awaited = new.is_some_and(|p| self.configuration.is_awaited(p));
+        if awaited && before == after || !awaited && before.is_none() && !state.snapshot.is_nominated(key) {
+            return;
+        }
+        let resident = new.zip(after.as_deref()).map(|(pod, node)| (node, Arc::new(Resident::of(pod))));
+        state.snapshot.nominate(key, resident);
+        if let Some(old) = old.filter(|_| before.is_some() && before != after) {
+            // To those who come after it, it was as good as there.
+            let priority = old.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
+            self.happened(state, Event::Pod { old: Some(old), new: None }, Some(priority));
+        }
+    }
+
+    fn happened(&self, state: &mut State, event: Event<'_>, only: Option<i32>) {
+        let State { snapshot, queue } = state;
+        let profile = |needs: &Needs| self.configuration.profile(needs.pod()).cloned().unwrap_or_default();
+        if queue.happened(event, &profile, &snapshot.namespaces, only, self.clock.monotonic()) {
+            self.changed.notify_one();
         }
     }
 
@@ -160,118 +275,70 @@ impl Scheduler {
 
     /// Places the next pod, or says why not. Skips pods that no longer want a node.
     fn next(&self) -> Option<Act> {
-        let mut state = self.state.lock();
+        let state = &mut *self.state.lock();
         let now = self.clock.monotonic();
         loop {
             let key = state.queue.next(now)?;
-            let Some(pod) = self.pods.get(&key).filter(|p| waits(p)) else {
+            let pod = self.pods.get(&key).filter(|p| self.configuration.is_awaited(p));
+            let Some((pod, profile)) = pod.and_then(|p| Some((Arc::clone(&p), self.configuration.profile(&p)?))) else {
                 state.queue.remove(&key);
                 continue;
             };
-            if gated(&pod) {
-                state.queue.failed(&key, now, false);
-                let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
-                return Some(Act::Report { pod, reason: "SchedulingGated", message, event: false });
-            }
-            let needs = Needs::of(&pod);
-            return Some(match place(&needs, &state.snapshot) {
-                Placement::On(node) => {
-                    state.snapshot.assume(key, &node, Arc::new(needs));
-                    Act::Bind { pod, node }
-                }
-                Placement::Nowhere(message) => {
-                    state.queue.failed(&key, now, false);
-                    Act::Report { pod, reason: "Unschedulable", message, event: true }
-                }
-            });
+            return Some(self.decide(state, key, pod, profile));
         }
     }
 
-    async fn act(&self, act: Act) {
-        match act {
-            Act::Bind { pod, node } => {
-                let key = pod.key();
-                match self.bind(&pod, &node).await {
-                    Ok(()) => {
-                        self.state.lock().queue.remove(&key);
-                        let message = format!("Successfully assigned {key} to {node}");
-                        tracing::info!(pod = %key, %node, "scheduled");
-                        self.recorder.normal(&*pod, "Scheduled", message);
-                    }
-                    Err(error) => {
-                        let mut state = self.state.lock();
-                        state.snapshot.forget(&key);
-                        if error.is_not_found() {
-                            state.queue.remove(&key);
-                        } else {
-                            tracing::warn!(pod = %key, %node, %error, "binding failed");
-                            state.queue.failed(&key, self.clock.monotonic(), true);
-                            self.changed.notify_one();
-                        }
-                    }
+    fn decide(&self, state: &mut State, key: Key, pod: Arc<Pod>, profile: &Profile) -> Act {
+        let State { snapshot, queue } = state;
+        let needs = Arc::new(Needs::of(&pod, profile, self.siblings.of(&pod)));
+        let mut cycle = Cycle::of(&needs, profile, snapshot);
+        let diagnosis = match place(&mut cycle, snapshot) {
+            Placement::On(slot) => {
+                let node = snapshot.facts(slot).name.to_string();
+                snapshot.nominate(&key, None);
+                snapshot.assume(key, &node, Arc::clone(&needs.resident));
+                return Act::Bind { pod, node };
+            }
+            Placement::Nowhere(diagnosis) => diagnosis,
+        };
+        let message = diagnosis.message();
+        let (message, node, room) = if profile.preempts && diagnosis.nodes > 0 {
+            let budgets: Vec<Budget> = self.budgets.all().iter().filter_map(|b| Budget::of(b)).collect();
+            match make_room(&mut cycle, snapshot, &diagnosis, &budgets) {
+                Outcome::Room { slot, victims, outranked } => {
+                    let node = snapshot.facts(slot).name.to_string();
+                    (message, Some(node), Some(Room { victims, outranked }))
+                }
+                Outcome::None { message: why, gives_up_node } => {
+                    (format!("{message} preemption: {why}"), gives_up_node.then(String::new), None)
                 }
             }
-            Act::Report { pod, reason, message, event } => {
-                if event {
-                    self.recorder.warning(&*pod, "FailedScheduling", message.clone());
-                }
-                if let Some(patch) = condition_patch(&pod, reason, &message, self.clock.now())
-                    && let Err(error) =
-                        self.client.patch_status::<Pod>(pod.namespace(), pod.name(), Patch::Strategic(&patch)).await
-                    && !error.is_not_found()
-                {
-                    tracing::warn!(pod = %pod.key(), %error, "the condition could not be written");
-                }
-            }
+        } else {
+            (message, Some(String::new()), None)
+        };
+        if let Some(node) = &node {
+            let hoped = (!node.is_empty()).then(|| (node.as_str(), Arc::clone(&needs.resident)));
+            snapshot.nominate(&key, hoped);
         }
+        queue.refused(&key, diagnosis.rejectors, needs, room.is_some(), self.clock.monotonic());
+        Act::Report { pod, message, node, room }
     }
 
-    async fn bind(&self, pod: &Pod, node: &str) -> Result<(), Error> {
-        let path = format!("/api/v1/namespaces/{}/pods/{}/binding", pod.namespace(), pod.name());
-        let binding = json!({
-            "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": pod.name(), "namespace": pod.namespace(), "uid": pod.uid()},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-        });
-        self.client.create_path::<Value>(&path, &binding, &WriteParams::default()).await.map(drop)
+    /// A pod that was counted on a node did not get there; `gone`: there is no such pod any more.
+    fn unbound(&self, pod: &Pod, gone: bool) {
+        let state = &mut *self.state.lock();
+        let key = pod.key();
+        if state.snapshot.is_assumed(&key) {
+            state.snapshot.forget(&key);
+            self.happened(state, Event::Pod { old: Some(pod), new: None }, None);
+        }
+        if gone {
+            state.queue.remove(&key);
+        } else {
+            state.queue.failed(&key, self.clock.monotonic());
+        }
+        self.changed.notify_one();
     }
-}
-
-/// Whether a pod wants a node from this scheduler.
-fn waits(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let finished = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-    spec.node_name.as_deref().is_none_or(str::is_empty)
-        && spec.scheduler_name.as_deref().is_none_or(|n| n == NAME)
-        && !pod.is_terminating()
-        && !finished
-}
-
-fn gated(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty())
-}
-
-/// The patch that says why the pod has no node; `None` when the pod says so already.
-fn condition_patch(pod: &Pod, reason: &str, message: &str, now: jiff::Timestamp) -> Option<Value> {
-    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let known = conditions.iter().find(|c| c.type_ == "PodScheduled");
-    if let Some(known) = known
-        && known.status == "False"
-        && known.reason.as_deref() == Some(reason)
-        && known.message.as_deref() == Some(message)
-    {
-        return None;
-    }
-    let since = known.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.as_ref());
-    let since = since.map_or(now, |t| t.0);
-    let condition = HashMap::from([
-        ("type", "PodScheduled".to_owned()),
-        ("status", "False".to_owned()),
-        ("reason", reason.to_owned()),
-        ("message", message.to_owned()),
-        ("lastTransitionTime", types::time::rfc3339(since)),
-    ]);
-    Some(json!({"status": {"conditions": [condition]}}))
 }
 
 #[cfg(test)]

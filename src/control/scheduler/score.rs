@@ -1,107 +1,152 @@
-//! Which of the nodes that can take a pod suits it best. Pure; scores are 0 to 100 per plugin, times upstream's weights.
+//! Which of the nodes that can take a pod suits it best. Pure; scores are 0 to 100 per plugin, times its weight.
 //!
-//! Source: `pkg/scheduler/framework/plugins/{noderesources,tainttoleration,nodeaffinity}`, default weights of the
-//! KubeSchedulerConfiguration.
+//! Source: `pkg/scheduler/framework/runtime/framework.go` (RunScorePlugins), `framework/plugins/{tainttoleration,nodeaffinity}`,
+//! `framework/plugins/helper/normalize_score.go`.
 
+use k8s_openapi::api::core::v1::PreferredSchedulingTerm;
+
+use super::cycle::Cycle;
 use super::filter::{matches_term, tolerates};
-use super::needs::{CPU, MEMORY, Needs};
-use super::snapshot::NodeInfo;
+use super::needs::Needs;
+use super::profile::{Plugin, Profile, SCORE_MAX};
+use super::snapshot::{Facts, Snapshot};
+use super::{affinity, resources, spread};
 
-const MAX: i64 = 100;
-const WEIGHT_TAINTS: i64 = 3;
-const WEIGHT_AFFINITY: i64 = 2;
-/// What a pod without requests counts as, so that such pods spread too. Source: `pkg/scheduler/util/pod_resources.go`.
-const DEFAULT_CPU_MILLIS: i64 = 100;
-const DEFAULT_MEMORY_BYTES: i64 = 200 << 20;
-
-/// The index of the best of `nodes`; among equals the first, so that the choice is the same every time.
-pub fn best(needs: &Needs, nodes: &[&NodeInfo]) -> Option<usize> {
-    let taints = normalized(nodes.iter().map(|n| soft_taints(needs, n)).collect(), true);
-    let affinity = normalized(nodes.iter().map(|n| preferred(needs, n)).collect(), false);
-    let total = |i: usize| {
-        let (least, balanced) = resources(needs, nodes[i]);
-        least + balanced + WEIGHT_TAINTS * taints[i] + WEIGHT_AFFINITY * affinity[i]
-    };
-    (0..nodes.len()).map(|i| (total(i), i)).max_by_key(|(score, i)| (*score, std::cmp::Reverse(*i))).map(|(_, i)| i)
-}
-
-/// LeastAllocated and BalancedAllocation over CPU and memory.
-fn resources(needs: &Needs, node: &NodeInfo) -> (i64, i64) {
-    let (mut least, mut fractions) = (0, Vec::new());
-    for (name, default) in [(CPU, DEFAULT_CPU_MILLIS), (MEMORY, DEFAULT_MEMORY_BYTES)] {
-        let capacity = node.allocatable.get(name);
-        if capacity == 0 {
-            continue;
-        }
-        let wanted = match needs.requests.get(name) {
-            0 => default,
-            n => n,
-        };
-        let taken = (node.taken.get(name) + wanted).min(capacity);
-        least += (capacity - taken) * MAX / capacity;
-        fractions.push(taken as f64 / capacity as f64);
+/// The best of `slots`; among equals the first. Upstream draws lots; here the same question has the same answer.
+pub fn best(cycle: &Cycle<'_>, snapshot: &mut Snapshot, slots: &[u32]) -> Option<u32> {
+    if let [only] = slots {
+        return Some(*only);
     }
-    let count = fractions.len().max(1);
-    let deviation = match fractions.as_slice() {
-        [a, b] => ((a - b) / 2.0).abs(),
-        _ => 0.0,
-    };
-    (least / count as i64, ((1.0 - deviation) * MAX as f64) as i64)
+    let mut totals = vec![0; slots.len()];
+    for plugin in Plugin::ALL {
+        let weight = cycle.profile.weights[plugin as usize];
+        if weight > 0
+            && let Some(scores) = scores(plugin, cycle.needs, cycle.profile, snapshot, slots)
+        {
+            for (total, score) in totals.iter_mut().zip(scores) {
+                *total += weight * score;
+            }
+        }
+    }
+    let most = totals.iter().max()?;
+    totals.iter().position(|t| t == most).map(|at| slots[at])
 }
 
-fn soft_taints(needs: &Needs, node: &NodeInfo) -> i64 {
+/// What one plugin gives each of the nodes; `None`: all the same.
+fn scores(
+    plugin: Plugin,
+    needs: &Needs,
+    profile: &Profile,
+    snapshot: &mut Snapshot,
+    slots: &[u32],
+) -> Option<Vec<i64>> {
+    let each = |score: &dyn Fn(u32) -> i64| Some(slots.iter().map(|s| score(*s)).collect::<Vec<_>>());
+    match plugin {
+        Plugin::TaintToleration => {
+            let any = slots.iter().any(|s| !snapshot.facts(*s).taints.is_empty());
+            any.then(|| normalized(slots.iter().map(|s| soft_taints(needs, snapshot.facts(*s))).collect(), true))
+        }
+        Plugin::NodeAffinity => {
+            let own = needs.node_affinity();
+            let own = own.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
+            let added = profile.added_affinity.as_ref();
+            let added = added.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
+            let terms = [own.unwrap_or_default(), added.unwrap_or_default()];
+            let score = |slot: &u32| preferred(&terms, snapshot.facts(*slot));
+            terms.iter().any(|t| !t.is_empty()).then(|| normalized(slots.iter().map(score).collect(), false))
+        }
+        Plugin::NodeResourcesFit => {
+            each(&|s| resources::fit_score(&profile.fit, needs, snapshot.facts(s), &snapshot.node(s).load))
+        }
+        Plugin::NodeResourcesBalancedAllocation if resources::is_balanced(&profile.balanced, needs) => {
+            each(&|s| resources::balance_score(&profile.balanced, needs, snapshot.facts(s), &snapshot.node(s).load))
+        }
+        Plugin::PodTopologySpread => spread::scores(needs, snapshot, slots),
+        Plugin::InterPodAffinity => affinity::scores(needs, profile, snapshot, slots),
+        Plugin::ImageLocality => snapshot.images.scores(needs.spec()?, slots, snapshot.order().len()),
+        Plugin::NodeResourcesBalancedAllocation
+        | Plugin::SchedulingGates
+        | Plugin::NodeUnschedulable
+        | Plugin::NodeName
+        | Plugin::NodePorts
+        | Plugin::VolumeRestrictions
+        | Plugin::NodeVolumeLimits
+        | Plugin::VolumeBinding
+        | Plugin::VolumeZone
+        | Plugin::DefaultPreemption => None,
+    }
+}
+
+fn soft_taints(needs: &Needs, node: &Facts) -> i64 {
     let soft = node.taints.iter().filter(|t| t.effect == "PreferNoSchedule");
-    soft.filter(|t| !tolerates(&needs.tolerations, t)).count() as i64
+    soft.filter(|t| !tolerates(needs.tolerations(), t)).count() as i64
 }
 
-fn preferred(needs: &Needs, node: &NodeInfo) -> i64 {
-    let affinity = needs.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let terms = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
-    terms.unwrap_or_default().iter().filter(|t| matches_term(&t.preference, node)).map(|t| i64::from(t.weight)).sum()
+fn preferred(terms: &[&[PreferredSchedulingTerm]], node: &Facts) -> i64 {
+    let all = terms.iter().copied().flatten();
+    all.filter(|t| matches_term(&t.preference, node)).map(|t| i64::from(t.weight)).sum()
 }
 
 /// Scales to 0..=100 by the largest; `reverse`: least is best.
 fn normalized(scores: Vec<i64>, reverse: bool) -> Vec<i64> {
     let largest = scores.iter().copied().max().unwrap_or(0);
     let scale = |s: i64| match (largest, reverse) {
-        (0, true) => MAX,
+        (0, true) => SCORE_MAX,
         (0, false) => 0,
-        (_, true) => MAX - s * MAX / largest,
-        (_, false) => s * MAX / largest,
+        (_, true) => SCORE_MAX - s * SCORE_MAX / largest,
+        (_, false) => s * SCORE_MAX / largest,
     };
     scores.into_iter().map(scale).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing;
     use super::*;
-    use k8s_openapi::api::core::v1::Taint;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    fn node(name: &str, taken_cpu: i64) -> NodeInfo {
-        let mut node = NodeInfo { name: name.into(), known: true, ..NodeInfo::default() };
-        node.allocatable.0 = [(CPU.to_owned(), 4000), (MEMORY.to_owned(), 8 << 30)].into();
-        node.taken.0 = [(CPU.to_owned(), taken_cpu), (MEMORY.to_owned(), taken_cpu << 20)].into();
-        node.labels = [("zone".to_owned(), name.to_owned())].into();
-        node
+    fn chosen(snapshot: &mut Snapshot, profile: &Profile, spec: Value) -> String {
+        let needs = testing::needs(spec);
+        let cycle = Cycle::of(&needs, profile, snapshot);
+        let order = snapshot.order().to_vec();
+        let best = best(&cycle, snapshot, &order).unwrap();
+        snapshot.facts(best).name.to_string()
+    }
+
+    fn cpu(cpu: &str) -> Value {
+        json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "1Mi"}}}]})
     }
 
     #[test]
     fn the_emptier_the_preferred_the_untainted() {
-        let (a, b) = (node("a", 3000), node("b", 1000));
-        let plain = Needs::default();
-        assert_eq!(best(&plain, &[&a, &b]), Some(1));
-        assert_eq!(best(&plain, &[&b, &b]), Some(0));
-        assert_eq!(best(&plain, &[]), None);
-        let mut tainted = b.clone();
-        tainted.taints = vec![Taint { key: "k".into(), effect: "PreferNoSchedule".into(), ..Taint::default() }];
-        assert_eq!(best(&plain, &[&a, &tainted]), Some(0));
-        let picky = Needs {
-            affinity: serde_json::from_value(json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 10, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}}]}}))
-            .unwrap(),
-            ..Needs::default()
+        let mut all = testing::snapshot(&[("a", "x"), ("b", "y")], &[("p", "a", json!({}), cpu("1"))]);
+        let plain = Profile::default();
+        assert_eq!(chosen(&mut all, &plain, cpu("100m")), "b");
+        let likes_a = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 10, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["x"]}]}}]}}});
+        assert_eq!(chosen(&mut all, &plain, likes_a.clone()), "a");
+        let added = Profile {
+            added_affinity: serde_json::from_value(likes_a["affinity"]["nodeAffinity"].clone()).unwrap(),
+            ..Profile::default()
         };
-        assert_eq!(best(&picky, &[&a, &b]), Some(0));
+        assert_eq!(chosen(&mut all, &added, json!({})), "a");
+        let mut packs = Profile::default();
+        packs.fit.strategy = super::super::profile::Strategy::Most;
+        assert_eq!(chosen(&mut all, &packs, cpu("100m")), "a");
+        let mut tainted = testing::node("b", &[("zone", "y")]);
+        tainted.spec = serde_json::from_value(json!({"taints": [{"key": "k", "effect": "PreferNoSchedule"}]})).unwrap();
+        all.set_node("b", Some(&tainted));
+        assert_eq!(chosen(&mut all, &plain, cpu("100m")), "a");
+        let mut blind = Profile::default();
+        blind.weights[Plugin::TaintToleration as usize] = 0;
+        assert_eq!(chosen(&mut all, &blind, cpu("100m")), "b");
+    }
+
+    #[test]
+    fn scores_are_scaled_by_the_largest() {
+        assert_eq!(normalized(vec![0, 5, 10], false), [0, 50, 100]);
+        assert_eq!(normalized(vec![0, 5, 10], true), [100, 50, 0]);
+        assert_eq!(normalized(vec![0, 0], true), [100, 100]);
+        assert_eq!(normalized(vec![0, 0], false), [0, 0]);
     }
 }

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use super::*;
+use client::WriteParams;
 use client::fake::Fake;
+use serde_json::{Value, json};
+
+use super::act::condition_patch;
+use super::*;
 
 fn pod(name: &str, cpu: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "d"},
@@ -23,10 +27,10 @@ async fn create(client: &Client, path: &str, object: Value) {
 fn the_condition_is_written_once() {
     let now = jiff::Timestamp::UNIX_EPOCH;
     let mut pod: Pod = serde_json::from_value(pod("p", "1")).unwrap();
-    let patch = condition_patch(&pod, "Unschedulable", "no", now).unwrap();
+    let patch = condition_patch(&pod, "Unschedulable", "no", None, now).unwrap();
     pod.status = serde_json::from_value(patch["status"].clone()).unwrap();
-    assert_eq!(condition_patch(&pod, "Unschedulable", "no", now), None);
-    let later = condition_patch(&pod, "Unschedulable", "other", now + Duration::from_secs(5)).unwrap();
+    assert_eq!(condition_patch(&pod, "Unschedulable", "no", None, now), None);
+    let later = condition_patch(&pod, "Unschedulable", "other", None, now + Duration::from_secs(5)).unwrap();
     assert_eq!(later["status"]["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:00Z");
 }
 
@@ -40,7 +44,14 @@ async fn pods_get_nodes_and_room_is_not_given_twice() {
     for name in ["a", "b", "c"] {
         create(&client, "/api/v1/namespaces/d/pods", pod(name, "1")).await;
     }
-    let running = tokio::spawn(run(client.clone(), informers.clone(), Recorder::silent(), clock, stop.clone()));
+    let running = tokio::spawn(run(
+        client.clone(),
+        informers.clone(),
+        Recorder::silent(),
+        clock,
+        Configuration::default(),
+        stop.clone(),
+    ));
     let bound = || pods.all().iter().filter(|p| p.spec.as_ref().is_some_and(|s| s.node_name.is_some())).count();
     let reported = || {
         let says =
@@ -59,6 +70,120 @@ async fn pods_get_nodes_and_room_is_not_given_twice() {
     wait_for(&pods, || pods.len() == 2 && bound() == 2).await;
     stop.cancel();
     running.await.unwrap();
+}
+
+/// A scheduler over an API in memory with one node of two cores.
+struct World {
+    client: Client,
+    pods: Arc<Cache<Pod>>,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    async fn start() -> Self {
+        let clock = Clock::fake(jiff::Timestamp::UNIX_EPOCH);
+        let client = Fake::new(clock).client();
+        let informers = Informers::new(client.clone());
+        create(&client, "/api/v1/nodes", node("n", "2")).await;
+        let (pods, stop) = (informers.cache::<Pod>(Selector::all()), CancellationToken::new());
+        let how = Configuration::default();
+        let running = tokio::spawn(run(client.clone(), informers, Recorder::silent(), clock, how, stop.clone()));
+        Self { client, pods, stop, running }
+    }
+
+    async fn pod(&self, name: &str, cpu: &str, more: Value) {
+        let mut pod = pod(name, cpu);
+        for (k, v) in more.as_object().unwrap() {
+            pod["spec"][k] = v.clone();
+        }
+        create(&self.client, "/api/v1/namespaces/d/pods", pod).await;
+    }
+
+    async fn until(&self, name: &str, holds: impl Fn(&Pod) -> bool) {
+        wait_for(&self.pods, || self.pods.get(&Key::new("d", name)).is_some_and(|p| holds(&p))).await;
+    }
+
+    async fn gone(&self, name: &str) {
+        let params = client::DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
+        self.client.delete::<Pod>("d", name, &params).await.unwrap();
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap();
+    }
+}
+
+fn is_bound(pod: &Pod) -> bool {
+    !crate::pods::node_name(pod).is_empty()
+}
+
+fn says(pod: &Pod, condition: &str, text: &str) -> bool {
+    crate::pods::condition(pod, condition).is_some_and(|c| c.message.as_deref() == Some(text))
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_is_made_for_those_that_matter_more() {
+    let world = World::start().await;
+    world.pod("low", "2", json!({"priority": 1})).await;
+    world.until("low", is_bound).await;
+    world.pod("never", "1", json!({"priority": 5, "preemptionPolicy": "Never"})).await;
+    let text = "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.";
+    world.until("never", |p| says(p, "PodScheduled", text)).await;
+    world.pod("same", "1", json!({"priority": 1})).await;
+    let text = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+        1 No preemption victims found for incoming pod.";
+    world.until("same", |p| says(p, "PodScheduled", text)).await;
+    world.pod("vip", "2", json!({"priority": 9})).await;
+    let nominated = |p: &Pod| p.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()) == Some("n");
+    world
+        .until("vip", |p| nominated(p) && says(p, "PodScheduled", "0/1 nodes are available: 1 Insufficient cpu."))
+        .await;
+    let text = "default-scheduler: preempting to accommodate a higher priority pod";
+    world.until("low", |p| p.is_terminating() && says(p, "DisruptionTarget", text)).await;
+    world.gone("low").await;
+    world.until("vip", is_bound).await;
+    assert!(!is_bound(&world.pods.get(&Key::new("d", "never")).unwrap()), "the room was for another");
+    world.gone("vip").await;
+    world.until("never", is_bound).await;
+    world.until("same", is_bound).await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn gates_and_strangers_are_left_alone() {
+    let world = World::start().await;
+    world.pod("gated", "1", json!({"schedulingGates": [{"name": "x"}]})).await;
+    world.pod("other", "1", json!({"schedulerName": "mine"})).await;
+    world.pod("plain", "1", json!({})).await;
+    world.until("plain", is_bound).await;
+    for name in ["gated", "other"] {
+        let pod = world.pods.get(&Key::new("d", name)).unwrap();
+        assert!(!is_bound(&pod) && crate::pods::condition(&pod, "PodScheduled").is_none(), "{name}");
+    }
+    let free = json!({"spec": {"schedulingGates": null}});
+    world.client.patch::<Pod>("d", "gated", client::Patch::Merge(&free)).await.unwrap();
+    world.until("gated", is_bound).await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn company_that_comes_brings_a_pod_back() {
+    let world = World::start().await;
+    let near = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
+    world.pod("guest", "100m", near).await;
+    let text = "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. preemption: 0/1 nodes are available: \
+        1 Preemption is not helpful for scheduling.";
+    world.until("guest", |p| says(p, "PodScheduled", text)).await;
+    let labels = json!({"metadata": {"labels": {"zone": "a"}}});
+    world.client.patch::<Node>("", "n", client::Patch::Merge(&labels)).await.unwrap();
+    let mut host = pod("host", "100m");
+    host["metadata"]["labels"] = json!({"app": "web"});
+    create(&world.client, "/api/v1/namespaces/d/pods", host).await;
+    world.until("guest", is_bound).await;
+    world.stop().await;
 }
 
 async fn wait_for(pods: &Arc<Cache<Pod>>, holds: impl Fn() -> bool) {

@@ -149,7 +149,8 @@ impl Cluster {
         let stop = CancellationToken::new();
         // Caches of its own, so that the scheduler's rights to read are tried too.
         let own = Informers::new(user.clone());
-        let task = tokio::spawn(control::scheduler::run(user, own, recorder, clock, stop.clone()));
+        let how = control::scheduler::Configuration::default();
+        let task = tokio::spawn(control::scheduler::run(user, own, recorder, clock, how, stop.clone()));
         let kubelet = tokio::spawn(run_pods(noting("kubelet", Identity::node(NODE)), clock));
         let admin = local::client(&api, Identity::admin());
         let informers = Informers::new(admin.clone());

@@ -1,0 +1,81 @@
+//! One look at the cluster for one pod: what is worked out once, and the judgement of each node by it. Pure.
+//!
+//! Source: `pkg/scheduler/framework/runtime/framework.go` (RunPreFilterPlugins, RunFilterPluginsWithNominatedPods).
+
+use std::sync::Arc;
+
+use super::affinity::Affinity;
+use super::filter::{self, Refusal};
+use super::needs::{Needs, Resident};
+use super::profile::{Plugin, Profile};
+use super::snapshot::{Load, Snapshot};
+use super::spread::Spread;
+
+pub struct Cycle<'a> {
+    pub needs: &'a Needs,
+    pub profile: &'a Profile,
+    spread: Spread,
+    affinity: Affinity,
+}
+
+impl<'a> Cycle<'a> {
+    pub fn of(needs: &'a Needs, profile: &'a Profile, snapshot: &mut Snapshot) -> Self {
+        snapshot.sort();
+        let on = |plugin| profile.filters.has(plugin);
+        let spread = if on(Plugin::PodTopologySpread) { Spread::of(needs, snapshot) } else { Spread::default() };
+        let affinity = if on(Plugin::InterPodAffinity) { Affinity::of(needs, snapshot) } else { Affinity::default() };
+        Self { needs, profile, spread, affinity }
+    }
+
+    /// Why a node with this load cannot take the pod.
+    pub fn refusal(&self, snapshot: &Snapshot, slot: u32, load: &Load) -> Option<Refusal> {
+        filter::refusal(self.needs, self.profile, snapshot.facts(slot), load)
+            .or_else(|| self.spread.refusal(self.needs, snapshot, slot))
+            .or_else(|| self.affinity.refusal(snapshot, slot))
+    }
+
+    /// Counts a pod as if it came to a node, or went from it.
+    pub fn change(&mut self, snapshot: &mut Snapshot, slot: u32, resident: &Resident, more: bool) {
+        if self.profile.filters.has(Plugin::PodTopologySpread) {
+            self.spread.change(self.needs, snapshot, slot, resident, more);
+        }
+        if self.profile.filters.has(Plugin::InterPodAffinity) {
+            self.affinity.change(self.needs, snapshot, slot, resident, more);
+        }
+    }
+
+    /// As [`Cycle::refusal`], and it must hold too with the pods that wait for room there and come before this one.
+    pub fn judge(&mut self, snapshot: &mut Snapshot, slot: u32, load: &Load) -> Option<Refusal> {
+        let expected = self.expected(snapshot, slot);
+        if !expected.is_empty() {
+            let mut full = load.clone();
+            for resident in &expected {
+                full.add(resident);
+                self.change(snapshot, slot, resident, true);
+            }
+            let refused = self.refusal(snapshot, slot, &full);
+            for resident in &expected {
+                self.change(snapshot, slot, resident, false);
+            }
+            if refused.is_some() {
+                return refused;
+            }
+        }
+        self.refusal(snapshot, slot, load)
+    }
+
+    /// As [`Cycle::judge`], of the node as it is.
+    pub fn judge_node(&mut self, snapshot: &mut Snapshot, slot: u32) -> Option<Refusal> {
+        if self.expected(snapshot, slot).is_empty() {
+            return self.refusal(snapshot, slot, &snapshot.node(slot).load);
+        }
+        let load = snapshot.node(slot).load.clone();
+        self.judge(snapshot, slot, &load)
+    }
+
+    fn expected(&self, snapshot: &Snapshot, slot: u32) -> Vec<Arc<Resident>> {
+        let (own, name) = (&self.needs.resident, &snapshot.facts(slot).name);
+        let before = |r: &&Arc<Resident>| r.priority() >= own.priority() && r.key() != own.key();
+        snapshot.nominated(name).iter().filter(before).cloned().collect()
+    }
+}
