@@ -61,8 +61,10 @@ macro_rules! objects {
 }
 
 objects! {
+    k8s_openapi::api::apps::v1::ControllerRevision,
     k8s_openapi::api::apps::v1::Deployment,
     k8s_openapi::api::apps::v1::ReplicaSet,
+    k8s_openapi::api::apps::v1::StatefulSet,
     k8s_openapi::api::batch::v1::CronJob,
     k8s_openapi::api::batch::v1::Job,
     k8s_openapi::api::certificates::v1::CertificateSigningRequest,
@@ -72,6 +74,7 @@ objects! {
     k8s_openapi::api::core::v1::Event,
     k8s_openapi::api::core::v1::Namespace,
     k8s_openapi::api::core::v1::Node,
+    k8s_openapi::api::core::v1::PersistentVolumeClaim,
     k8s_openapi::api::core::v1::Pod,
     k8s_openapi::api::core::v1::ResourceQuota,
     k8s_openapi::api::core::v1::Secret,

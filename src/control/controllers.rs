@@ -25,6 +25,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
 pub mod stale_disruption;
+pub mod statefulset;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
 
@@ -43,6 +44,7 @@ pub const ALL: &[fn(&Context)] = &[
     root_ca::start,
     deployment::start,
     replicaset::start,
+    statefulset::start,
     endpoints::start,
     endpointslice::start,
     garbage::start,

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod controllers;
 mod failures;
+mod history;
 pub mod keys;
 mod pod_writes;
 pub mod pods;

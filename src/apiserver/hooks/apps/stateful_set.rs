@@ -10,8 +10,8 @@ use super::super::check::{self, Errors};
 use super::super::core::persistent_volume_claim as claim;
 use super::super::core::pod::{defaults, validate as pod, warnings};
 use super::super::json::{
-    at, blank, copy, each_mut, ensure_object, get, int, list, map, object_mut, remove, same, set, set_absent,
-    set_blank, text,
+    blank, copy, each_mut, ensure_object, get, int, list, map, object_mut, remove, same, set, set_absent, set_blank,
+    text,
 };
 use super::super::strategy::first_generation;
 use super::super::{Context, Hooks, metadata, selectors};
@@ -20,7 +20,7 @@ use super::{collisions_grow, not_negative, rolling, runs_forever, selected};
 pub static HOOKS: Hooks = Hooks {
     default,
     prepare_create,
-    prepare_update,
+    prepare_update: super::prepare_update,
     validate,
     validate_update,
     validate_name: names::dns1123_label,
@@ -52,6 +52,7 @@ fn default(object: &mut Value) {
         if text(strategy, "type") == "RollingUpdate"
             && let Some(update) = object_mut(strategy, "rollingUpdate")
         {
+            // maxUnavailable has no default: upstream serves it behind a gate that is off by default (MaxUnavailableStatefulSet).
             set_absent(update, "partition", 0);
         }
     }
@@ -73,24 +74,6 @@ fn prepare_create(object: &mut Value, _: &Context) {
     // these counts are shown even when they are zero
     set(object, "status", json!({"replicas": 0, "availableReplicas": 0}));
     first_generation(object);
-    drop_max_unavailable(object, &Value::Null);
-}
-
-fn prepare_update(new: &mut Value, old: &Value, context: &Context) {
-    if context.subresource != "status" {
-        drop_max_unavailable(new, old);
-    }
-    super::prepare_update(new, old, context);
-}
-
-/// The field belongs to a feature that is off by default (MaxUnavailableStatefulSet); who has it keeps it.
-fn drop_max_unavailable(new: &mut Value, old: &Value) {
-    const AT: [&str; 4] = ["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"];
-    if at(old, &AT).is_null()
-        && let Some(update) = new.pointer_mut("/spec/updateStrategy/rollingUpdate")
-    {
-        remove(update, "maxUnavailable");
-    }
 }
 
 fn validate(object: &Value) -> Errors {

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use client::{DeleteParams, Object as _, Patch, Propagation};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
@@ -219,6 +221,121 @@ async fn a_node_that_is_drained_of_its_pods() {
     cluster.until::<Pod>("the pod runs again", |all| shop(all).any(|p| control::pods::is_ready(p))).await;
     admin.delete::<Node>("", NODE, &DeleteParams::default()).await.unwrap();
     let _: Pod = admin.patch("shop", "bare", Patch::Merge(&json!({"metadata": {"finalizers": null}}))).await.unwrap();
+    let complaints = cluster.stop().await;
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// All pods of the set are of its newest template, and available.
+async fn stateful(cluster: &Cluster, name: &str, replicas: i32) {
+    cluster
+        .until::<StatefulSet>(&format!("{replicas} of {name}"), |all| {
+            shop(all).filter(|s| s.name() == name).any(|s| {
+                let status = s.status.clone().unwrap_or_default();
+                status.observed_generation == s.metadata.generation
+                    && status.replicas == replicas
+                    && status.available_replicas == Some(replicas)
+                    && status.updated_replicas == Some(replicas)
+                    && status.current_revision == status.update_revision
+            })
+        })
+        .await;
+}
+
+/// (name, image, uid) of the pods that have a label app.
+fn apps(pods: &[Arc<Pod>], app: &str) -> Vec<(String, String, String)> {
+    let of_app = shop(pods).filter(|p| p.label("app") == Some(app) && !p.is_terminating());
+    let image = |p: &Pod| p.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
+    of_app.map(|p| (p.name().to_owned(), image(p), p.uid().to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_keep_their_names() {
+    let cluster = Cluster::start().await;
+    let admin = &cluster.admin;
+    cluster.node().await;
+    cluster.namespace("shop").await;
+    let service = json!({"metadata": {"name": "db"}, "spec": {"clusterIP": "None", "selector": {"app": "db"},
+        "ports": [{"port": 5432}]}});
+    cluster.post("/api/v1/namespaces/shop/services", &service).await;
+    let sets = "/apis/apps/v1/namespaces/shop/statefulsets";
+    let db = json!({"metadata": {"name": "db"}, "spec": {"replicas": 3, "serviceName": "db",
+        "selector": {"matchLabels": {"app": "db"}}, "template": {"metadata": {"labels": {"app": "db"}}, "spec": {
+            "containers": [{"name": "c", "image": "one"}]}}}});
+    cluster.post(sets, &db).await;
+    stateful(&cluster, "db", 3).await;
+    cluster
+        .until::<EndpointSlice>("host names", |all| {
+            let endpoints = shop(all).flat_map(|s| s.endpoints.iter().flatten());
+            let names: BTreeSet<&str> = endpoints.filter_map(|e| e.hostname.as_deref()).collect();
+            names == BTreeSet::from(["db-0", "db-1", "db-2"])
+        })
+        .await;
+
+    // kubectl set image, then kubectl rollout undo, which applies what the revision keeps.
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}});
+    let _: StatefulSet = admin.patch("shop", "db", Patch::Strategic(&image)).await.unwrap();
+    let pods = cluster.informers.cache::<Pod>(Default::default());
+    let all_of = |image: &'static str| {
+        move |all: &[Arc<Pod>]| {
+            let db = apps(all, "db");
+            db.len() == 3 && db.iter().all(|(_, i, _)| i == image)
+        }
+    };
+    cluster.until::<Pod>("all are new", all_of("two")).await;
+    stateful(&cluster, "db", 3).await;
+    let revisions = cluster.informers.cache::<ControllerRevision>(Default::default());
+    cluster.until::<ControllerRevision>("two revisions", |all| shop(all).count() == 2).await;
+    let first = shop(&revisions.all()).find(|r| r.revision == 1).unwrap().clone();
+    let undo = first.data.as_ref().unwrap().0.clone();
+    let _: StatefulSet = admin.patch("shop", "db", Patch::Strategic(&undo)).await.unwrap();
+    cluster.until::<Pod>("all are old again", all_of("one")).await;
+    stateful(&cluster, "db", 3).await;
+    cluster
+        .until::<ControllerRevision>("the first revision is the newest", |all| {
+            shop(all).count() == 2 && shop(all).any(|r| r.uid() == first.uid() && r.revision == 3)
+        })
+        .await;
+
+    // Scaled down, then deleted without its pods, and made again: it takes them as they are.
+    let scale: Value = admin
+        .patch_path(&format!("{sets}/db/scale"), Patch::Merge(&json!({"spec": {"replicas": 2}})), &Default::default())
+        .await
+        .unwrap();
+    assert_eq!(scale["spec"]["replicas"], 2);
+    stateful(&cluster, "db", 2).await;
+    let before = apps(&pods.all(), "db");
+    let orphan = DeleteParams::default().propagation(Propagation::Orphan);
+    admin.delete::<StatefulSet>("shop", "db", &orphan).await.unwrap();
+    cluster.until::<StatefulSet>("no set", |all| shop(all).count() == 0).await;
+    let mut db = db;
+    db["spec"]["replicas"] = json!(2);
+    cluster.post(sets, &db).await;
+    stateful(&cluster, "db", 2).await;
+    cluster.until::<Pod>("adopted", |all| shop(all).all(|p| p.controller_owner().is_some())).await;
+    assert_eq!(apps(&pods.all(), "db"), before);
+
+    // Claims are made with the pods, and go with their set when it says so.
+    let mut keeper = db.clone();
+    keeper["metadata"]["name"] = json!("keeper");
+    keeper["spec"]["replicas"] = json!(1);
+    keeper["spec"]["selector"] = json!({"matchLabels": {"app": "keeper"}});
+    keeper["spec"]["template"]["metadata"]["labels"] = json!({"app": "keeper"});
+    keeper["spec"]["persistentVolumeClaimRetentionPolicy"] = json!({"whenDeleted": "Delete"});
+    keeper["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "1Gi"}}}}]);
+    cluster.post(sets, &keeper).await;
+    cluster
+        .until::<PersistentVolumeClaim>("the claim belongs to the set", |all| {
+            shop(all).any(|c| c.name() == "data-keeper-0" && c.controller_owner().is_some_and(|o| o.name == "keeper"))
+        })
+        .await;
+    admin.delete::<StatefulSet>("shop", "keeper", &DeleteParams::default()).await.unwrap();
+    // Going: its protection may hold it until its pod is gone.
+    cluster.until::<PersistentVolumeClaim>("no claim", |all| shop(all).all(|c| c.is_terminating())).await;
+
+    for text in ["Create Pod db-0 in StatefulSet db successful", "Delete Pod db-2 in StatefulSet db successful"] {
+        cluster.until::<Event>(text, |all| shop(all).any(|e| e.message.as_deref() == Some(text))).await;
+    }
     let complaints = cluster.stop().await;
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
