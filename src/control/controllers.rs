@@ -10,6 +10,7 @@ pub mod certificate_cleaner;
 pub mod certificate_signing;
 pub mod cluster_role_aggregation;
 pub mod cron_job;
+pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
@@ -45,6 +46,7 @@ pub const ALL: &[fn(&Context)] = &[
     deployment::start,
     replicaset::start,
     statefulset::start,
+    daemonset::start,
     endpoints::start,
     endpointslice::start,
     garbage::start,

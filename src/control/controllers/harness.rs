@@ -28,6 +28,8 @@ pub enum Kubelet {
     /// Pods become ready at once, unless their image is `broken`, or end as it says: `succeeds`, `fails`. Deleted ones go at
     /// once.
     Works,
+    /// Pods fail at once; deleted ones go at once.
+    Refuses,
     /// Nothing happens to pods.
     Absent,
 }
@@ -118,8 +120,14 @@ async fn run_pods(client: Client, informers: Informers, clock: Clock, kubelet: K
                 continue;
             }
             if pods::node_name(&pod).is_empty() {
+                let node = super::daemonset::target(&pod).unwrap_or("n1");
                 let _: Result<Pod, _> =
-                    client.patch(&key.namespace, &key.name, Patch::Merge(&json!({"spec": {"nodeName": "n1"}}))).await;
+                    client.patch(&key.namespace, &key.name, Patch::Merge(&json!({"spec": {"nodeName": node}}))).await;
+                continue;
+            }
+            if kubelet == Kubelet::Refuses {
+                let status = json!({"status": {"phase": "Failed"}});
+                let _: Result<Pod, _> = client.patch_status(&key.namespace, &key.name, Patch::Merge(&status)).await;
                 continue;
             }
             let image =

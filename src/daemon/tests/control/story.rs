@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use client::{DeleteParams, Object as _, Patch, Propagation};
-use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
@@ -336,6 +336,103 @@ async fn pods_that_keep_their_names() {
     for text in ["Create Pod db-0 in StatefulSet db successful", "Delete Pod db-2 in StatefulSet db successful"] {
         cluster.until::<Event>(text, |all| shop(all).any(|e| e.message.as_deref() == Some(text))).await;
     }
+    let complaints = cluster.stop().await;
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// (meant for, ready, of the newest template, where they should not be).
+fn daemons(set: &DaemonSet) -> (i32, i32, i32, i32) {
+    let s = set.status.clone().unwrap_or_default();
+    let seen = s.observed_generation == set.metadata.generation;
+    let updated = s.updated_number_scheduled.unwrap_or(0);
+    if seen { (s.desired_number_scheduled, s.number_ready, updated, s.number_misscheduled) } else { (-1, -1, -1, -1) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_on_every_node() {
+    let cluster = Cluster::start().await;
+    let admin = &cluster.admin;
+    cluster.node().await;
+    cluster.namespace("shop").await;
+    let is = |numbers: (i32, i32, i32, i32)| {
+        move |all: &[Arc<DaemonSet>]| shop(all).any(|d| d.name() == "log" && daemons(d) == numbers)
+    };
+    let log = json!({"metadata": {"name": "log"}, "spec": {"selector": {"matchLabels": {"app": "log"}},
+        "template": {"metadata": {"labels": {"app": "log"}}, "spec": {"containers": [{"name": "c", "image": "one"}]}}}});
+    cluster.post("/apis/apps/v1/namespaces/shop/daemonsets", &log).await;
+    cluster.until("one", is((1, 1, 1, 0))).await;
+    // A node that is cordoned, and whose agent never comes: its pod is bound to it and waits there.
+    let other = json!({"metadata": {"name": "n2"}, "spec": {"unschedulable": true}, "status": {
+        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}}});
+    cluster.post("/api/v1/nodes", &other).await;
+    cluster.until("two", is((2, 1, 2, 0))).await;
+    cluster.until::<Pod>("bound there", |all| shop(all).any(|p| control::pods::node_name(p) == "n2")).await;
+    admin.delete::<Node>("", "n2", &DeleteParams::default()).await.unwrap();
+    cluster.until("one again", is((1, 1, 1, 0))).await;
+    cluster.until::<Pod>("cleaned up", |all| shop(all).count() == 1).await;
+
+    // kubectl set image, then kubectl rollout undo, which applies what the revision keeps.
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}});
+    let _: DaemonSet = admin.patch("shop", "log", Patch::Strategic(&image)).await.unwrap();
+    let all_of = |image: &'static str| {
+        move |all: &[Arc<Pod>]| {
+            let log = apps(all, "log");
+            log.len() == 1 && log.iter().all(|(_, i, _)| i == image)
+        }
+    };
+    cluster.until::<Pod>("new", all_of("two")).await;
+    cluster.until("rolled out", is((1, 1, 1, 0))).await;
+    cluster.until::<ControllerRevision>("two revisions", |all| shop(all).count() == 2).await;
+    let revisions = cluster.informers.cache::<ControllerRevision>(Default::default());
+    let first = shop(&revisions.all()).find(|r| r.revision == 1).unwrap().clone();
+    let undo = first.data.as_ref().unwrap().0.clone();
+    let _: DaemonSet = admin.patch("shop", "log", Patch::Strategic(&undo)).await.unwrap();
+    cluster.until::<Pod>("old again", all_of("one")).await;
+    cluster.until("rolled out", is((1, 1, 1, 0))).await;
+    cluster
+        .until::<ControllerRevision>("the first revision is the newest", |all| {
+            shop(all).any(|r| r.uid() == first.uid() && r.revision == 3)
+        })
+        .await;
+
+    // New pods first.
+    let surge = json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": {"spec": {"containers": [{"name": "c", "image": "three"}]}}}});
+    let _: DaemonSet = admin.patch("shop", "log", Patch::Strategic(&surge)).await.unwrap();
+    cluster.until::<Pod>("newest", all_of("three")).await;
+    cluster.until("rolled out", is((1, 1, 1, 0))).await;
+
+    // Deleted without its pod and made again, it takes the pod as it is, and its history.
+    let pods = cluster.informers.cache::<Pod>(Default::default());
+    let before = apps(&pods.all(), "log");
+    let orphan = DeleteParams::default().propagation(Propagation::Orphan);
+    admin.delete::<DaemonSet>("shop", "log", &orphan).await.unwrap();
+    cluster.until::<DaemonSet>("no set", |all| shop(all).count() == 0).await;
+    let mut log = log;
+    log["spec"]["template"]["spec"]["containers"][0]["image"] = json!("three");
+    cluster.post("/apis/apps/v1/namespaces/shop/daemonsets", &log).await;
+    cluster.until("adopted", is((1, 1, 1, 0))).await;
+    cluster.until::<Pod>("with an owner", |all| shop(all).all(|p| p.controller_owner().is_some())).await;
+    assert_eq!(apps(&pods.all(), "log"), before);
+    cluster
+        .until::<ControllerRevision>("with its history", |all| {
+            shop(all).count() == 3 && shop(all).all(|r| r.controller_owner().is_some())
+        })
+        .await;
+
+    let taint = |taints: Value| json!({"spec": {"taints": taints}});
+    let away = taint(json!([{"key": "example.com/away", "effect": "NoExecute"}]));
+    let _: Node = admin.patch("", NODE, Patch::Merge(&away)).await.unwrap();
+    cluster.until("none", is((0, 0, 0, 0))).await;
+    cluster.until::<Pod>("gone", |all| shop(all).count() == 0).await;
+    let _: Node = admin.patch("", NODE, Patch::Merge(&taint(Value::Null))).await.unwrap();
+    cluster.until("back", is((1, 1, 1, 0))).await;
+    let params = DeleteParams::default().propagation(Propagation::Foreground);
+    admin.delete::<DaemonSet>("shop", "log", &params).await.unwrap();
+    cluster.until::<DaemonSet>("no set", |all| shop(all).count() == 0).await;
+    cluster.until::<ControllerRevision>("no history", |all| shop(all).count() == 0).await;
+    assert_eq!(shop(&pods.all()).count(), 0);
     let complaints = cluster.stop().await;
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
