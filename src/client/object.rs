@@ -77,6 +77,7 @@ objects! {
     k8s_openapi::api::core::v1::Node,
     k8s_openapi::api::core::v1::PersistentVolumeClaim,
     k8s_openapi::api::core::v1::Pod,
+    k8s_openapi::api::core::v1::ReplicationController,
     k8s_openapi::api::core::v1::ResourceQuota,
     k8s_openapi::api::core::v1::Secret,
     k8s_openapi::api::core::v1::Service,

@@ -21,6 +21,7 @@ pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_garbage;
 pub mod replicaset;
+pub mod replicationcontroller;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
@@ -45,6 +46,7 @@ pub const ALL: &[fn(&Context)] = &[
     root_ca::start,
     deployment::start,
     replicaset::start,
+    replicationcontroller::start,
     statefulset::start,
     daemonset::start,
     endpoints::start,

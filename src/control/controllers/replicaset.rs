@@ -3,6 +3,8 @@
 //! `plan` never waits and never reads a clock. A failed create or delete is remembered until the next plan, which writes it
 //! into the status before trying again.
 //!
+//! [`Family`] lets ReplicationControllers be kept by the same code.
+//!
 //! Source: kubernetes `pkg/controller/replicaset/{replica_set,replica_set_utils}.go`, `pkg/controller/controller_utils.go`.
 
 use std::cmp::Ordering;
@@ -10,12 +12,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use client::events::reference;
+use client::queue::Queue;
 use client::runner::{Controller, Plan, Seen};
-use client::{Cache, Key, Object, Result, Selector};
+use client::{Cache, Client, Key, Object, Result, Selector};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use serde_json::Value;
 
 use crate::Context;
@@ -31,8 +36,15 @@ const WORKERS: usize = 5;
 /// Annotation by which users say which pods to remove first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
+/// apiVersion and kind.
+pub type Kind = (&'static str, &'static str);
+
+const REPLICA_SET: Kind = ("apps/v1", "ReplicaSet");
+
 /// What a plan is made from.
 pub struct Observed<'a> {
+    /// What `set` really is.
+    pub kind: Kind,
     pub set: &'a ReplicaSet,
     /// Pods of the namespace that it owns or could own.
     pub pods: &'a [Arc<Pod>],
@@ -70,7 +82,12 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
     let set = observed.set;
     let Some(spec) = &set.spec else { return plan };
     let Some(selector) = pods::matcher(&spec.selector).filter(|s| !s.is_empty()) else { return plan };
-    let me = pods::controller_reference(set);
+    let (api_version, kind) = observed.kind;
+    let me = OwnerReference { api_version: api_version.into(), kind: kind.into(), ..pods::controller_reference(set) };
+    let about = || {
+        let (api_version, kind) = (Some(api_version.to_owned()), Some(kind.to_owned()));
+        Box::new(ObjectReference { api_version, kind, ..reference(set) })
+    };
 
     let mut mine: Vec<&Arc<Pod>> = Vec::new();
     let mut terminating = 0;
@@ -97,6 +114,8 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
         }
     }
 
+    // Only ReplicaSets tell of those on their way out.
+    let terminating = (observed.kind == REPLICA_SET).then_some(terminating);
     let (status, next) = status(set, &mine, terminating, observed.failure.as_ref(), now);
     if let Some(at) = next {
         plan.again_at(at);
@@ -117,14 +136,14 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
             let template = spec.template.clone().unwrap_or_default();
             let pod = Box::new(pods::from_template(&template, &set.metadata, me));
             let why = format!("{} of {wanted} replicas", mine.len());
-            plan.push(Action::Create { pod, count, about: Box::new(reference(set)) }, why);
+            plan.push(Action::Create { pod, count, about: about() }, why);
         }
         Ordering::Greater => {
             let count = (mine.len() - wanted).min(BURST);
             let why = format!("{} of {wanted} replicas", mine.len());
             rank(&mut mine, &observed.on_node, now);
             let pods = mine.iter().take(count).map(|p| (p.key(), p.uid().to_owned())).collect();
-            plan.push(Action::Delete { pods, about: Box::new(reference(set)) }, why);
+            plan.push(Action::Delete { pods, about: about() }, why);
         }
         Ordering::Equal => {}
     }
@@ -135,7 +154,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
 fn status(
     set: &ReplicaSet,
     mine: &[&Arc<Pod>],
-    terminating: i32,
+    terminating: Option<i32>,
     failure: Option<&Failure>,
     now: Timestamp,
 ) -> (ReplicaSetStatus, Option<Timestamp>) {
@@ -173,7 +192,7 @@ fn status(
         fully_labeled_replicas: some(count(labelled)),
         ready_replicas: some(count(ready.len())),
         available_replicas: some(count(ready.iter().filter(|at| **at <= now).count())),
-        terminating_replicas: Some(terminating),
+        terminating_replicas: terminating,
         observed_generation: set.metadata.generation,
         conditions: Some(conditions).filter(|c| !c.is_empty()),
     };
@@ -217,43 +236,93 @@ pub fn rank(list: &mut [&Arc<Pod>], on_node: &HashMap<String, usize>, now: Times
     });
 }
 
+/// The objects that are kept, each seen as a ReplicaSet.
+pub trait Family: Send + Sync + 'static {
+    /// The controller's name.
+    fn name(&self) -> &'static str;
+    fn kind(&self) -> Kind;
+    fn get(&self, key: &Key) -> Option<Arc<ReplicaSet>>;
+    /// Uids of the others with the same owner.
+    fn siblings(&self, set: &ReplicaSet) -> Vec<String>;
+    /// As the API has it now.
+    fn live<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>>;
+    fn write_status<'a>(&'a self, set: &'a ReplicaSet) -> BoxFuture<'a, Result<Seen>>;
+}
+
+struct Sets {
+    client: Client,
+    all: Arc<Cache<ReplicaSet>>,
+}
+
+impl Family for Sets {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn kind(&self) -> Kind {
+        REPLICA_SET
+    }
+
+    fn get(&self, key: &Key) -> Option<Arc<ReplicaSet>> {
+        self.all.get(key)
+    }
+
+    fn siblings(&self, set: &ReplicaSet) -> Vec<String> {
+        let Some(owner) = set.controller_owner() else { return Vec::new() };
+        let all = self.all.in_namespace(set.namespace());
+        let same = all.iter().filter(|s| s.controller_owner().is_some_and(|o| o.uid == owner.uid));
+        same.map(|s| s.uid().to_owned()).collect()
+    }
+
+    fn live<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
+        async move { Ok(self.client.get::<ReplicaSet>(&key.namespace, &key.name).await?.metadata) }.boxed()
+    }
+
+    fn write_status<'a>(&'a self, set: &'a ReplicaSet) -> BoxFuture<'a, Result<Seen>> {
+        async move {
+            let set = self.client.update_status(set).await?;
+            Ok(Box::pin(self.all.reached(set.revision())) as Seen)
+        }
+        .boxed()
+    }
+}
+
 pub struct ReplicaSets {
     writes: PodWrites,
-    sets: Arc<Cache<ReplicaSet>>,
+    family: Box<dyn Family>,
     failures: Failures,
 }
 
 /// Starts the controller on the shared caches.
 pub fn start(context: &Context) {
     let client = context.client(NAME);
-    let recorder = context.recorder(&client, NAME);
-    let (sets, pods) = (context.informers.cache::<ReplicaSet>(Selector::all()), context.pods());
+    let (all, pods) = (context.informers.cache::<ReplicaSet>(Selector::all()), context.pods());
     let queue = context.queue();
     let dirty = Arc::clone(&queue);
-    sets.on_change(Box::new(move |old, new| {
+    all.on_change(Box::new(move |old, new| {
         if let Some(set) = new.or(old) {
             dirty.add(set.key());
         }
     }));
-    let (dirty, all) = (Arc::clone(&queue), Arc::clone(&sets));
+    let (dirty, sets) = (Arc::clone(&queue), Arc::clone(&all));
     pods.on_change(Box::new(move |old, new| {
-        let takers = |pod: &ObjectMeta| pods::selecting(&all, pod, |set| set.spec.as_ref().map(|s| &s.selector));
+        let takers = |pod: &ObjectMeta| pods::selecting(&sets, pod, |set| set.spec.as_ref().map(|s| &s.selector));
         pods::wake(&dirty, "ReplicaSet", old, new, &takers);
     }));
-    let writes = PodWrites { client, pods, recorder };
-    context.run(ReplicaSets { writes, sets, failures: Failures::default() }, queue, WORKERS);
+    run(context, Box::new(Sets { client: client.clone(), all }), client, queue);
+}
+
+/// Keeps the objects of a family, whose changes mark keys in the queue.
+pub fn run(context: &Context, family: Box<dyn Family>, client: Client, queue: Arc<Queue>) {
+    let recorder = context.recorder(&client, family.name());
+    let writes = PodWrites { client, pods: context.pods(), recorder };
+    context.run(ReplicaSets { writes, family, failures: Failures::default() }, queue, WORKERS);
 }
 
 impl ReplicaSets {
     fn on_node(&self, set: &ReplicaSet, pods: &[Arc<Pod>]) -> HashMap<String, usize> {
-        let owner = set.controller_owner().map(|o| o.uid.as_str());
-        let sets = self.sets.in_namespace(set.namespace());
-        let related = |uid: &str| {
-            uid == set.uid()
-                || owner.is_some_and(|o| {
-                    sets.iter().any(|s| s.uid() == uid && s.controller_owner().is_some_and(|c| c.uid == o))
-                })
-        };
+        let siblings = self.family.siblings(set);
+        let related = |uid: &str| uid == set.uid() || siblings.iter().any(|s| s == uid);
         let mut counts = HashMap::new();
         for pod in pods.iter().filter(|p| pods::is_active(p) && p.controller_owner().is_some_and(|o| related(&o.uid))) {
             *counts.entry(pods::node_name(pod).to_owned()).or_insert(0) += 1;
@@ -273,8 +342,8 @@ impl ReplicaSets {
 
     /// A set that is gone or going must not take pods; the cache may not know yet.
     async fn may_adopt(&self, key: &Key) -> Result<bool> {
-        let live = self.writes.client.get::<ReplicaSet>(&key.namespace, &key.name).await?;
-        Ok(!live.is_terminating() && self.sets.get(key).is_some_and(|s| s.uid() == live.uid()))
+        let live = self.family.live(key).await?;
+        Ok(live.deletion_timestamp.is_none() && self.family.get(key).is_some_and(|s| s.metadata.uid == live.uid))
     }
 }
 
@@ -282,14 +351,15 @@ impl Controller for ReplicaSets {
     type Action = Action;
 
     fn name(&self) -> &'static str {
-        NAME
+        self.family.name()
     }
 
     fn plan(&self, key: &Key, now: Timestamp) -> Plan<Action> {
-        let Some(set) = self.sets.get(key) else { return Plan::nothing() };
+        let Some(set) = self.family.get(key) else { return Plan::nothing() };
         let pods = self.writes.pods.in_namespace(&key.namespace);
         let on_node = self.on_node(&set, &pods);
-        let mut plan = plan(&Observed { set: &set, pods: &pods, on_node, failure: self.failures.get(set.uid()) }, now);
+        let (kind, failure) = (self.family.kind(), self.failures.get(set.uid()));
+        let mut plan = plan(&Observed { kind, set: &set, pods: &pods, on_node, failure }, now);
         let acts = plan.actions.iter().any(|a| matches!(a, Action::Create { .. } | Action::Delete { .. }));
         // Neither too few nor too many: the failure is history, and its condition goes with the next status.
         if !acts && self.failures.clear(set.uid()) {
@@ -315,8 +385,8 @@ impl Controller for ReplicaSets {
                 let outcome = self.writes.delete(&about, &pods).await;
                 self.remember(about.uid.as_deref(), "FailedDelete", outcome)
             }
-            Action::Status(set) => match self.writes.client.update_status(&*set).await {
-                Ok(set) => Ok(vec![Box::pin(self.sets.reached(set.revision()))]),
+            Action::Status(set) => match self.family.write_status(&set).await {
+                Ok(seen) => Ok(vec![seen]),
                 Err(error) if error.is_not_found() => Ok(vec![]),
                 Err(error) => Err(error),
             },

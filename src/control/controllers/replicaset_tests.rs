@@ -34,7 +34,7 @@ fn pod(name: &str) -> Pod {
 
 fn check(set: &ReplicaSet, pods: &[Pod], failure: Option<Failure>) -> Plan<Action> {
     let pods: Vec<Arc<Pod>> = pods.iter().cloned().map(Arc::new).collect();
-    plan(&Observed { set, pods: &pods, on_node: HashMap::new(), failure }, now())
+    plan(&Observed { kind: REPLICA_SET, set, pods: &pods, on_node: HashMap::new(), failure }, now())
 }
 
 /// The set with the status that a plan asks for.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use client::{DeleteParams, Object as _, Patch, Propagation};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
@@ -433,6 +434,67 @@ async fn a_daemon_on_every_node() {
     cluster.until::<DaemonSet>("no set", |all| shop(all).count() == 0).await;
     cluster.until::<ControllerRevision>("no history", |all| shop(all).count() == 0).await;
     assert_eq!(shop(&pods.all()).count(), 0);
+    let complaints = cluster.stop().await;
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_there_before_replica_sets() {
+    let cluster = Cluster::start().await;
+    let admin = &cluster.admin;
+    cluster.node().await;
+    cluster.namespace("shop").await;
+    let controllers = "/api/v1/namespaces/shop/replicationcontrollers";
+    let old = json!({"metadata": {"name": "old"}, "spec": {"replicas": 2, "selector": {"app": "old"},
+        "template": {"metadata": {"labels": {"app": "old"}}, "spec": {"containers": [{"name": "c", "image": "one"}]}}}});
+    let has = |n: i32| {
+        move |all: &[Arc<ReplicationController>]| {
+            shop(all).any(|rc| {
+                let s = rc.status.clone().unwrap_or_default();
+                s.replicas == n && s.available_replicas.unwrap_or(0) == n
+            })
+        }
+    };
+    cluster.post(controllers, &old).await;
+    cluster.until("two", has(2)).await;
+    let scale: Value = admin
+        .patch_path(
+            &format!("{controllers}/old/scale"),
+            Patch::Merge(&json!({"spec": {"replicas": 3}})),
+            &Default::default(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(scale["spec"]["replicas"], 3);
+    cluster.until("three", has(3)).await;
+    let pods = cluster.informers.cache::<Pod>(Default::default());
+    cluster.until::<Pod>("three pods", |all| apps(all, "old").len() == 3).await;
+    let (name, _, uid) = apps(&pods.all(), "old").swap_remove(0);
+    admin.delete::<Pod>("shop", &name, &DeleteParams::uid(&uid)).await.unwrap();
+    cluster
+        .until::<Pod>("a replacement", |all| {
+            let old = apps(all, "old");
+            old.len() == 3 && old.iter().all(|(_, _, other)| *other != uid)
+        })
+        .await;
+    let free = json!({"metadata": {"labels": {"app": "free"}}});
+    let (name, ..) = apps(&pods.all(), "old").swap_remove(0);
+    let _: Pod = admin.patch("shop", &name, Patch::Merge(&free)).await.unwrap();
+    cluster.until::<Pod>("released", |all| shop(all).any(|p| p.name() == name && p.controller_owner().is_none())).await;
+    cluster.until("three again", has(3)).await;
+    let orphan = DeleteParams::default().propagation(Propagation::Orphan);
+    admin.delete::<ReplicationController>("shop", "old", &orphan).await.unwrap();
+    cluster.until::<ReplicationController>("none", |all| shop(all).count() == 0).await;
+    let before = apps(&pods.all(), "old");
+    let mut old = old;
+    old["spec"]["replicas"] = json!(3);
+    cluster.post(controllers, &old).await;
+    cluster.until("adopted", has(3)).await;
+    assert_eq!(apps(&pods.all(), "old"), before);
+    // Unless asked otherwise its pods stay.
+    let background = DeleteParams::default().propagation(Propagation::Background);
+    admin.delete::<ReplicationController>("shop", "old", &background).await.unwrap();
+    cluster.until::<Pod>("only the free one", |all| shop(all).count() == 1).await;
     let complaints = cluster.stop().await;
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
