@@ -1,6 +1,6 @@
 //! `rollout`: status, history, undo, restart, pause, resume.
 //!
-//! Source: kubectl `pkg/polymorphichelpers` (status texts, rollback of deployments), `pkg/cmd/rollout`.
+//! Source: kubectl `pkg/polymorphichelpers` (status texts, history, rollback), `pkg/cmd/rollout`.
 
 use std::time::Duration;
 
@@ -157,6 +157,9 @@ fn progress(kind: &str, o: &Value) -> Result<(String, bool), String> {
                 (format!("deployment {name:?} successfully rolled out"), true)
             })
         }
+        "DaemonSet" | "StatefulSet" if text(o, "/spec/updateStrategy/type") != "RollingUpdate" => {
+            Err("rollout status is only available for RollingUpdate strategy type".into())
+        }
         "DaemonSet" => {
             if !seen {
                 return Ok(("Waiting for daemon set spec update to be observed...".into(), false));
@@ -176,15 +179,23 @@ fn progress(kind: &str, o: &Value) -> Result<(String, bool), String> {
             })
         }
         "StatefulSet" => {
-            if !seen {
+            if !seen || number("/status/observedGeneration") == 0 {
                 return Ok(("Waiting for statefulset spec update to be observed...".into(), false));
             }
-            let ready = number("/status/readyReplicas");
+            let (ready, updated) = (number("/status/readyReplicas"), number("/status/updatedReplicas"));
+            let partition =
+                o.pointer("/spec/updateStrategy/rollingUpdate").map(|r| r["partition"].as_i64().unwrap_or(0));
             let (update, current) = (text(o, "/status/updateRevision"), text(o, "/status/currentRevision"));
             Ok(if ready < wanted {
                 (format!("Waiting for {} pods to be ready...", wanted - ready), false)
+            } else if let Some(new) = partition.map(|first| wanted - first) {
+                if updated < new {
+                    let waiting = "Waiting for partitioned roll out to finish";
+                    (format!("{waiting}: {updated} out of {new} new pods have been updated..."), false)
+                } else {
+                    (format!("partitioned roll out complete: {updated} new pods have been updated..."), true)
+                }
             } else if update != current {
-                let updated = number("/status/updatedReplicas");
                 (
                     format!(
                         "waiting for statefulset rolling update to complete {updated} pods at revision {update}..."
@@ -224,46 +235,61 @@ async fn status(session: &Session, one: &Found, watch: bool, timeout: Duration) 
     .await
 }
 
-/// A deployment's replica sets by revision, oldest first.
+/// What keeps an object's former templates, by revision, oldest first: a deployment's replica sets, others' ControllerRevisions.
 async fn revisions(session: &Session, one: &Found, undoes: bool) -> Result<Vec<(i64, Value)>> {
-    if one.resource.kind != "Deployment" {
-        anyhow::bail!(
-            "{} for {:?}",
+    let keeper = match one.resource.kind.as_str() {
+        "Deployment" => "replicasets.apps",
+        "DaemonSet" | "StatefulSet" => "controllerrevisions.apps",
+        kind => anyhow::bail!(
+            "{} for {kind:?}",
             if undoes { "no rollbacker has been implemented" } else { "no history viewer has been implemented" },
-            one.resource.kind
-        );
-    }
-    let sets = session.discovery().await?.only("replicasets.apps")?;
+        ),
+    };
+    let keepers = session.discovery().await?.only(keeper)?;
     let selector = logs::selector_text(&one.object["spec"]["selector"]);
-    let (items, _) = target::list_all(session, &sets.path(&one.namespace), &ListParams::labels(selector)).await?;
+    let (items, _) = target::list_all(session, &keepers.path(&one.namespace), &ListParams::labels(selector)).await?;
     let uid = crate::output::uid(&one.object);
-    let mut revisions: Vec<(i64, Value)> = items
-        .into_iter()
-        .filter(|set| {
-            set["metadata"]["ownerReferences"].as_array().into_iter().flatten().any(|o| text(o, "/uid") == uid)
-        })
-        .filter_map(|set| {
-            let revision = set["metadata"]["annotations"][REVISION].as_str()?.parse().ok()?;
-            Some((revision, set))
-        })
-        .collect();
-    revisions.sort_by_key(|(revision, _)| *revision);
+    let owned = |keeper: &Value| {
+        let owners = keeper["metadata"]["ownerReferences"].as_array();
+        owners.into_iter().flatten().any(|o| o["controller"] == json!(true) && text(o, "/uid") == uid)
+    };
+    let mut revisions: Vec<(i64, Value)> =
+        items.into_iter().filter(|k| owned(k)).filter_map(|k| Some((number(&k)?, k))).collect();
+    revisions.sort_unstable_by_key(|(revision, _)| *revision);
     Ok(revisions)
 }
 
-/// A replica set's template as the deployment had it.
-fn template(set: &Value) -> Value {
-    let mut template = set["spec"]["template"].clone();
-    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
-        labels.remove("pod-template-hash");
+/// The number of a revision, by what keeps it.
+fn number(keeper: &Value) -> Option<i64> {
+    match keeper.get("revision") {
+        Some(revision) => revision.as_i64(),
+        None => keeper["metadata"]["annotations"][REVISION].as_str()?.parse().ok(),
+    }
+}
+
+/// The template that a revision keeps, as its object had it.
+fn template(keeper: &Value) -> Value {
+    let Some(data) = keeper.get("data") else {
+        let mut template = keeper["spec"]["template"].clone();
+        if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+            labels.remove("pod-template-hash");
+        }
+        return template;
+    };
+    let mut template = data["spec"]["template"].clone();
+    if let Some(fields) = template.as_object_mut() {
+        fields.remove("$patch");
     }
     template
 }
 
-/// A set's template, with why it was made.
-fn with_cause(set: &Value) -> Value {
-    let mut template = set["spec"]["template"].clone();
-    if let Some(cause) = set["metadata"]["annotations"].get(CHANGE_CAUSE) {
+/// The template as it is shown: of a replica set as it stands, with why it was made.
+fn shown(keeper: &Value) -> Value {
+    if keeper.get("data").is_some() {
+        return template(keeper);
+    }
+    let mut template = keeper["spec"]["template"].clone();
+    if let Some(cause) = keeper["metadata"]["annotations"].get(CHANGE_CAUSE) {
         template["metadata"]["annotations"][CHANGE_CAUSE] = cause.clone();
     }
     template
@@ -271,21 +297,42 @@ fn with_cause(set: &Value) -> Value {
 
 async fn history(session: &Session, one: &Found, revision: i64) -> Result<()> {
     let revisions = revisions(session, one, false).await?;
+    if revisions.is_empty() {
+        return session.line(format!("{} No rollout history found.", one.named()));
+    }
     if revision > 0 {
-        let Some((_, set)) = revisions.iter().find(|(r, _)| *r == revision) else {
+        let Some((_, keeper)) = revisions.iter().find(|(r, _)| *r == revision) else {
             anyhow::bail!("unable to find the specified revision");
         };
         session.line(format!("{} with revision #{revision}", one.named()))?;
-        return session.line(crate::describe::template(&with_cause(set)));
+        return session.line(crate::describe::template(&shown(keeper)));
     }
     session.line(format!("{} ", one.named()))?;
     let mut rows = vec![vec!["REVISION".to_owned(), "CHANGE-CAUSE".to_owned()]];
-    for (revision, set) in &revisions {
-        let cause = set["metadata"]["annotations"][CHANGE_CAUSE].as_str().unwrap_or("<none>");
+    for (revision, keeper) in &revisions {
+        let cause = keeper["metadata"]["annotations"][CHANGE_CAUSE].as_str().unwrap_or("<none>");
         rows.push(vec![revision.to_string(), cause.to_owned()]);
     }
     let lines: String = rows.iter().map(|row| format!("{}\n", row.join("\t"))).collect();
     session.print(&format!("{}\n", crate::describe::lay_out(&lines)))
+}
+
+/// The revision to go back to; 0: the one before the newest.
+fn wanted<'r>(one: &Found, revisions: &'r [(i64, Value)], to: i64) -> Result<&'r Value> {
+    if to != 0 {
+        let found = revisions.iter().find(|(r, _)| *r == to);
+        return match found {
+            Some((_, keeper)) => Ok(keeper),
+            None => anyhow::bail!("unable to find specified revision {to} in history"),
+        };
+    }
+    match revisions {
+        [.., (_, before), _] => Ok(before),
+        _ if one.resource.kind == "Deployment" => {
+            anyhow::bail!("no rollout history found for deployment {:?}", one.name)
+        }
+        _ => anyhow::bail!("no last revision to roll back to"),
+    }
 }
 
 async fn undo(session: &Session, one: &Found, to: i64, dry_run: DryRun) -> Result<()> {
@@ -299,26 +346,17 @@ async fn undo(session: &Session, one: &Found, to: i64, dry_run: DryRun) -> Resul
             client::apply::LAST_APPLIED
         ));
     }
+    let revisions = revisions(session, one, true).await?;
+    let keeper = wanted(one, &revisions, to)?;
     if one.object["spec"]["paused"] == json!(true) {
         anyhow::bail!(
             "you cannot rollback a paused deployment; resume it first with 'kedge rollout resume' and try again"
         );
     }
-    let revisions = revisions(session, one, true).await?;
-    let wanted = match to {
-        0 => revisions.len().checked_sub(2).and_then(|at| revisions.get(at)),
-        to => revisions.iter().find(|(r, _)| *r == to),
-    };
-    let Some((revision, set)) = wanted else {
-        if to > 0 {
-            anyhow::bail!("unable to find specified revision {to} in history");
-        }
-        anyhow::bail!("no rollout history found for {}", one.named());
-    };
-    let template = template(set);
+    let template = template(keeper);
     if template == one.object["spec"]["template"] {
         return session
-            .line(format!("{} skipped rollback (current template already matches revision {revision})", one.named()));
+            .line(format!("{} skipped rollback (current template already matches revision {to})", one.named()));
     }
     let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
     if dry_run != DryRun::Client {
@@ -400,5 +438,53 @@ mod tests {
             {"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]}),
         );
         assert_eq!(progress("Deployment", &late), Err("deployment \"d\" exceeded its progress deadline".into()));
+    }
+
+    #[test]
+    fn sets_progress() {
+        let o = |strategy: Value, status: Value| json!({"metadata": {"name": "s", "generation": 2}, "spec": {"replicas": 3, "updateStrategy": strategy}, "status": status});
+        let rolling = || json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 1}});
+        let plain = || json!({"type": "RollingUpdate"});
+        let status = |ready: i64, updated: i64| {
+            json!({"observedGeneration": 2, "readyReplicas": ready, "updatedReplicas": updated, "currentReplicas": 3 - updated,
+                "updateRevision": "s-2", "currentRevision": if updated == 3 { "s-2" } else { "s-1" }})
+        };
+        let waiting = "Waiting for statefulset spec update to be observed...";
+        for (object, text, done) in [
+            (o(plain(), json!({})), waiting, false),
+            (o(plain(), json!({"observedGeneration": 1})), waiting, false),
+            (o(rolling(), status(1, 0)), "Waiting for 2 pods to be ready...", false),
+            (
+                o(rolling(), status(3, 1)),
+                "Waiting for partitioned roll out to finish: 1 out of 2 new pods have been updated...",
+                false,
+            ),
+            (o(rolling(), status(3, 2)), "partitioned roll out complete: 2 new pods have been updated...", true),
+            (
+                o(plain(), status(3, 1)),
+                "waiting for statefulset rolling update to complete 1 pods at revision s-2...",
+                false,
+            ),
+            (o(plain(), status(3, 3)), "statefulset rolling update complete 0 pods at revision s-2...", true),
+        ] {
+            assert_eq!(progress("StatefulSet", &object), Ok((text.to_owned(), done)));
+        }
+        for kind in ["StatefulSet", "DaemonSet"] {
+            let other = o(json!({"type": "OnDelete"}), json!({}));
+            let text = "rollout status is only available for RollingUpdate strategy type";
+            assert_eq!(progress(kind, &other), Err(text.into()));
+        }
+    }
+
+    #[test]
+    fn templates_come_from_what_keeps_them() {
+        let set = json!({"metadata": {"annotations": {REVISION: "4", CHANGE_CAUSE: "why"}},
+            "spec": {"template": {"metadata": {"labels": {"a": "b", "pod-template-hash": "x"}}}}});
+        assert_eq!((number(&set), template(&set)), (Some(4), json!({"metadata": {"labels": {"a": "b"}}})));
+        assert_eq!(shown(&set)["metadata"]["annotations"][CHANGE_CAUSE], "why");
+        let revision = json!({"revision": 7, "metadata": {"annotations": {CHANGE_CAUSE: "why"}},
+            "data": {"spec": {"template": {"$patch": "replace", "metadata": {"labels": {"a": "b"}}}}}});
+        let bare = json!({"metadata": {"labels": {"a": "b"}}});
+        assert_eq!((number(&revision), template(&revision), shown(&revision)), (Some(7), bare.clone(), bare));
     }
 }

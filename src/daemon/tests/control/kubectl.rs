@@ -206,8 +206,107 @@ const SCRIPT: &[(&str, i32, &[&str])] = &[
     ("get ns shop", 1, &["Error from server (NotFound): namespaces \"shop\" not found"]),
 ];
 
+const SETS: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db, namespace: shop}
+spec:
+  replicas: 2
+  serviceName: db
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec: {containers: [{name: c, image: 'nginx:1'}]}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: log, namespace: shop}
+spec:
+  selector: {matchLabels: {app: log}}
+  template:
+    metadata: {labels: {app: log}}
+    spec: {containers: [{name: c, image: 'nginx:1'}]}
+";
+
+const SETS_SCRIPT: &[(&str, i32, &[&str])] = &[
+    ("apply -f -", 0, &["statefulset.apps/db created", "daemonset.apps/log created"]),
+    ("rollout status sts/db", 0, &["partitioned roll out complete: 2 new pods have been updated..."]),
+    ("rollout status ds/log", 0, &["daemon set \"log\" successfully rolled out"]),
+    (
+        "get sts,ds",
+        0,
+        &[
+            "NAME READY AGE statefulset.apps/db 2/2",
+            "NAME DESIRED CURRENT READY UP-TO-DATE AVAILABLE NODE SELECTOR AGE daemonset.apps/log 1 1 1 1 1 <none>",
+        ],
+    ),
+    ("get pod db-0 db-1", 0, &["db-0 1/1 Running", "db-1 1/1 Running"]),
+    ("rollout history sts/db", 0, &["REVISION CHANGE-CAUSE 1 <none>"]),
+    ("set image sts/db c=nginx:2", 0, &["statefulset.apps/db image updated"]),
+    ("rollout status sts/db", 0, &["partitioned roll out complete: 2 new pods have been updated..."]),
+    ("rollout history sts/db", 0, &["REVISION CHANGE-CAUSE 1 <none> 2 <none>"]),
+    ("rollout history sts/db --revision=1", 0, &["statefulset.apps/db with revision #1", "Image: nginx:1"]),
+    ("rollout undo sts/db --to-revision=99", 1, &["unable to find specified revision 99 in history"]),
+    ("rollout undo sts/db", 0, &["statefulset.apps/db rolled back"]),
+    ("rollout status sts/db", 0, &["partitioned roll out complete: 2 new pods have been updated..."]),
+    ("rollout history sts/db", 0, &["REVISION CHANGE-CAUSE 2 <none> 3 <none>"]),
+    ("get pod db-0 db-1 -o wide --show-labels", 0, &["apps.kubernetes.io/pod-index=1"]),
+    ("scale sts db --replicas=3", 0, &["statefulset.apps/db scaled"]),
+    ("rollout status sts/db", 0, &["partitioned roll out complete: 3 new pods have been updated..."]),
+    ("rollout restart sts/db", 0, &["statefulset.apps/db restarted"]),
+    ("rollout status sts/db", 0, &["partitioned roll out complete: 3 new pods have been updated..."]),
+    (
+        "describe sts db",
+        0,
+        &[
+            "Replicas: 3 desired | 3 total",
+            "Update Strategy: RollingUpdate",
+            "SuccessfulCreate",
+            "statefulset-controller Create Pod db-0 in StatefulSet db successful",
+        ],
+    ),
+    ("set image ds/log c=nginx:2", 0, &["daemonset.apps/log image updated"]),
+    ("rollout status ds/log", 0, &["daemon set \"log\" successfully rolled out"]),
+    ("rollout history ds/log", 0, &["REVISION CHANGE-CAUSE 1 <none> 2 <none>"]),
+    ("rollout undo ds/log --to-revision=1", 0, &["daemonset.apps/log rolled back"]),
+    ("rollout status ds/log", 0, &["daemon set \"log\" successfully rolled out"]),
+    ("rollout history ds/log", 0, &["REVISION CHANGE-CAUSE 2 <none> 3 <none>"]),
+    ("rollout history ds/log --revision=3", 0, &["daemonset.apps/log with revision #3", "Image: nginx:1"]),
+    (
+        "describe ds log",
+        0,
+        &[
+            "Desired Number of Nodes Scheduled: 1",
+            "Number of Nodes Misscheduled: 0",
+            "daemonset-controller Created pod: log-",
+        ],
+    ),
+    ("get controllerrevisions", 0, &["NAME CONTROLLER REVISION AGE", "statefulset.apps/db", "daemonset.apps/log 3"]),
+    ("drain n1", 1, &["cannot delete DaemonSet-managed Pods"]),
+    ("drain n1 --ignore-daemonsets", 0, &["ignoring DaemonSet-managed Pods: shop/log-", "node/n1 drained"]),
+    ("get ds log", 0, &["log 1 1 1 1 1"]),
+    ("uncordon n1", 0, &["node/n1 uncordoned"]),
+    ("rollout status sts/db", 0, &["partitioned roll out complete: 3 new pods have been updated..."]),
+    ("delete sts db --cascade=foreground", 0, &["statefulset.apps \"db\" deleted"]),
+    ("delete ds log --cascade=foreground", 0, &["daemonset.apps \"log\" deleted"]),
+    ("get pods,controllerrevisions", 0, &["No resources found in shop namespace."]),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everyday_commands() {
+    play(SCRIPT, MANIFEST).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rollouts_of_sets() {
+    play(SETS_SCRIPT, SETS).await;
+}
+
+async fn play(script: &[(&str, i32, &[&str])], manifest: &str) {
     let Some(binary) = find() else {
         eprintln!("no kubectl on this machine: not tested");
         return;
@@ -220,8 +319,8 @@ async fn everyday_commands() {
     let admin = cluster.pki.admin().unwrap();
     let config = ::cluster::kubeconfig::render("kedge", &format!("https://{address}"), cluster.pki.ca_pem(), &admin);
     std::fs::write(kubectl.home.path().join("config"), config).unwrap();
-    for (line, code, parts) in SCRIPT {
-        let (text, exit) = kubectl.run(line, if line.ends_with("-f -") { MANIFEST } else { "" }).await;
+    for (line, code, parts) in script {
+        let (text, exit) = kubectl.run(line, if line.ends_with("-f -") { manifest } else { "" }).await;
         let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(exit, *code, "kubectl {line}\n{text}");
         for part in *parts {
