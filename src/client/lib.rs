@@ -28,6 +28,7 @@ pub mod object;
 pub mod queue;
 pub mod reflector;
 pub mod runner;
+pub mod storage;
 mod transport;
 pub mod watch;
 

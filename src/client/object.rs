@@ -85,8 +85,11 @@ objects! {
     k8s_openapi::api::discovery::v1::EndpointSlice,
     k8s_openapi::api::policy::v1::PodDisruptionBudget,
     k8s_openapi::api::rbac::v1::ClusterRole,
+    k8s_openapi::api::storage::v1::StorageClass,
+    k8s_openapi::api::storage::v1::VolumeAttributesClass,
     crate::aggregated::Registration,
     crate::definition::Definition,
+    crate::storage::Volume,
 }
 
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {

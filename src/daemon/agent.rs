@@ -75,6 +75,7 @@ pub async fn start(setting: Setting<'_>) -> Result<Running> {
     config.cluster_dns = network.config().dns_ips.clone();
     config.cluster_domain = setting.domain.clone();
     config.data_dir = agent_dir;
+    config.volumes_dir = setting.common.data_dir.join("volumes");
     config.run_dir = run_dir;
     config.listen = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), setting.common.kubelet_port);
     config.tls = Some(setting.tls);

@@ -26,6 +26,8 @@ pub struct Config {
     pub host_resolv_conf: PathBuf,
     /// `/var/lib/kedge/agent`: pods' files live below `pods/<uid>`.
     pub data_dir: PathBuf,
+    /// `/var/lib/kedge/volumes`: the folders of local-path volumes.
+    pub volumes_dir: PathBuf,
     /// `/run/kedge`: memory-backed volumes live below `volumes/<uid>`.
     pub run_dir: PathBuf,
     /// `/var/log/pods`, and `/var/log/containers` for the links.
@@ -76,6 +78,7 @@ impl Config {
             cluster_domain: "cluster.local".into(),
             host_resolv_conf: "/etc/resolv.conf".into(),
             data_dir: "/var/lib/kedge/agent".into(),
+            volumes_dir: "/var/lib/kedge/volumes".into(),
             run_dir: "/run/kedge".into(),
             pod_logs_dir: "/var/log/pods".into(),
             container_logs_dir: "/var/log/containers".into(),

@@ -38,6 +38,16 @@ pub fn authorize(node: &str, attributes: &Attributes, view: &dyn View) -> Result
                 Err(format!("no relationship found between node '{node}' and this object"))
             }
         }
+        ("", "persistentvolumes", "") => {
+            if verb != "get" {
+                return no("can only get individual resources of this type");
+            }
+            if keeps_data_of(node, name, view) {
+                Ok(())
+            } else {
+                Err(format!("no relationship found between node '{node}' and this object"))
+            }
+        }
         ("", "serviceaccounts", "token") => {
             let bound = |pod: Value| {
                 let account = pod["spec"]["serviceAccountName"].as_str().unwrap_or("default");
@@ -106,6 +116,17 @@ fn bound_to(node: &str, namespace: &str, pod: &str, view: &dyn View) -> bool {
     let entry = view.get(&format!("core/pods/{namespace}/{pod}"));
     // An agent asks about pods that are gone, to be told so.
     entry.is_none_or(|e| facts::facts(&e).field("spec.nodeName") == node)
+}
+
+/// Whether a pod that is bound to the node uses the claim that a volume belongs to.
+fn keeps_data_of(node: &str, volume: &str, view: &dyn View) -> bool {
+    let read = |key: String| -> Option<Value> { serde_json::from_slice(&view.get(&key)?.value).ok() };
+    let Some(found) = read(format!("core/persistentvolumes/{volume}")) else { return false };
+    let of = &found["spec"]["claimRef"];
+    let (Some(namespace), Some(claim)) = (of["namespace"].as_str(), of["name"].as_str()) else { return false };
+    let named = read(format!("core/persistentvolumeclaims/{namespace}/{claim}"));
+    named.is_some_and(|c| c["spec"]["volumeName"] == volume)
+        && pods_of(node, namespace, view).any(|pod| uses(&pod, "persistentvolumeclaims", claim))
 }
 
 /// The pods of a namespace that are bound to the node.

@@ -8,6 +8,7 @@ mod forward;
 pub mod logs;
 pub mod query;
 mod spdy;
+mod volumes;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -176,6 +177,7 @@ impl Server {
             ["portForward", namespace, name] | ["portForward", namespace, name, _] => {
                 self.port_forward(request, namespace, name, &query)
             }
+            ["volumes", name] => self.volumes(request.method(), name.to_owned()).await,
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }

@@ -8,15 +8,19 @@
 //! <run>/volumes/<uid>/<volume>          configMap, secret, projected, downwardAPI (atomic), emptyDir medium Memory (tmpfs)
 //! <run>/volumes/<uid>/.sub/<container>/ bound sub-paths
 //! ```
+//! What is behind a claim lies where its volume says, and stays when the pod goes.
 
 pub mod atomic;
+pub mod claims;
 pub mod host_path;
+pub mod local_path;
 pub mod objects;
+pub mod ownership;
 pub mod payload;
 pub mod sub_path;
 pub mod token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -37,13 +41,17 @@ use crate::translate::expand::expand_strict;
 use crate::translate::resources::Allocatable;
 use crate::worker::state::Now;
 use objects::{Changed, Objects};
+use parking_lot::Mutex;
 
 pub struct Volumes {
     data_dir: PathBuf,
     run_dir: PathBuf,
     allocatable: Allocatable,
+    client: Client,
     pub objects: Objects,
     tokens: token::Tokens,
+    /// Where the volumes behind claims lie, by pod uid and the volume's name in the pod; found once for each pod.
+    claimed: Mutex<HashMap<String, BTreeMap<String, PathBuf>>>,
 }
 
 impl Volumes {
@@ -53,7 +61,9 @@ impl Volumes {
             run_dir: run_dir.join("volumes"),
             allocatable,
             objects: Objects::new(client.clone(), changed),
-            tokens: token::Tokens::new(client),
+            tokens: token::Tokens::new(client.clone()),
+            client,
+            claimed: Mutex::default(),
         }
     }
 
@@ -65,12 +75,14 @@ impl Volumes {
         let mut renew_at: Option<Duration> = None;
         let mut failed = None;
         for volume in pod::spec(pod).volumes.iter().flatten() {
-            match self.prepare_one(pod, volume, &fetched, now).await {
+            let set_up = |why: String| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
+            let made = match claims::claim_name(pod, volume) {
+                Some((name, own)) => self.claimed(pod, volume, &name, own).await.map(|()| None),
+                None => self.prepare_one(pod, volume, &fetched, now).await.map_err(set_up),
+            };
+            match made {
                 Ok(at) => renew_at = [renew_at, at].into_iter().flatten().min(),
-                Err(why) => {
-                    let text = format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
-                    failed = failed.or(Some(text));
-                }
+                Err(why) => failed = failed.or(Some(why)),
             }
         }
         match failed {
@@ -191,7 +203,8 @@ impl Volumes {
         if v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some() {
             return Ok(self.run_dir.join(uid).join(&v.name));
         }
-        Err(unserved(v))
+        let known = self.claimed.lock().get(uid).and_then(|known| known.get(&v.name).cloned());
+        known.ok_or_else(|| unserved(v))
     }
 
     /// The mounts of one container. Binds sub-paths, so it does I/O; errors are CreateContainerConfigErrors.
@@ -235,7 +248,7 @@ impl Volumes {
                 sub_path::bind(&fd, &target).map_err(fail)?;
                 source = target;
             }
-            let read_only = m.read_only == Some(true);
+            let read_only = m.read_only == Some(true) || claims::reads_only(volume);
             mounts.push(Mount {
                 source: MountSource::Bind(source),
                 destination: Path::new("/").join(&m.mount_path),
@@ -252,6 +265,7 @@ impl Volumes {
     pub async fn remove(&self, uid: &str) -> io::Result<()> {
         self.objects.release(uid);
         self.tokens.forget(uid);
+        self.claimed.lock().remove(uid);
         let folders = [self.run_dir.join(uid), self.data_dir.join(uid)];
         tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| remove_tree(f)))
             .await
@@ -273,10 +287,7 @@ impl Volumes {
 
 fn unserved(v: &Volume) -> String {
     match (&v.persistent_volume_claim, &v.ephemeral, &v.image) {
-        (Some(claim), ..) => {
-            format!("persistent volume claims are not served by this node yet (claim \"{}\")", claim.claim_name)
-        }
-        (None, Some(_), _) => "ephemeral volume claims are not served by this node yet".into(),
+        (Some(_), ..) | (None, Some(_), _) => format!("volume \"{}\" is not mounted yet", v.name),
         (None, None, Some(_)) => "image volumes are not served by this node yet".into(),
         (None, None, None) => "this kind of volume is not served by this node".into(),
     }
@@ -413,10 +424,5 @@ mod tests {
         )
         .await;
         check(json!({"name": "v", "configMap": {"name": "no", "optional": true}}), Ok(None)).await;
-        check(
-            json!({"name": "v", "persistentVolumeClaim": {"claimName": "data"}}),
-            Err("MountVolume.SetUp failed for volume \"v\" : persistent volume claims are not served by this node yet (claim \"data\")"),
-        )
-        .await;
     }
 }

@@ -1,4 +1,4 @@
-//! The ConfigMaps and Secrets that pods of this node use, each watched by itself while somebody uses it: the node must not see, nor
+//! The ConfigMaps, Secrets and claims that pods of this node use, each watched by itself while somebody uses it: the node must not see, nor
 //! pay for, the others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,12 +8,13 @@ use std::time::Duration;
 use client::object::Object;
 use client::reflector::{self, Source};
 use client::{Cache, Client, Key};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::pod;
 use crate::translate::env::Objects as Fetched;
+use crate::volume::claims::claim_name;
 
 /// How long a first answer is waited for. Source: the kubelet's watch-based manager.
 const SYNC_SECONDS_MAX: u64 = 10;
@@ -26,6 +27,7 @@ pub type Changed = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct References {
     pub config_maps: BTreeSet<String>,
     pub secrets: BTreeSet<String>,
+    pub claims: BTreeSet<String>,
 }
 
 /// Source: `pkg/kubelet/configmap`, `secret` (getConfigMapNames, getSecretNames); pull secrets included.
@@ -44,6 +46,7 @@ pub fn references(pod: &Pod) -> References {
         }
     }
     for v in spec.volumes.iter().flatten() {
+        r.claims.extend(claim_name(pod, v).map(|(name, _)| name));
         r.config_maps.extend(v.config_map.iter().map(|m| m.name.clone()));
         r.secrets.extend(v.secret.iter().filter_map(|s| s.secret_name.clone()));
         for source in v.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
@@ -69,13 +72,21 @@ pub struct Objects {
     changed: Changed,
     config_maps: Table<ConfigMap>,
     secrets: Table<Secret>,
+    claims: Table<PersistentVolumeClaim>,
     /// What each pod holds, for giving it back.
     held: Mutex<HashMap<String, (String, References)>>,
 }
 
 impl Objects {
     pub fn new(client: Client, changed: Changed) -> Objects {
-        Objects { client, changed, config_maps: Mutex::default(), secrets: Mutex::default(), held: Mutex::default() }
+        Objects {
+            client,
+            changed,
+            config_maps: Mutex::default(),
+            secrets: Mutex::default(),
+            claims: Mutex::default(),
+            held: Mutex::default(),
+        }
     }
 
     /// Begins to watch what the pod names (and no longer what it named before). Idempotent.
@@ -89,7 +100,13 @@ impl Objects {
         for name in &wanted.secrets {
             acquire(&self.secrets, &self.client, &self.changed, &namespace, name, &uid);
         }
+        for name in &wanted.claims {
+            acquire(&self.claims, &self.client, &self.changed, &namespace, name, &uid);
+        }
         if let Some((namespace, old)) = before {
+            for name in old.claims.difference(&wanted.claims) {
+                release(&self.claims, &namespace, name, &uid);
+            }
             for name in old.config_maps.difference(&wanted.config_maps) {
                 release(&self.config_maps, &namespace, name, &uid);
             }
@@ -104,6 +121,7 @@ impl Objects {
         if let Some((namespace, old)) = self.held.lock().remove(uid) {
             old.config_maps.iter().for_each(|name| release(&self.config_maps, &namespace, name, uid));
             old.secrets.iter().for_each(|name| release(&self.secrets, &namespace, name, uid));
+            old.claims.iter().for_each(|name| release(&self.claims, &namespace, name, uid));
         }
     }
 
@@ -123,9 +141,14 @@ impl Objects {
         Ok(fetched)
     }
 
+    /// A claim that the pod names, as of now. Errors: the API server did not answer in time.
+    pub async fn claim(&self, namespace: &str, name: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, String> {
+        get(&self.claims, namespace, name, "persistentvolumeclaim").await
+    }
+
     /// Number of open watches.
     pub fn watches(&self) -> usize {
-        self.config_maps.lock().len() + self.secrets.lock().len()
+        self.config_maps.lock().len() + self.secrets.lock().len() + self.claims.lock().len()
     }
 }
 

@@ -180,6 +180,29 @@ async fn a_node_sees_what_its_pods_use() {
     );
     other.get(&format!("{secrets}/used")).await.expect(403);
     node.get(secrets).await.expect(403);
+    // The volume behind a claim of its pod, and no other.
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let spec =
+        json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeName": "mine"});
+    let claim =
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": spec});
+    admin.post(claims, &claim).await.expect(201);
+    for name in ["mine", "theirs"] {
+        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/x"},
+            "claimRef": {"namespace": "default", "name": "data"}}});
+        admin.post("/api/v1/persistentvolumes", &volume).await.expect(201);
+    }
+    node.get("/api/v1/persistentvolumes/mine").await.expect(403);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "q"}, "spec": {"nodeName": "n1",
+        "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
+    admin.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
+    node.get(&format!("{claims}/data")).await.expect(200);
+    node.get("/api/v1/persistentvolumes/mine").await.expect(200);
+    node.get("/api/v1/persistentvolumes/theirs").await.expect(403);
+    node.get("/api/v1/persistentvolumes").await.expect(403);
+    other.get("/api/v1/persistentvolumes/mine").await.expect(403);
     node.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.expect(200);
     other.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.expect(403);
     node.get("/api/v1/pods").await.expect(403);
