@@ -166,6 +166,14 @@ impl<K: Object> Cache<K> {
         wait(self.reached.subscribe(), move |r| r.revision >= revision)
     }
 
+    /// Resolves when `holds` says so, which is asked at once and after each change. It must not block.
+    pub fn until<'a>(&self, mut holds: impl FnMut() -> bool + Send + 'a) -> impl Future<Output = ()> + Send + 'a
+    where
+        K: 'a,
+    {
+        wait(self.reached.subscribe(), move |_| holds())
+    }
+
     /// Resolves when the object with this uid is gone, or known to be going.
     pub fn going(self: &Arc<Self>, key: &Key, uid: &str) -> impl Future<Output = ()> + Send + use<K> {
         let (cache, key, uid) = (Arc::clone(self), key.clone(), uid.to_owned());

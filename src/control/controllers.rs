@@ -15,8 +15,10 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod ephemeral_volume;
 pub mod garbage;
 pub mod job;
+pub mod local_path;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_garbage;
@@ -28,8 +30,10 @@ pub mod service_account;
 pub mod service_account_token;
 pub mod stale_disruption;
 pub mod statefulset;
+pub mod storage_protection;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
+pub mod volume_binder;
 
 #[cfg(test)]
 mod harness;
@@ -62,4 +66,8 @@ pub const ALL: &[fn(&Context)] = &[
     job::orphans::start,
     ttl_after_finished::start,
     cron_job::start,
+    volume_binder::start,
+    storage_protection::start,
+    ephemeral_volume::start,
+    local_path::start,
 ];

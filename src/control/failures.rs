@@ -28,6 +28,14 @@ impl Failures {
             map.insert(uid.to_owned(), failure);
         }
     }
+    /// Remembers a failure. Whether it is another one than before, worth an event.
+    pub fn is_new(&self, uid: &str, failure: Failure) -> bool {
+        let known = self.get(uid).is_some_and(|known| known == failure);
+        if !known {
+            self.set(uid, failure);
+        }
+        !known
+    }
     /// Whether there was one.
     pub fn clear(&self, uid: &str) -> bool {
         self.0.lock().remove(uid).is_some()

@@ -21,6 +21,7 @@ pub mod keys;
 mod pod_writes;
 pub mod pods;
 pub mod scheduler;
+pub mod storage;
 mod watches;
 
 /// What the controllers need to know about the cluster.
@@ -36,6 +37,8 @@ pub struct Config {
     pub node_grace_seconds: u32,
     /// Finished pods that may exist before the oldest are deleted; upstream's `--terminated-pod-gc-threshold`.
     pub finished_pods_max: usize,
+    /// Whether there is a default class whose volumes are folders on nodes.
+    pub local_path: bool,
     /// Signs certificates and tokens; without it nobody's are.
     pub keys: Option<Arc<dyn keys::Keys>>,
     pub clock: Clock,
@@ -49,6 +52,7 @@ impl Default for Config {
             api_port: 6443,
             node_grace_seconds: 10,
             finished_pods_max: 12_500,
+            local_path: true,
             keys: None,
             clock: Clock::system(),
         }
@@ -87,12 +91,13 @@ impl Context {
         Arc::new(Queue::new())
     }
 
-    /// Every pod, indexed by node.
+    /// Every pod, indexed by node and by claim.
     pub fn pods(&self) -> Arc<Cache<Pod>> {
         let pods = self.informers.cache::<Pod>(Selector::all());
         pods.add_index(POD_BY_NODE, |p| {
             Some(pods::node_name(p).to_owned()).filter(|n| !n.is_empty()).into_iter().collect()
         });
+        pods.add_index(storage::POD_BY_CLAIM, |p| storage::claim_keys(p).map(|key| key.to_string()).collect());
         pods
     }
 

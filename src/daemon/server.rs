@@ -437,6 +437,7 @@ fn start_control(
         root_ca: pki.ca_pem().to_owned(),
         advertise: Some(place.advertise).filter(|ip| apiserver::verbs::start::reachable(*ip)).into_iter().collect(),
         api_port: config.https_listen_port,
+        local_path: !config.disable.iter().any(|c| c == crate::config::check::LOCAL_PATH),
         keys: Some(Arc::new(keys::Holder::new(Arc::clone(pki), server.clone()))),
         ..control::Config::default()
     };

@@ -53,6 +53,32 @@ const ADDED: &[(&str, &[&str])] = &[
     // upstream's controllers read through the caches of their manager, which may read everything
     ("system:controller:node-controller", &["R | coordination.k8s.io | leases"]),
     ("system:controller:disruption-controller", &["R | core | pods"]),
+    // upstream's replace whole objects where these patch what they mean
+    (
+        "system:controller:persistent-volume-binder",
+        &[
+            "patch | core | persistentvolumes persistentvolumes/status persistentvolumeclaims persistentvolumeclaims/status",
+        ],
+    ),
+    // Kedge's own: folders on nodes, made by way of their agents
+    (
+        "system:controller:local-path-provisioner",
+        &[
+            "get list patch watch | core | persistentvolumeclaims",
+            "patch | core | persistentvolumeclaims/status",
+            "create delete get list patch watch | core | persistentvolumes",
+            "create get list watch | storage.k8s.io | storageclasses",
+            "R | core | nodes",
+            "delete update | core | nodes/proxy",
+            "EVENTS",
+        ],
+    ),
+    ("system:controller:pvc-protection-controller", &["patch | core | persistentvolumeclaims"]),
+    ("system:controller:pv-protection-controller", &["patch | core | persistentvolumes"]),
+    (
+        "system:controller:volumeattributesclass-protection-controller",
+        &["patch | storage.k8s.io | volumeattributesclasses"],
+    ),
     (
         "system:controller:taint-eviction-controller",
         &["R | core | nodes", "delete get list watch | core | pods", "patch update | core | pods/status", "EVENTS"],

@@ -22,6 +22,9 @@ fn named(flag: &str, value: &str, errors: Vec<String>) -> Outcome {
     errors.into_iter().next().map_or(Ok(()), |error| refuse(flag, value, error))
 }
 
+/// The default storage class and its provisioner, as `--disable` calls them.
+pub const LOCAL_PATH: &str = "local-path";
+
 /// What the parts of a cluster cannot yet do is refused too, instead of being ignored.
 pub fn server(s: &Server) -> Outcome {
     common(&s.common)?;
@@ -43,12 +46,8 @@ pub fn server(s: &Server) -> Outcome {
     if s.audit_log_path.is_some() && s.audit_policy_file.is_none() {
         return invalid("--audit-log-path needs --audit-policy-file, which says what is recorded".into());
     }
-    if let Some(component) = s.disable.first() {
-        return refuse(
-            "disable",
-            component,
-            "this version has no built-in component that can be left out; take it away",
-        );
+    if let Some(component) = s.disable.iter().find(|c| *c != LOCAL_PATH) {
+        return refuse("disable", component, "the built-in component that can be left out is local-path");
     }
     for (flag, ranges) in [("--cluster-cidr", &s.cluster_cidr), ("--service-cidr", &s.service_cidr)] {
         let v4 = ranges.iter().filter(|r| r.addr().is_ipv4()).count();
@@ -149,7 +148,7 @@ mod tests {
         ),
         ("log-level", "info,apiserver=loud", "a filter such as info,apiserver=debug"),
         ("log-level", "", "a filter such as info,apiserver=debug"),
-        ("disable", "nosuch", "no built-in component that can be left out; take it away"),
+        ("disable", "nosuch", "the built-in component that can be left out is local-path"),
         ("node-label", "bad label=x", "regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"),
         ("node-label", "a=b c", "regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"),
         ("node-label", "a", "KEY=VALUE is wanted"),

@@ -12,5 +12,6 @@ mod kubectl;
 #[path = "../../local.rs"]
 mod local;
 mod signing;
+mod storage;
 mod story;
 mod wire;
