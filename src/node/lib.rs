@@ -20,6 +20,7 @@ mod host;
 pub mod http;
 pub mod images;
 mod lease;
+mod measure;
 mod node_object;
 pub mod pod;
 mod probe;

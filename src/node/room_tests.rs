@@ -511,3 +511,45 @@ async fn what_the_node_knows_of_its_pods_is_what_is_shown() {
     let second = world.pod_until("web", |p| p.is_some_and(|p| p.metadata.uid != uid) && is_ready(p)).await;
     assert!(second.is_some());
 }
+
+/// What `GET path` answers as JSON.
+async fn get_json(address: std::net::SocketAddr, path: &str) -> serde_json::Value {
+    let mut raw = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n");
+    raw.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    raw.read_to_string(&mut answer).await.unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    // The body is one chunk or has a length.
+    serde_json::from_str(&body[body.find('{').unwrap()..=body.rfind('}').unwrap()]).unwrap()
+}
+
+#[tokio::test]
+async fn what_pods_use_is_measured_when_somebody_asks() {
+    let world = World::new();
+    let node = world.node().await;
+    node.ready().await;
+    world.create_pod("web", json!({"nodeName": "n1", "containers": [{"name": "main", "image": "img"}]})).await;
+    let pod = world.running("web", 0).await;
+    let cgroup = world.runtime.list().await.unwrap()[0].spec.cgroup.clone();
+    let container = format!("{cgroup}/{}", container_id(&pod).0);
+    let used = |cpu_usage_ns| runtime::Stats { cpu_usage_ns, memory_working_set_bytes: 4096, ..Default::default() };
+    world.runtime.set_stats(&container, used(1_000_000_000));
+    let address = http(&node).await;
+    // Nobody asked before: two looks are taken, and the counter moves between them.
+    let runtime = world.runtime.clone();
+    let (asked, ()) = tokio::join!(get_json(address, "/stats/usage"), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        runtime.set_stats(&container, used(1_500_000_000));
+    });
+    let told = &asked["pods"][0];
+    assert_eq!(told["uid"], json!(pod.metadata.uid));
+    let (rate, bytes) = (&told["containers"][0][1][0], &told["containers"][0][1][1]);
+    let window = told["windowNanoseconds"].as_u64().unwrap();
+    assert_eq!((rate.as_u64().unwrap(), bytes), (500_000_000 * 1_000_000_000 / window, &json!(4096)));
+    assert!(asked["node"]["usage"][1].as_u64().unwrap() > 0, "{asked}");
+    // The summary is of the same measure.
+    let summary = get_json(address, "/stats/summary").await;
+    assert_eq!(&summary["pods"][0]["containers"][0]["cpu"]["usageNanoCores"], rate);
+    assert_eq!(summary["pods"][0]["containers"][0]["cpu"]["usageCoreNanoSeconds"], 1_500_000_000u64);
+}

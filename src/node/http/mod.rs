@@ -8,6 +8,7 @@ mod forward;
 pub mod logs;
 pub mod query;
 mod spdy;
+mod usage;
 mod volumes;
 
 use std::convert::Infallible;
@@ -33,6 +34,7 @@ use crate::Error;
 use crate::agent::Workers;
 use crate::config::Tls;
 use crate::host::Host;
+use crate::measure::{Meter, Sample};
 use crate::pod;
 use crate::translate::container::log_folder;
 use crate::worker::run::Snapshot;
@@ -48,6 +50,7 @@ const CONNECTIONS_MAX: usize = 1024;
 pub(crate) struct Server {
     pub host: Arc<Host>,
     pub workers: Workers,
+    pub meter: Meter,
 }
 
 pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
@@ -76,7 +79,7 @@ pub(crate) async fn serve(
     let fail = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let own = listener.local_addr().map_err(fail)?;
-    let server = Arc::new(Server { host, workers });
+    let server = Arc::new(Server { host, workers, meter: Meter::default() });
     tokio::spawn(async move {
         let room = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
         loop {
@@ -165,6 +168,14 @@ impl Server {
             ["healthz"] => text(StatusCode::OK, "ok"),
             ["pods"] => self.pods(),
             ["metrics"] => self.metrics(),
+            ["metrics", "resource"] => {
+                self.measured(|sample| text(StatusCode::OK, usage::resource_metrics(sample))).await
+            }
+            ["stats", "summary"] => {
+                let started = usage::boot_time(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
+                self.measured(|sample| json(&usage::summary(sample, &self.host.config.node_name, started))).await
+            }
+            ["stats", "usage"] => self.measured(|sample| json(&usage::usage(sample))).await,
             ["containerLogs", namespace, name, container] => {
                 self.container_logs(namespace, name, container, &query).await
             }
@@ -212,6 +223,14 @@ impl Server {
                  # TYPE kubelet_container_restarts gauge\nkubelet_container_restarts {restarts}\n"
             ),
         )
+    }
+
+    /// An answer of what the pods use now.
+    async fn measured(&self, answer: impl FnOnce(&Sample) -> Response<Body>) -> Response<Body> {
+        match self.meter.measure(&self.host, &self.workers).await {
+            Ok(sample) => answer(&sample),
+            Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", anyhow::Error::from(e))),
+        }
     }
 
     pub(crate) fn snapshot(&self, namespace: &str, name: &str) -> Result<Snapshot, Response<Body>> {
