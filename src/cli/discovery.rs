@@ -215,7 +215,7 @@ impl Discovery {
     fn one(&self, word: &str) -> Option<Rc<Resource>> {
         let find = |name: &str, fits: &dyn Fn(&Resource) -> bool| {
             let by = |test: &dyn Fn(&Resource) -> bool| self.resources.iter().find(|r| fits(r) && test(r)).cloned();
-            by(&|r| r.plural == name || r.singular == name)
+            by(&|r| r.plural == name || (r.singular == name && !name.is_empty()))
                 .or_else(|| by(&|r| r.short_names.iter().any(|s| s == name)))
                 .or_else(|| by(&|r| r.kind.to_lowercase() == name))
         };

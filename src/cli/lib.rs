@@ -47,6 +47,7 @@ mod session;
 mod table;
 mod target;
 mod terminal;
+mod top;
 mod until;
 mod version;
 mod wait;
@@ -106,11 +107,8 @@ enum Verb {
     Diff(edit::Diff),
     /// Take a node out of use and move its pods away
     Drain(drain::Drain),
-    /// What nodes and pods use; there are no metrics yet
-    Top {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    /// What nodes and pods use
+    Top(top::Top),
     /// Reach a pod's port from here
     PortForward(port_forward::PortForward),
     /// What a kind and its fields mean
@@ -253,7 +251,7 @@ async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::
         Verb::Edit(v) => edit::edit(session, v).await,
         Verb::Diff(v) => edit::diff(session, v).await,
         Verb::Drain(v) => drain::run(session, v).await,
-        Verb::Top { .. } => Err(anyhow::anyhow!("Metrics API not available")),
+        Verb::Top(v) => top::run(session, v).await,
         Verb::PortForward(v) => port_forward::run(session, v).await,
         Verb::Explain(v) => explain::run(session, v).await,
         Verb::Cp(v) => cp::run(session, v).await,

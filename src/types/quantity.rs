@@ -147,6 +147,10 @@ impl Quantity {
     pub const fn from_millis(n: i64) -> Self {
         Self { nanos: n as i128 * (NANO / 1000), format: Format::Decimal }
     }
+    /// Billionths, e.g. nanoseconds of CPU time a second.
+    pub const fn from_nanos(n: i64) -> Self {
+        Self { nanos: n as i128, format: Format::Decimal }
+    }
     /// Bytes, shown with Ki, Mi, Gi.
     pub const fn from_bytes(n: i64) -> Self {
         Self { nanos: n as i128 * NANO, format: Format::Binary }

@@ -328,7 +328,7 @@ mod tests {
         text
     }
 
-    /// `registry/discovery.txt` is what upstream 1.36 says of itself, with everything that is stable.
+    /// `registry/discovery.txt` is what upstream 1.36 says of itself, with everything that is stable, and what metrics-server does.
     #[test]
     fn discovery_is_upstreams() {
         let (told, wanted) = (told(), include_str!("registry/discovery.txt"));

@@ -32,19 +32,25 @@ static ROLES: LazyLock<Vec<Role>> = LazyLock::new(|| {
         match (line.strip_prefix("  "), roles.last_mut()) {
             (Some(rule), Some(role)) => role.rules.push(rule),
             _ => {
-                let (name, gathered) = line.split_once(" > ").map_or((line, None), |(name, to)| (name, Some(to)));
+                let (name, gathered) = split(line);
                 roles.push(Role { name, gathered, rules: Vec::new() });
             }
         }
     }
     for (name, rules) in ADDED {
-        match roles.iter_mut().find(|role| role.name == *name) {
+        let (name, gathered) = split(name);
+        match roles.iter_mut().find(|role| role.name == name) {
             Some(role) => role.rules.extend(*rules),
-            None => roles.push(Role { name, gathered: None, rules: rules.to_vec() }),
+            None => roles.push(Role { name, gathered, rules: rules.to_vec() }),
         }
     }
     roles
 });
+
+/// A role's name and the role that it is gathered into.
+fn split(line: &'static str) -> (&'static str, Option<&'static str>) {
+    line.split_once(" > ").map_or((line, None), |(name, to)| (name, Some(to)))
+}
 
 /// What Kedge's own parts need beyond upstream's, where one of theirs is several of upstream's.
 const ADDED: &[(&str, &[&str])] = &[
@@ -83,6 +89,8 @@ const ADDED: &[(&str, &[&str])] = &[
         "system:controller:taint-eviction-controller",
         &["R | core | nodes", "delete get list watch | core | pods", "patch update | core | pods/status", "EVENTS"],
     ),
+    // Source: metrics-server's manifests/base/rbac.yaml
+    ("system:aggregated-metrics-reader > view", &["R | metrics.k8s.io | nodes pods"]),
 ];
 
 /// ClusterRoles made of others: the name, whose labels are gathered, the role that it is gathered into itself.
@@ -348,8 +356,10 @@ mod tests {
         assert_eq!((named, rules), (66, 312));
         let all = objects();
         let of = |kind: &str| all.iter().filter(|o| o["kind"] == kind).count();
-        let own = ADDED.iter().filter(|(name, _)| !include_str!("bootstrap/roles.txt").contains(name)).count();
-        assert_eq!(of("ClusterRole"), named + AGGREGATED.len() + own);
+        let added = ADDED.iter().map(|(name, _)| split(name).0);
+        let own: Vec<&str> = added.filter(|name| !include_str!("bootstrap/roles.txt").contains(name)).collect();
+        assert_eq!(of("ClusterRole"), named + AGGREGATED.len() + own.len());
+        let own = own.iter().filter(|name| name.starts_with(CONTROLLER_PREFIX)).count();
         let controllers = ROLES.iter().filter(|r| r.name.starts_with(CONTROLLER_PREFIX)).count();
         assert_eq!((controllers, of("ClusterRoleBinding")), (38 + own, BINDINGS.len() + controllers));
         assert_eq!((of("Role"), of("RoleBinding")), (7, 7));
@@ -357,7 +367,7 @@ mod tests {
             let role = all.iter().find(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == name);
             role.and_then(|r| r["rules"].as_array()).map(Vec::len)
         };
-        for (name, rules) in [("admin", 29), ("edit", 27), ("view", 12), ("system:kube-scheduler", 27)] {
+        for (name, rules) in [("admin", 30), ("edit", 28), ("view", 13), ("system:kube-scheduler", 27)] {
             assert_eq!(rules_of(name), Some(rules), "{name}");
         }
     }

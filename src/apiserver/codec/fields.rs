@@ -239,9 +239,9 @@ impl Walker {
                 }
                 Ok(())
             }
-            (Item::String, Value::String(_)) | (Item::Bool, Value::Bool(_)) | (Item::Double, Value::Number(_)) => {
-                Ok(())
-            }
+            (Item::String | Item::Duration, Value::String(_))
+            | (Item::Bool, Value::Bool(_))
+            | (Item::Double, Value::Number(_)) => Ok(()),
             (Item::Int32, Value::Number(n)) => match n.as_i64() {
                 Some(i) if i32::try_from(i).is_ok() => Ok(()),
                 _ => Err(mismatch(&format!("number {n}"), owner, field.element_go(), at)),
@@ -264,6 +264,7 @@ impl Walker {
             (
                 Item::Message(_)
                 | Item::String
+                | Item::Duration
                 | Item::Bool
                 | Item::Double
                 | Item::Int32

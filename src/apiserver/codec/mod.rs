@@ -14,6 +14,7 @@ pub mod negotiate;
 pub mod pieces;
 pub mod protobuf;
 mod scalar;
+pub(crate) use scalar::duration_text;
 mod strict;
 pub mod tape;
 mod trail;

@@ -72,6 +72,7 @@ fn item(field: &'static Field, chance: &mut Chance, depth: usize) -> Value {
         Item::Bytes => STANDARD.encode(chance.text()).into(),
         Item::Time => format!("2026-{:02}-{:02}T01:02:03Z", 1 + chance.below(12), 1 + chance.below(28)).into(),
         Item::MicroTime => format!("2026-01-02T03:04:05.{:06}Z", chance.below(1_000_000)).into(),
+        Item::Duration => ["15.034s", "1m0.5s", "20ms"][chance.below(3) as usize].into(),
         Item::Quantity => ["1", "1500m", "64Mi", "1e3"][chance.below(3) as usize].into(),
         Item::IntOrString => {
             if chance.below(2) == 0 {

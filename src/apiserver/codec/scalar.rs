@@ -32,6 +32,7 @@ pub fn zero(item: Item) -> Value {
         Item::Int32 | Item::Int64 | Item::Double | Item::IntOrString => Value::from(0),
         Item::Bool => Value::Bool(false),
         Item::Quantity => Value::String("0".into()),
+        Item::Duration => Value::String("0s".into()),
         Item::Message(_) => Value::Object(Map::new()),
         Item::Time
         | Item::MicroTime
@@ -43,6 +44,32 @@ pub fn zero(item: Item) -> Value {
         | Item::SchemaOrBool
         | Item::SchemaOrStrings => Value::Null,
     }
+}
+
+/// Nanoseconds as Go writes a duration. Source: Go's `time.Duration.String`.
+pub fn duration_text(nanos: i64) -> String {
+    let (sign, all) = (if nanos < 0 { "-" } else { "" }, nanos.unsigned_abs());
+    let decimal = |whole: u64, rest: u64, digits: usize, unit: &str| {
+        let fraction = format!("{rest:0digits$}");
+        let fraction = fraction.trim_end_matches('0');
+        if fraction.is_empty() { format!("{whole}{unit}") } else { format!("{whole}.{fraction}{unit}") }
+    };
+    let text = match all {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{all}ns"),
+        1_000..1_000_000 => decimal(all / 1_000, all % 1_000, 3, "µs"),
+        1_000_000..1_000_000_000 => decimal(all / 1_000_000, all % 1_000_000, 6, "ms"),
+        _ => {
+            let (seconds, rest) = (all / 1_000_000_000, all % 1_000_000_000);
+            let last = decimal(seconds % 60, rest, 9, "s");
+            match (seconds / 3600, seconds / 60 % 60) {
+                (0, 0) => last,
+                (0, minutes) => format!("{minutes}m{last}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{last}"),
+            }
+        }
+    };
+    format!("{sign}{text}")
 }
 
 /// `2006-01-02T15:04:05Z` is kept, another RFC 3339 time is written so.
@@ -141,5 +168,21 @@ mod tests {
             String::from(canonical_time(&mut Value::from("soon")).unwrap_err()),
             r#"parsing time "soon" as "2006-01-02T15:04:05Z07:00": cannot parse "soon" as "2006""#
         );
+    }
+
+    #[test]
+    fn durations_are_written_as_go_does() {
+        for (nanos, text) in [
+            (0, "0s"),
+            (7, "7ns"),
+            (1_500, "1.5µs"),
+            (20_000_000, "20ms"),
+            (15_034_000_000, "15.034s"),
+            (60_500_000_000, "1m0.5s"),
+            (-3_600_000_000_000, "-1h0m0s"),
+        ] {
+            assert_eq!(super::duration_text(nanos), text);
+            assert_eq!(crate::cel::library::time::parse_duration(text), Some(nanos), "{text}");
+        }
     }
 }

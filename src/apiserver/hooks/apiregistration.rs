@@ -8,6 +8,7 @@ use types::registry::{BUILT_IN, GROUP_VERSIONS};
 use types::time::rfc3339;
 
 use crate::aggregator;
+use crate::verbs::metrics;
 
 use super::check::{self, Errors, PORT_RANGE, items};
 use super::json::{boolean, get, has, int, object_mut, set, set_absent, text};
@@ -50,10 +51,12 @@ pub fn built_in() -> Vec<Value> {
         .collect()
 }
 
-/// What a stored object that the server keeps becomes; `None` when nothing is to be changed, or somebody else keeps it.
+/// What a stored object that the server keeps becomes; `None` when nothing is to be changed, or somebody else keeps it: metrics
+/// may be another server's, whose manifest is applied over this server's own object.
 pub fn reconcile(stored: &Value, wanted: &Value) -> Option<Value> {
     let kept = matches!(text(get(get(stored, "metadata"), "labels"), AUTOMANAGED), "onstart" | "true");
-    if !kept || get(stored, "spec") == get(wanted, "spec") {
+    let replaced = has(get(stored, "spec"), "service") && text(get(stored, "spec"), "group") == metrics::GROUP;
+    if !kept || replaced || get(stored, "spec") == get(wanted, "spec") {
         return None;
     }
     let mut new = stored.clone();

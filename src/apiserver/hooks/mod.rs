@@ -280,6 +280,7 @@ pub fn named(group: &str, kind: &str) -> Option<&'static Hooks> {
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::SIGNING_REQUEST,
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flowcontrol::FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &flowcontrol::PRIORITY_LEVEL,
+        ("metrics.k8s.io", "NodeMetrics" | "PodMetrics") => &NEUTRAL,
         ("networking.k8s.io", kind) => return networking::named(kind),
         ("node.k8s.io", "RuntimeClass") => &node::RUNTIME_CLASS,
         ("policy", "PodDisruptionBudget") => &policy::DISRUPTION_BUDGET,

@@ -168,7 +168,7 @@ impl Walk {
             return;
         }
         let (expected, fits) = match field.item {
-            Item::String | Item::Bytes | Item::Time | Item::MicroTime => ("string", value.is_string()),
+            Item::String | Item::Bytes | Item::Time | Item::MicroTime | Item::Duration => ("string", value.is_string()),
             Item::Int32 | Item::Int64 | Item::Double => ("numeric (int or float)", value.is_number()),
             Item::Bool => ("boolean", value.is_boolean()),
             _ => return,

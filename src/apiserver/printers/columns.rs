@@ -188,6 +188,12 @@ const COMPONENT_STATUS: &[Column] = &[
     text("Message", "What the component says."),
     text("Error", "What is wrong."),
 ];
+const METRICS: &[Column] = &[
+    NAME,
+    Column { format: "quantity", ..text("cpu", "CPU time used a second, over the window.") },
+    Column { format: "quantity", ..text("memory", "The working set.") },
+    Column { format: "duration", ..text("Window", "How long was measured.") },
+];
 const RESOURCE_QUOTA: &[Column] = &[
     NAME,
     text("Request", "What is used and what may be, of objects and requests."),
@@ -251,6 +257,7 @@ pub fn named(group: &str, kind: &str) -> &'static [Column] {
         ("", "ComponentStatus") => COMPONENT_STATUS,
         ("", "ResourceQuota") => RESOURCE_QUOTA,
         ("autoscaling", "Scale") => SCALE,
+        ("metrics.k8s.io", _) => METRICS,
         ("discovery.k8s.io", "EndpointSlice") => ENDPOINT_SLICE,
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => BINDING,
         ("coordination.k8s.io", "Lease") => LEASE,

@@ -83,6 +83,8 @@ pub enum Item {
     /// RFC 3339 in whole seconds.
     Time,
     MicroTime,
+    /// As Go writes one, `1m0.5s`; nanoseconds in protobuf.
+    Duration,
     Quantity,
     IntOrString,
     /// An object of any kind.

@@ -40,7 +40,8 @@ pub fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
     Ok(Answer::Response(respond_items(ask, items)?))
 }
 
-fn respond_items(ask: &Ask<'_>, mut items: Vec<Value>) -> Result<Response<Body>, Status> {
+/// The list of objects that are not stored, in the shape and format that the client accepts.
+pub(super) fn respond_items(ask: &Ask<'_>, mut items: Vec<Value>) -> Result<Response<Body>, Status> {
     let accepted = &ask.accepted;
     respond::check_partial(ask.kind, accepted, true)?;
     let metadata = json!({"resourceVersion": ""});

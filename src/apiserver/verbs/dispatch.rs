@@ -26,6 +26,8 @@ pub async fn dispatch(ask: &mut Ask<'_>, verb: &str, method: &Method, body: &Byt
         ("token", _) => verbs::token_request::create(ask, body).await,
         (_, "get") if ask.kind.kind == "ComponentStatus" => verbs::component_status::get(ask),
         (_, "list") if ask.kind.kind == "ComponentStatus" => verbs::component_status::list(ask),
+        (_, "get") if ask.kind.group == verbs::metrics::GROUP => verbs::metrics::get(ask).await,
+        (_, "list") if ask.kind.group == verbs::metrics::GROUP => verbs::metrics::list(ask).await,
         (_, "get") => verbs::read::get(ask).await,
         (_, "list") => verbs::read::list(ask).await,
         (_, "watch") => verbs::watch::watch(ask).await,

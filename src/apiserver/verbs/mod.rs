@@ -13,6 +13,7 @@ pub mod facts;
 pub mod frame;
 mod log_options;
 pub(crate) mod message_socket;
+pub mod metrics;
 pub mod object;
 pub mod options;
 mod pages;

@@ -56,6 +56,16 @@ fn autoscaler(version: &'static str) -> Kind {
     }
 }
 
+/// What is measured for each answer, of an object that is kept elsewhere.
+fn measured(kind: &'static str, plural: &'static str) -> Kind {
+    Kind {
+        version: Borrowed("v1beta1"),
+        verbs: Borrowed(&[Verb::Get, Verb::List]),
+        stored: false,
+        ..base("metrics.k8s.io", kind, plural, "")
+    }
+}
+
 /// A kind that is only posted and answered, never stored.
 fn review(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
     Kind { verbs: Borrowed(CREATE), scope: Scope::Cluster, stored: false, ..base(group, kind, plural, singular) }
@@ -350,6 +360,8 @@ pub static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
         },
     ];
     all.extend([network::kinds(), devices::kinds(), server::kinds()].into_iter().flatten());
+    let of_nodes = Kind { scope: Scope::Cluster, ..measured("NodeMetrics", "nodes") };
+    all.extend([of_nodes, measured("PodMetrics", "pods")]);
     all.sort_by_key(|k| groups::position(&k.group, &k.version));
     all
 });

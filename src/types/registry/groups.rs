@@ -44,6 +44,8 @@ pub const GROUP_VERSIONS: &[GroupVersion] = &[
     v1("discovery.k8s.io", 16_200, 15),
     v1("resource.k8s.io", 16_200, 21),
     v1("flowcontrol.apiserver.k8s.io", 16_100, 21),
+    // As metrics-server registers it.
+    GroupVersion { version: "v1beta1", version_priority: 100, ..v1("metrics.k8s.io", 100, 15) },
 ];
 
 /// Where a group and version stand in [`GROUP_VERSIONS`]; those that are not there come last.

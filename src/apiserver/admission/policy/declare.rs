@@ -80,7 +80,7 @@ fn field(of: &'static Field, name: &str, above: &mut Vec<&'static str>) -> Optio
 }
 fn item(of: &'static Field, name: &str, above: &mut Vec<&'static str>) -> Option<Decl> {
     Some(Decl::scalar(match of.item {
-        Item::String | Item::Quantity => Type::String,
+        Item::String | Item::Quantity | Item::Duration => Type::String,
         Item::Int32 | Item::Int64 => Type::Int,
         Item::Bool => Type::Bool,
         Item::Double => Type::Double,

@@ -105,6 +105,15 @@ fn item(field: &'static Field, raw: Raw<'_>, depth: u32) -> Result<Value> {
         Item::Bytes => Value::String(STANDARD.encode(raw.bytes(name)?)),
         Item::Time => time(raw.bytes(name)?, false)?,
         Item::MicroTime => time(raw.bytes(name)?, true)?,
+        Item::Duration => {
+            let (mut nanos, mut reader) = (0, Reader::new(raw.bytes(name)?));
+            while let Some((number, raw)) = reader.next()? {
+                if number == 1 {
+                    nanos = int64(raw.varint("Duration")?);
+                }
+            }
+            Value::String(scalar::duration_text(nanos))
+        }
         Item::Quantity => {
             let mut text = String::new();
             let mut reader = Reader::new(raw.bytes(name)?);

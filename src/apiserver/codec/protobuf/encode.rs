@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
 use super::wire::Result;
+use crate::cel::library::time::parse_duration;
 use crate::codec::tape::{self, Shape};
 use crate::schema::{Container, Field, Item, TYPES, Type, WireField, type_named};
 
@@ -206,6 +207,10 @@ fn zero(field: &'static Field, at: u16, slots: &mut Slots, out: &mut Vec<u8>) ->
             number(1, 0, out);
             Ok(())
         })?,
+        Item::Duration => nested(at, out, |out| {
+            number(1, 0, out);
+            Ok(())
+        })?,
         Item::Quantity => nested(at, out, |out| {
             text(1, "0", out);
             Ok(())
@@ -240,6 +245,14 @@ fn item(field: &'static Field, at: u16, value: Json<'_>, slots: &mut Slots, out:
                 // Whole seconds, or microseconds, is all that the types keep.
                 let nanoseconds = if field.item == Item::MicroTime { nanoseconds / 1000 * 1000 } else { 0 };
                 number(2, nanoseconds, out);
+                Ok(())
+            })?;
+        }
+        (Item::Duration, Shape::String) => {
+            let text = value.bytes().ok_or_else(error)?;
+            let nanos = std::str::from_utf8(&text).ok().and_then(parse_duration).ok_or_else(error)?;
+            nested(at, out, |out| {
+                number(1, nanos, out);
                 Ok(())
             })?;
         }
@@ -280,6 +293,7 @@ fn item(field: &'static Field, at: u16, value: Json<'_>, slots: &mut Slots, out:
             | Item::Bytes
             | Item::Time
             | Item::MicroTime
+            | Item::Duration
             | Item::Quantity
             | Item::Strings
             | Item::Message(_),

@@ -1,6 +1,7 @@
 //! Rows by kind. Source: the `print*` functions of `pkg/printers/internalversion/printers.go`.
 
 use serde_json::{Value, json};
+use types::quantity::Quantity;
 use types::registry::Kind;
 
 use super::Row;
@@ -52,6 +53,7 @@ pub fn named(group: &str, kind: &str, object: &Value, now: jiff::Timestamp) -> R
         ("", "PersistentVolumeClaim") => volume::claim(object, now),
         ("", "ComponentStatus") => component_status(object),
         ("", "ResourceQuota") => resource_quota(object, now),
+        ("metrics.k8s.io", _) => metrics(object),
         ("autoscaling", "Scale") => {
             with_age(object, now, [number(get(object, "spec"), "replicas"), number(get(object, "status"), "replicas")])
         }
@@ -91,6 +93,16 @@ fn component_status(object: &Value) -> Vec<Value> {
     };
     let said = |field| healthy.map_or("", |c| text(c, field));
     vec![name(object), status.into(), said("message").into(), said("error").into()]
+}
+
+/// What a node uses, or the containers of a pod together. Source: metrics-server `pkg/api/table.go`.
+fn metrics(object: &Value) -> Vec<Value> {
+    let usages = || list(object, "containers").iter().map(|c| get(c, "usage")).chain([get(object, "usage")]);
+    let sum = |resource: &str| {
+        let parsed = usages().filter_map(|usage| text(usage, resource).parse::<Quantity>().ok());
+        Value::from(parsed.fold(Quantity::default(), |sum, q| sum.plus(&q)).to_string())
+    };
+    vec![name(object), sum("cpu"), sum("memory"), text(object, "window").into()]
 }
 
 fn resource_quota(object: &Value, now: jiff::Timestamp) -> Vec<Value> {

@@ -119,6 +119,7 @@ pub fn write(facts: &Facts, out: &Path) {
         }
     });
     all.insert(format!("{META}.WatchEvent"), event);
+    all.extend(measures());
     add_lists(facts, &mut all);
     for (name, definition) in &mut all {
         annotate(facts, name, definition);
@@ -159,6 +160,35 @@ pub fn write(facts: &Facts, out: &Path) {
         "/// Of the JSON text, in bytes.\nconst LENGTH: usize = {length};\nstatic DEFLATED: &[u8] = include_bytes!(concat!(env!(\"OUT_DIR\"), \"/openapi.deflate\"));"
     );
     std::fs::write(out.join("openapi.rs"), table).expect("OUT_DIR is writable");
+}
+
+/// The kinds of metrics.k8s.io, which k8s-openapi does not have.
+fn measures() -> Definitions {
+    let metrics = "io.k8s.metrics.pkg.apis.metrics.v1beta1";
+    let text = |description: &str| json!({"description": description, "type": "string"});
+    let quantity = json!({"$ref": format!("{REF}io.k8s.apimachinery.pkg.api.resource.Quantity")});
+    let usage = json!({"description": "What was used: cpu as the rate over the window, memory as the working set.",
+        "type": "object", "additionalProperties": quantity});
+    let measured = |description: &str, what: &str, schema: Value| {
+        let mut properties = json!({
+            "apiVersion": text("The group and version of this object."), "kind": text("The kind of this object."),
+            "metadata": {"description": "Name, namespace and labels of what was measured.",
+                "allOf": [{"$ref": format!("{REF}{META}.ObjectMeta")}]},
+            "timestamp": {"description": "When the window ended.", "type": "string", "format": "date-time"},
+            "window": text("How long the window was.")
+        });
+        properties[what] = schema;
+        json!({"description": description, "type": "object", "properties": properties})
+    };
+    let containers = json!({"description": "What each container that runs uses.", "type": "array",
+        "items": {"$ref": format!("{REF}{metrics}.ContainerMetrics")}});
+    let container = json!({"description": "What a container uses.", "type": "object",
+        "properties": {"name": text("The container's name."), "usage": usage}});
+    Definitions::from_iter([
+        (format!("{metrics}.ContainerMetrics"), container),
+        (format!("{metrics}.NodeMetrics"), measured("What a node uses.", "usage", usage.clone())),
+        (format!("{metrics}.PodMetrics"), measured("What a pod uses.", "containers", containers)),
+    ])
 }
 
 /// Length of the JSON text.

@@ -111,6 +111,7 @@ fn item(shape: &str, ids: &BTreeMap<&str, usize>) -> String {
         "bytes" => "Bytes",
         "time" => "Time",
         "microtime" => "MicroTime",
+        "duration" => "Duration",
         "quantity" => "Quantity",
         "intorstring" => "IntOrString",
         "raw" => "Raw",

@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 	aggregator "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	metrics "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
 var stable = regexp.MustCompile(`^v[0-9]+$`)
@@ -277,7 +278,7 @@ func main() {
 		ext[c[0]+"/"+c[1]] = f
 	}
 	all := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiext.AddToScheme, aggregator.AddToScheme, admission.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiext.AddToScheme, aggregator.AddToScheme, admission.AddToScheme, metrics.AddToScheme} {
 		if err := add(all); err != nil {
 			panic(err)
 		}
@@ -285,7 +286,8 @@ func main() {
 	kinds := map[schema.GroupVersionKind]string{}
 	meta := "k8s.io/apimachinery/pkg/apis/meta/v1"
 	for gvk, t := range all.AllKnownTypes() {
-		if !stable.MatchString(gvk.Version) || strings.HasPrefix(gvk.Group, "internal") || t.PkgPath() == meta || strings.Contains(t.PkgPath(), "testapigroup") {
+		served := stable.MatchString(gvk.Version) || gvk.Group == metrics.GroupName
+		if !served || strings.HasPrefix(gvk.Group, "internal") || t.PkgPath() == meta || strings.Contains(t.PkgPath(), "testapigroup") {
 			continue
 		}
 		walk(t)

@@ -17,6 +17,7 @@ mod harness;
 mod kinds;
 mod kubectl;
 mod managed;
+mod metrics;
 mod objects;
 mod operations;
 mod policies;
