@@ -114,6 +114,7 @@ impl Fake {
         match (method.as_str(), route.name.is_empty()) {
             ("GET", true) if route.query("watch") == Some("true") => self.watch(state, &route).map(Answer::Stream),
             ("GET", true) => list(state, &route).map(Answer::Json),
+            ("GET", false) if route.subresource == "scale" => Ok(Answer::Json(scale(&*route.find(state)?))),
             ("GET", false) => route.find(state).map(|o| Answer::Json((*o).clone())),
             ("POST", true) => self.create(state, &route, body).map(Answer::Created),
             ("POST", false) if route.subresource == "binding" => {
@@ -414,6 +415,18 @@ fn matching(state: &State, route: &Route) -> Result<Vec<Arc<Value>>, Status> {
     let filter = Filter::of(route)?;
     let objects = state.objects.get(&route.resource);
     Ok(objects.into_iter().flat_map(BTreeMap::values).filter(|o| filter.matches(o)).cloned().collect())
+}
+
+/// An object's scale. Selectors are labels only.
+fn scale(object: &Value) -> Value {
+    let labels = object["spec"]["selector"]["matchLabels"].as_object().into_iter().flatten();
+    let selector: Vec<String> =
+        labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let metadata = &object["metadata"];
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "spec": {"replicas": object["spec"]["replicas"]},
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"],
+            "resourceVersion": metadata["resourceVersion"]},
+        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector.join(",")}})
 }
 
 fn list(state: &State, route: &Route) -> Result<Value, Status> {

@@ -15,6 +15,7 @@
 pub mod aggregated;
 pub mod api;
 pub mod apply;
+pub mod autoscaler;
 pub mod cache;
 pub mod clock;
 pub mod definition;
@@ -33,6 +34,7 @@ mod transport;
 pub mod watch;
 
 pub use api::{Client, DeleteParams, List, ListParams, Patch, Propagation, WriteParams};
+pub use autoscaler::Autoscaler;
 pub use cache::Cache;
 pub use clock::Clock;
 pub use definition::Definition;

@@ -88,6 +88,7 @@ objects! {
     k8s_openapi::api::storage::v1::StorageClass,
     k8s_openapi::api::storage::v1::VolumeAttributesClass,
     crate::aggregated::Registration,
+    crate::autoscaler::Autoscaler,
     crate::definition::Definition,
     crate::storage::Volume,
 }

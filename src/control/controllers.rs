@@ -4,6 +4,7 @@
 
 use crate::Context;
 
+pub mod autoscaler;
 pub mod certificate;
 pub mod certificate_approval;
 pub mod certificate_cleaner;
@@ -70,4 +71,5 @@ pub const ALL: &[fn(&Context)] = &[
     storage_protection::start,
     ephemeral_volume::start,
     local_path::start,
+    autoscaler::start,
 ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use client::{DeleteParams, Object as _, Patch, Propagation};
+use client::{Autoscaler, DeleteParams, Object as _, Patch, Propagation};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service,
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, NODE};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/shop/deployments";
+const AUTOSCALERS: &str = "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers";
 const WEB: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
 
 fn shop<K: client::Object>(all: &[Arc<K>]) -> impl Iterator<Item = &Arc<K>> {
@@ -106,6 +107,25 @@ async fn an_application_lives_and_goes() {
         })
         .await;
 
+    // kubectl autoscale: below the fewest that it leaves. Here nobody measures what pods use, which it says.
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+    let autoscaler =
+        json!({"metadata": {"name": "web"}, "spec": {"minReplicas": 4, "maxReplicas": 4, "scaleTargetRef": target}});
+    cluster.post(AUTOSCALERS, &autoscaler).await;
+    rolled_out(&cluster, 4, "1").await;
+    let said = |reason: &'static str, message: &'static str| {
+        move |all: &[Arc<Autoscaler>]| {
+            let conditions = shop(all).flat_map(|a| a.status["conditions"].as_array().into_iter().flatten());
+            let text = |c: &Value| c["message"].as_str().is_some_and(|m| m.contains(message));
+            conditions.into_iter().any(|c| c["reason"] == reason && text(c))
+        }
+    };
+    cluster.until::<Autoscaler>("it is scaled", said("SucceededRescale", "to 4")).await;
+    let _: Autoscaler = admin.patch("shop", "web", Patch::Merge(&json!({"spec": {"maxReplicas": 9}}))).await.unwrap();
+    let nothing = said("FailedGetResourceMetric", "no metrics returned from resource metrics API");
+    cluster.until::<Autoscaler>("nothing is known", nothing).await;
+    admin.delete::<Autoscaler>("shop", "web", &DeleteParams::default()).await.unwrap();
+
     // kubectl scale
     let scale: Value = admin
         .patch_path(&format!("{WEB}/scale"), Patch::Merge(&json!({"spec": {"replicas": 5}})), &Default::default())
@@ -160,7 +180,14 @@ async fn an_application_lives_and_goes() {
         })
         .await;
 
-    for reason in ["Scheduled", "SuccessfulCreate", "SuccessfulDelete", "ScalingReplicaSet", "FailedScheduling"] {
+    for reason in [
+        "Scheduled",
+        "SuccessfulCreate",
+        "SuccessfulDelete",
+        "ScalingReplicaSet",
+        "FailedScheduling",
+        "SuccessfulRescale",
+    ] {
         cluster.until::<Event>(reason, |all| shop(all).any(|e| e.reason.as_deref() == Some(reason))).await;
     }
 
