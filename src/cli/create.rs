@@ -65,6 +65,14 @@ pub enum What {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// A job of one image, or of a cron job
+    Job(crate::create_batch::Job),
+    /// A cron job of one image
+    #[command(visible_alias = "cj")]
+    Cronjob(crate::create_batch::CronJob),
+    /// A pod disruption budget
+    #[command(visible_alias = "pdb")]
+    Poddisruptionbudget(crate::create_batch::Budget),
     /// A role
     Role {
         name: String,
@@ -268,6 +276,7 @@ fn is_bare(manifest: &Manifest) -> bool {
 fn said(manifest: &Manifest) -> String {
     match (manifest.text("/kind"), manifest.text("/spec/type")) {
         ("Service", kind) => format!("{kind} service"),
+        ("PodDisruptionBudget", _) => "poddisruptionbudgets".into(),
         (kind, _) => kind.to_lowercase(),
     }
 }
@@ -333,6 +342,9 @@ async fn object(session: &Session, what: &What) -> Result<Value> {
             object["status"] = json!({});
             object
         }
+        What::Job(job) => crate::create_batch::job(session, job).await?,
+        What::Cronjob(cron) => crate::create_batch::cron_job(cron),
+        What::Poddisruptionbudget(budget) => crate::create_batch::budget(budget)?,
         What::Role { name, rule } => {
             let mut object = head("rbac.authorization.k8s.io/v1", "Role", name);
             object["rules"] = rules(session, rule).await?;

@@ -22,6 +22,7 @@ mod carrier;
 mod change;
 mod cp;
 mod create;
+mod create_batch;
 mod create_service;
 mod delete;
 mod describe;
