@@ -478,4 +478,21 @@ mod tests {
         assert_eq!(nth(&"10.0.0.0/30".parse().unwrap(), 4), None);
         assert_eq!(nth(&"fd43::/112".parse().unwrap(), 10), Some("fd43::a".parse().unwrap()));
     }
+
+    #[test]
+    fn the_configuration_of_the_scheduler_is_strict() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("scheduler.yaml");
+        let of = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let args = ["server", "--config", "/nonexistent/kedge.yaml", "--scheduler-config", file.to_str().unwrap()];
+            scheduling(&crate::config::server(&args.map(str::to_owned)).unwrap())
+        };
+        let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+        let found = of(&format!("{head}profiles:\n- schedulerName: mine\n")).unwrap();
+        assert_eq!(found.profiles.keys().collect::<Vec<_>>(), ["mine"]);
+        let error = of(&format!("{head}profile: []\n")).unwrap_err().to_string();
+        assert!(error.ends_with("scheduler.yaml: strict decoding error: unknown field \"profile\""), "{error}");
+        assert!(of("{").is_err());
+    }
 }

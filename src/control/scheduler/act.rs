@@ -67,7 +67,7 @@ impl Scheduler {
         });
         match self.client.create_path::<Value>(&path, &binding, &WriteParams::default()).await {
             Ok(_) => {
-                self.state.lock().queue.remove(&key);
+                self.state.lock().queue.done(&key);
                 tracing::info!(pod = %key, %node, "scheduled");
                 self.recorder.normal(pod, "Scheduled", format!("Successfully assigned {key} to {node}"));
             }

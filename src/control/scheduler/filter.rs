@@ -68,7 +68,7 @@ pub fn ports_free(wanted: &[HostPort], taken: &[HostPort]) -> bool {
     wanted.iter().all(|mine| taken.iter().all(|theirs| !mine.collides(theirs)))
 }
 
-pub fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
+fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
     let cordon = Taint { key: TAINT_UNSCHEDULABLE.into(), effect: "NoSchedule".into(), ..Taint::default() };
     tolerates(tolerations, &cordon)
 }

@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::among::{Namespaces, Term, in_all, terms};
-use super::filter::{self, tolerates_all, tolerates_cordon, wants_node};
+use super::filter::{self, tolerates_all, wants_node};
 use super::needs::{Needs, Resident, requests};
 use super::profile::{Plugin, Plugins, Profile};
 use super::resources;
@@ -103,9 +103,7 @@ pub fn worth_it(plugin: Plugin, needs: &Needs, profile: &Profile, event: Event<'
 fn node_helps(plugin: Plugin, needs: &Needs, profile: &Profile, old: Option<&Facts>, new: &Facts) -> bool {
     let tolerations = needs.tolerations();
     match plugin {
-        Plugin::NodeUnschedulable => {
-            !new.unschedulable && old.is_none_or(|o| o.unschedulable) || tolerates_cordon(tolerations)
-        }
+        Plugin::NodeUnschedulable => !new.unschedulable && old.is_none_or(|o| o.unschedulable),
         Plugin::TaintToleration => {
             old.is_none_or(|o| !tolerates_all(tolerations, &o.taints)) && tolerates_all(tolerations, &new.taints)
         }

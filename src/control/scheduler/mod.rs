@@ -29,6 +29,8 @@ mod cycle;
 mod filter;
 mod hints;
 mod images;
+#[cfg(test)]
+mod model;
 mod needs;
 mod place;
 mod preempt;

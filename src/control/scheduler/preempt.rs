@@ -145,12 +145,13 @@ fn victims(
     slot: u32,
     budgets: &[Budget],
 ) -> Result<Candidate, Vec<Cow<'static, str>>> {
-    let mut load = snapshot.node(slot).load.clone();
     let own = cycle.needs.resident.priority();
-    let mut potential: Vec<Arc<Resident>> = load.pods.iter().filter(|r| r.priority() < own).cloned().collect();
+    let there = snapshot.node(slot).load.pods.iter();
+    let mut potential: Vec<Arc<Resident>> = there.filter(|r| r.priority() < own).cloned().collect();
     if potential.is_empty() {
         return Err(vec!["No preemption victims found for incoming pod".into()]);
     }
+    let mut load = snapshot.node(slot).load.clone();
     potential.sort_unstable_by_key(|r| (Reverse(r.priority()), r.started(), r.key()));
     let mut away = Away { cycle, snapshot, slot, load: &mut load };
     for resident in &potential {

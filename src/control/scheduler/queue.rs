@@ -122,6 +122,13 @@ impl Queue {
         self.pods.remove(key);
     }
 
+    /// The pod that was being placed has got a node. Another one of its name that has come meanwhile stays.
+    pub fn done(&mut self, key: &Key) {
+        if self.pods.get(key).is_some_and(|w| w.state == State::Tried) {
+            self.remove(key);
+        }
+    }
+
     /// The pod itself changed.
     pub fn changed(&mut self, key: &Key, old: &Pod, new: &Pod, gated: bool, now: Instant) {
         let Some(waiting) = self.pods.get(key) else { return };

@@ -217,7 +217,9 @@ impl Snapshot {
         let node = pod.and_then(|p| occupies(p));
         let known = self.placed.get(key);
         // An older state of a pod that we have just bound: the binding is still on its way.
-        if known.is_some_and(|k| k.assumed) && node.is_none() && pod.is_some_and(|p| !p.is_terminating()) {
+        let older =
+            |p: &Arc<Pod>| !p.is_terminating() && known.is_some_and(|k| k.assumed && k.resident.pod.uid() == p.uid());
+        if node.is_none() && pod.is_some_and(older) {
             return false;
         }
         let (had, stays) = (known.is_some(), known.is_some_and(|k| Some(&*self.facts(k.slot).name) == node));
@@ -294,6 +296,9 @@ impl Snapshot {
     }
 
     pub fn nominated(&self, node: &str) -> &[Arc<Resident>] {
+        if self.nominated.is_empty() {
+            return &[];
+        }
         self.nominated.get(node).map_or(&[], Vec::as_slice)
     }
 }

@@ -11,6 +11,7 @@ mod keys;
 mod kubectl;
 #[path = "../../local.rs"]
 mod local;
+mod scheduling;
 mod signing;
 mod storage;
 mod story;
