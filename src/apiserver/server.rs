@@ -328,7 +328,7 @@ impl ApiServer {
             }
             Some(record) if trace.streams && code != 101 => {
                 record.say(Stage::ResponseStarted);
-                response.map(|body| Body::stream(audit::Recorded::new(body, record)))
+                response.map(|body| Body::stream(body.holding(record.until_the_end())))
             }
             Some(record) => {
                 record.say(Stage::ResponseComplete);

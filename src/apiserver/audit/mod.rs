@@ -17,7 +17,7 @@ mod record;
 
 pub use log::Log;
 pub use policy::Policy;
-pub use record::{Origin, Record, Recorded};
+pub use record::{Origin, Record};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

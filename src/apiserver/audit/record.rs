@@ -3,24 +3,19 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use types::status::Status;
 
 use super::policy::{Decision, Target};
 use super::{Level, Log, Stage};
-use crate::Body;
 use crate::auth::Identity;
 use crate::auth::review::user_info;
-use crate::http::body::BoxError;
 
 /// Longer ones are cut. Source: `pkg/audit/request.go`.
 const USER_AGENT_MAX: usize = 1024;
@@ -180,6 +175,11 @@ impl Record {
         self.log.put(Bytes::from(event.to_string()));
     }
 
+    /// What the body of an answer that takes long holds.
+    pub fn until_the_end(self) -> Ending {
+        Ending(self)
+    }
+
     fn trimmed(&self, mut object: Value) -> Value {
         if self.decision.omit_managed_fields {
             for object in items(&mut object) {
@@ -231,37 +231,11 @@ fn sources(origin: &Origin<'_>) -> Vec<String> {
     all
 }
 
-/// The body of an answer that takes long. Its end, however it comes, is the last stage.
-pub struct Recorded {
-    body: Body,
-    record: Record,
-}
+/// The rest of an answer that takes long: when it goes, however that comes, the last stage is said.
+pub struct Ending(Record);
 
-impl Recorded {
-    pub fn new(body: Body, record: Record) -> Self {
-        Self { body, record }
-    }
-}
-
-impl Drop for Recorded {
+impl Drop for Ending {
     fn drop(&mut self) {
-        self.record.say(Stage::ResponseComplete);
-    }
-}
-
-impl HttpBody for Recorded {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.0.say(Stage::ResponseComplete);
     }
 }

@@ -2,17 +2,11 @@
 //!
 //! What never lives here: a socket, a request.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::Notify;
-
-use super::body::{Body, BoxError};
 
 /// A client that has not sent the first request in this time is none. Source: upstream's `ReadHeaderTimeout` of 32 s.
 const FIRST_REQUEST_SECONDS: u64 = 30;
@@ -52,7 +46,7 @@ impl Activity {
     }
 }
 
-/// A request that is open.
+/// A request that is open; a response's body holds it until it is sent or abandoned.
 #[derive(Debug)]
 pub struct Open(Arc<Activity>);
 
@@ -61,35 +55,6 @@ impl Drop for Open {
         if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.quiet.notify_one();
         }
-    }
-}
-
-/// A response's body, which keeps its request open until it is sent or abandoned.
-pub struct Sending {
-    body: Body,
-    _open: Open,
-}
-
-impl Sending {
-    pub fn new(body: Body, open: Open) -> Self {
-        Self { body, _open: open }
-    }
-}
-
-impl HttpBody for Sending {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

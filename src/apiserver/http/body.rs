@@ -68,7 +68,12 @@ impl Body {
             tokio::time::sleep_until(at).await;
             drop(kept);
         });
-        Self::stream(Keeping { body: self, kept: kept.abort_handle() })
+        Self::stream(self.holding(Kept(kept.abort_handle())))
+    }
+
+    /// The body with something that goes when the body does: read to its end, or abandoned.
+    pub fn holding<T>(self, held: T) -> Holding<T> {
+        Holding { body: self, _held: held }
     }
 
     /// The bytes, when the body is one piece that has not been read yet.
@@ -126,18 +131,24 @@ impl Body {
     }
 }
 
-struct Keeping {
-    body: Body,
-    kept: AbortHandle,
-}
+struct Kept(AbortHandle);
 
-impl Drop for Keeping {
+impl Drop for Kept {
     fn drop(&mut self) {
-        self.kept.abort();
+        self.0.abort();
     }
 }
 
-impl HttpBody for Keeping {
+/// A [`Body`] that holds something as long as it lives, and is otherwise the same.
+pub struct Holding<T> {
+    body: Body,
+    _held: T,
+}
+
+// What is held is never looked at.
+impl<T> Unpin for Holding<T> {}
+
+impl<T> HttpBody for Holding<T> {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::activity::{Activity, Sending};
+use super::activity::Activity;
 use super::body::Body;
 use super::respond;
 use crate::auth::x509;
@@ -201,7 +201,7 @@ async fn connection(stream: TcpStream, address: SocketAddr, tls: Arc<Tls>, serve
                 Some(why) => malformed(why),
                 None => server.call(request.map(Into::into), peer).await,
             };
-            Ok::<_, std::convert::Infallible>(response.map(|body| Sending::new(body, open)))
+            Ok::<_, std::convert::Infallible>(response.map(|body| body.holding(open)))
         }
     });
     builder
