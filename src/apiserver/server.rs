@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use ::http::header::HeaderValue;
 use ::http::{Method, Request, Response};
@@ -25,6 +25,7 @@ use crate::codec::Accepted;
 use crate::custom::{self, Kinds};
 use crate::flow::{self, Flow};
 use crate::http::body::Body;
+use crate::follow::{Anew, Follower, follow};
 use crate::http::metrics::Metrics;
 use crate::http::query::Query;
 use crate::http::respond;
@@ -191,6 +192,8 @@ impl ApiServer {
         }
         let kinds = Kinds::load(&*store.snapshot());
         let aggregator =
+        // Before anything is made of what is stored: who follows it misses nothing.
+        let from = store.snapshot().revision();
             Aggregator::load(&*store.snapshot(), config.front_proxy.as_ref()).map_err(Error::FrontProxy)?;
         let authorizer = Authorizer { rbac: Rbac::new(store.clone()) };
         let admission = Plugins::new(store.clone());
@@ -213,20 +216,19 @@ impl ApiServer {
             stop: CancellationToken::new(),
         });
         let weak = || Arc::downgrade(&shared);
-        let webhooks = tokio::spawn(follow(weak(), admission::webhook::STORE_PREFIX, |shared| {
+        let keep =
+            |prefix: &'static str, follower: Box<dyn Follower>| tokio::spawn(follow(weak(), prefix, from, follower));
+        let anew = |prefix, make: fn(&Shared)| keep(prefix, Box::new(Anew::new(make)));
+        let webhooks = anew(admission::webhook::STORE_PREFIX, |shared| {
             shared.admission.changed(admission::webhook::GROUP);
-        }));
-        let parameters = tokio::spawn(follow(weak(), custom::STORE_PREFIX, |shared| {
-            shared.admission.changed(custom::GROUP);
-        }));
-        let definitions = tokio::spawn(custom::keeper::follow(weak()));
-        let policies = tokio::spawn(admission::policy::status::keep(weak()));
-        let registrations = tokio::spawn(aggregator::keeper::follow(weak()));
+        });
+        let parameters = anew(custom::STORE_PREFIX, |shared| shared.admission.changed(custom::GROUP));
+        let roles = anew(rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed());
+        let flows = anew(flow::STORE_PREFIX, |shared| shared.flow.changed(&*shared.store.snapshot()));
+        let definitions = keep(custom::STORE_PREFIX, Box::new(custom::keeper::Keeper::default()));
+        let policies = keep(admission::policy::status::PREFIX, Box::new(admission::policy::status::Checker));
+        let registrations = keep(aggregator::STORE_PREFIX, Box::new(aggregator::keeper::Keeper::default()));
         let own_registrations = tokio::spawn(aggregator::automatic::follow(weak()));
-        let roles = tokio::spawn(follow(weak(), rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed()));
-        let flows = tokio::spawn(follow(weak(), flow::STORE_PREFIX, |shared| {
-            shared.flow.changed(&*shared.store.snapshot());
-        }));
         let followers = [
             ("webhooks", webhooks),
             ("parameters of policies", parameters),
@@ -333,30 +335,6 @@ impl ApiServer {
             Some(record) => {
                 record.say(Stage::ResponseComplete);
                 response
-            }
-        }
-    }
-}
-
-/// Keeps what is compiled from a group's objects in step with them, whoever writes them. Ends with the store.
-async fn follow(shared: Weak<Shared>, prefix: &'static str, changed: fn(&Shared)) {
-    loop {
-        let Some(store) = shared.upgrade().map(|s| s.store.clone()) else { return };
-        let Ok(mut feed) = store.watch(prefix, store.snapshot().revision()) else { return };
-        drop(store);
-        let mut events = Vec::new();
-        loop {
-            events.clear();
-            let next = feed.next(&mut events).await;
-            let Some(shared) = shared.upgrade() else { return };
-            match next {
-                Ok(_) if events.is_empty() => {}
-                Ok(_) => changed(&shared),
-                Err(store::Error::Compacted { .. }) => {
-                    changed(&shared);
-                    break;
-                }
-                Err(_) => return,
             }
         }
     }

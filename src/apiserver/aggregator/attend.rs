@@ -20,13 +20,12 @@ use super::link::{Asked, Link, Read};
 use super::registration::{self, STORE_PREFIX};
 use super::told::{self, Told};
 use crate::hooks::json::{get, text};
+use crate::retry::Retry;
 use crate::server::{ApiServer, Shared};
 use crate::webhook::{Target, is_slice_of};
 
 /// Between two questions to a server that answers: upstream's resync.
 const AGAIN: Duration = Duration::from_secs(30);
-/// Between two questions to one that does not: doubles from the first to [`AGAIN`].
-const RETRY_MIN: Duration = Duration::from_millis(250);
 /// How old what a server tells of itself may be. Source: `discoveryRefreshInterval`, `successfulUpdateDelay`.
 const REFRESH: Duration = Duration::from_secs(60);
 /// What a document of discovery has.
@@ -53,7 +52,7 @@ struct Feeds {
 pub async fn attend(shared: Weak<Shared>, name: String, link: Arc<Link>) {
     let Target::Service { namespace, name: service, .. } = link.target().clone() else { return };
     let mut tags = Tags::default();
-    let mut failures = 0;
+    let mut retry = Retry::default();
     let mut heard: Option<Instant> = None;
     loop {
         let Some(strong) = shared.upgrade() else { return };
@@ -82,12 +81,14 @@ pub async fn attend(shared: Weak<Shared>, name: String, link: Arc<Link>) {
         let written = write(&strong, &name, &verdict).await;
         let failed = verdict.reason == "FailedDiscoveryCheck" || !written;
         let wait = match verdict.reason {
-            _ if failed => Some(RETRY_MIN.saturating_mul(1 << failures.min(16)).min(AGAIN)),
+            _ if failed => Some(retry.refused()),
             "Passed" => Some(AGAIN),
             // Nothing changes without an event.
             _ => None,
         };
-        failures = if failed { failures + 1 } else { 0 };
+        if !failed {
+            retry.went_well();
+        }
         let changed = async {
             let is_service = |e: &Event| key_name(e) == service;
             let is_slice = |e: &Event| is_slice_of(e.entry(), &service);
@@ -121,14 +122,13 @@ pub async fn attend(shared: Weak<Shared>, name: String, link: Arc<Link>) {
 
 /// Writes the condition, again after a while when that is refused. Ends when it is there, or the object is not.
 pub async fn insist(shared: Weak<Shared>, name: String, verdict: Verdict) {
-    let mut pause = RETRY_MIN;
+    let mut retry = Retry::default();
     while let Some(strong) = shared.upgrade() {
         if write(&strong, &name, &verdict).await {
             return;
         }
         drop(strong);
-        tokio::time::sleep(pause).await;
-        pause = pause.saturating_mul(2).min(AGAIN);
+        tokio::time::sleep(retry.refused()).await;
     }
 }
 

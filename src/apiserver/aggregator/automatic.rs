@@ -8,11 +8,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
 use store::{Event, View};
+use tokio::time::Instant;
 use types::registry::{DEFAULT_GROUP_PRIORITY, DEFAULT_VERSION_PRIORITY, GROUP_VERSIONS};
 use types::status::{Reason, Status};
 
@@ -20,12 +20,11 @@ use super::registration::{self, STORE_PREFIX};
 use crate::custom::{self, Definition, Served};
 use crate::hooks::apiregistration::AUTOMANAGED;
 use crate::hooks::json::{get, text};
+use crate::retry::Retries;
 use crate::server::{ApiServer, Shared};
 use crate::verbs::start;
 
 const COLLECTION: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
-/// After a write that was refused, by a webhook perhaps.
-const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
@@ -99,30 +98,28 @@ pub async fn follow(shared: Weak<Shared>) {
         let mut dirty: BTreeSet<String> = there.iter().cloned().collect();
         dirty.extend(strong.kinds.served().definitions().flat_map(|d| names(d)));
         let mut first = at_start.is_none();
+        // By a webhook perhaps.
+        let mut refused = Retries::default();
         let at_start = at_start.get_or_insert(there);
         drop((strong, store, view));
         loop {
-            let mut again = BTreeSet::new();
             for name in std::mem::take(&mut dirty) {
                 let Some(strong) = shared.upgrade() else { return };
                 let known = first && at_start.contains(&name);
-                if let Err(status) = settle(&strong, &name, known).await {
-                    tracing::debug!(name, why = status.message, "an APIService was not written");
-                    again.insert(name);
+                match settle(&strong, &name, known).await {
+                    Ok(()) => refused.went_well(&name),
+                    Err(status) => {
+                        tracing::debug!(name, why = status.message, "an APIService was not written");
+                        refused.refused(name, Instant::now());
+                    }
                 }
             }
-            first = first && !again.is_empty();
+            first = first && !refused.is_empty();
             let (mut of_objects, mut of_definitions) = (Vec::new(), Vec::new());
-            let next = async {
-                tokio::select! {
-                    next = objects.next(&mut of_objects) => next,
-                    next = definitions.next(&mut of_definitions) => next,
-                }
-            };
-            let next = if again.is_empty() {
-                next.await
-            } else {
-                tokio::time::timeout(RETRY, next).await.unwrap_or(Ok(store::Revision::default()))
+            let next = tokio::select! {
+                next = objects.next(&mut of_objects) => next,
+                next = definitions.next(&mut of_definitions) => next,
+                () = refused.wait() => Ok(store::Revision::default()),
             };
             match next {
                 Ok(_) => {}
@@ -133,7 +130,7 @@ pub async fn follow(shared: Weak<Shared>) {
             for event in &of_definitions {
                 strong.kinds.refresh(&*strong.store, &event.entry().key);
             }
-            dirty = again;
+            dirty.extend(refused.due(Instant::now()).cloned());
             dirty.extend(of_objects.iter().chain(&of_definitions).flat_map(concerned));
         }
     }

@@ -7,14 +7,16 @@
 //! Source: kube-aggregator `pkg/apiserver/apiservice_controller.go`, `pkg/controllers/status/local`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use store::Event;
 use tokio::task::AbortHandle;
 
 use super::attend;
 use super::check::Verdict;
 use super::link::Link;
-use super::registration::STORE_PREFIX;
+use crate::follow::Follower;
 use crate::server::Shared;
 
 /// A task that attends to an APIService; ends with this.
@@ -30,39 +32,28 @@ impl Drop for Attended {
     }
 }
 
-/// Follows the APIServices until the store closes or the server is gone.
-pub async fn follow(shared: Weak<Shared>) {
-    let mut attended: BTreeMap<String, Attended> = BTreeMap::new();
-    loop {
-        let Some(strong) = shared.upgrade() else { return };
-        let store = strong.store.clone();
-        let Ok(mut feed) = store.watch(STORE_PREFIX, store.snapshot().revision()) else { return };
-        // Whatever was written before the feed began.
-        strong.aggregator.reload(&*store.snapshot());
-        let registered = strong.aggregator.registered();
-        let mut names: BTreeSet<String> = registered.iter().map(|r| r.name.clone()).collect();
-        names.extend(attended.keys().cloned());
-        for name in names {
-            look_at(&strong, &name, &mut attended);
+/// Who is attended to, by name.
+#[derive(Default)]
+pub struct Keeper {
+    attended: BTreeMap<String, Attended>,
+}
+
+impl Follower for Keeper {
+    fn whole<'a>(&'a mut self, shared: &'a Arc<Shared>) -> BoxFuture<'a, ()> {
+        shared.aggregator.reload(&*shared.store.snapshot());
+        let mut names: BTreeSet<String> = self.attended.keys().cloned().collect();
+        names.extend(shared.aggregator.registered().iter().map(|r| r.name.clone()));
+        names.iter().for_each(|name| look_at(shared, name, &mut self.attended));
+        Box::pin(std::future::ready(()))
+    }
+
+    fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, events: &'a [Event]) -> BoxFuture<'a, ()> {
+        for event in events {
+            let key = &event.entry().key;
+            shared.aggregator.refresh(&*shared.store, key);
+            look_at(shared, crate::verbs::options::place(key).1, &mut self.attended);
         }
-        drop((strong, store));
-        let mut events = Vec::new();
-        loop {
-            events.clear();
-            let next = feed.next(&mut events).await;
-            let Some(shared) = shared.upgrade() else { return };
-            match next {
-                Ok(_) => {
-                    for event in &events {
-                        let key = &event.entry().key;
-                        shared.aggregator.refresh(&*shared.store, key);
-                        look_at(&shared, crate::verbs::options::place(key).1, &mut attended);
-                    }
-                }
-                Err(store::Error::Compacted { .. }) => break,
-                Err(_) => return,
-            }
-        }
+        Box::pin(std::future::ready(()))
     }
 }
 

@@ -8,9 +8,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -20,53 +20,41 @@ use types::status::Status;
 
 use super::kinds::kind_of;
 use super::settle::{set_condition, settle};
-use super::{Definition, GROUP, STORE_PREFIX};
+use super::{Definition, GROUP};
 use crate::Identity;
 use crate::audit::Annotations;
 use crate::codec::Accepted;
+use crate::follow::Follower;
 use crate::http::query::Query;
+use crate::retry::Retry;
 use crate::server::Shared;
 use crate::verbs::ask::Ask;
 use crate::verbs::{self, object};
 
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
-/// A deletion of objects that failed is tried again after this. Source: the finalizer controller's rate limit, between its
-/// first and its last delay.
-const RETRY: Duration = Duration::from_secs(5);
 
-/// Follows the definitions until the store closes or the server is gone.
-pub async fn follow(shared: Weak<Shared>) {
-    let finishing = Arc::new(Mutex::new(HashSet::new()));
-    loop {
-        let Some(strong) = shared.upgrade() else { return };
-        let store = strong.store.clone();
-        let Ok(mut feed) = store.watch(STORE_PREFIX, store.snapshot().revision()) else { return };
-        // Whatever was written before the feed began.
-        strong.kinds.reload(&*store);
-        let names: Vec<Arc<Definition>> = strong.kinds.served().definitions().cloned().collect();
-        names.iter().for_each(|definition| look_at(&strong, definition, &finishing));
-        reconsider(&strong).await;
-        drop((strong, store));
-        let mut events = Vec::new();
-        loop {
-            events.clear();
-            let next = feed.next(&mut events).await;
-            let Some(shared) = shared.upgrade() else { return };
-            match next {
-                Ok(_) if events.is_empty() => {}
-                Ok(_) => {
-                    events.iter().for_each(|event| shared.kinds.refresh(&*shared.store, &event.entry().key));
-                    for event in events.iter().filter(|e| matches!(e, Event::Put { .. })) {
-                        if let Some(definition) = shared.kinds.served().definition(name(event.entry())) {
-                            look_at(&shared, definition, &finishing);
-                        }
-                    }
-                    reconsider(&shared).await;
-                }
-                Err(store::Error::Compacted { .. }) => break,
-                Err(_) => return,
+/// The definitions, by uid, whose objects are being deleted.
+#[derive(Default)]
+pub struct Keeper {
+    finishing: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Follower for Keeper {
+    fn whole<'a>(&'a mut self, shared: &'a Arc<Shared>) -> BoxFuture<'a, ()> {
+        shared.kinds.reload(&*shared.store);
+        let all: Vec<Arc<Definition>> = shared.kinds.served().definitions().cloned().collect();
+        all.iter().for_each(|definition| look_at(shared, definition, &self.finishing));
+        Box::pin(reconsider(shared))
+    }
+
+    fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, events: &'a [Event]) -> BoxFuture<'a, ()> {
+        events.iter().for_each(|event| shared.kinds.refresh(&*shared.store, &event.entry().key));
+        for event in events.iter().filter(|e| matches!(e, Event::Put { .. })) {
+            if let Some(definition) = shared.kinds.served().definition(name(event.entry())) {
+                look_at(shared, definition, &self.finishing);
             }
         }
+        Box::pin(reconsider(shared))
     }
 }
 
@@ -133,6 +121,7 @@ fn look_at(shared: &Arc<Shared>, definition: &Arc<Definition>, finishing: &Arc<M
 
 /// Deletes the objects of a definition, waits until they are gone, and lets the definition go.
 async fn finish(shared: &Weak<Shared>, definition: &Arc<Definition>) {
+    let mut retry = Retry::default();
     loop {
         let Some(strong) = shared.upgrade() else { return };
         let last = if definition.established {
@@ -142,7 +131,7 @@ async fn finish(shared: &Weak<Shared>, definition: &Arc<Definition>) {
                 let why = format!("could not issue all deletes: {status}");
                 say(&strong, definition, ("True", "InstanceDeletionFailed", &why)).await;
                 drop(strong);
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(retry.refused()).await;
                 continue;
             }
             let store = strong.store.clone();
@@ -169,7 +158,7 @@ async fn finish(shared: &Weak<Shared>, definition: &Arc<Definition>) {
             return;
         }
         drop(strong);
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(retry.refused()).await;
     }
 }
 

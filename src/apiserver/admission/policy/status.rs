@@ -5,50 +5,45 @@
 //!
 //! Source: `pkg/controller/validatingadmissionpolicystatus/controller.go`.
 
-use std::sync::Weak;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde_json::{Value as Json, json};
-use store::View;
+use store::{Event, View};
 
 use super::type_check;
+use crate::follow::Follower;
 use crate::hooks::json::{get, int, text};
 use crate::server::{ApiServer, Shared};
 
-const PREFIX: &str = "admissionregistration.k8s.io/validatingadmissionpolicies/";
+/// Where policies are kept.
+pub const PREFIX: &str = "admissionregistration.k8s.io/validatingadmissionpolicies/";
 
-/// Runs until the store or the server ends.
-pub async fn keep(shared: Weak<Shared>) {
-    loop {
-        let Some(store) = shared.upgrade().map(|shared| shared.store.clone()) else { return };
-        let view = store.snapshot();
-        let Ok(mut feed) = store.watch(PREFIX, view.revision()) else { return };
-        let stored: Vec<_> = view.range(PREFIX, None).map(|entry| entry.value.clone()).collect();
-        drop(view);
-        drop(store);
-        for policy in stored {
-            settle(&shared, &policy).await;
-        }
-        let mut events = Vec::new();
-        loop {
-            events.clear();
-            match feed.next(&mut events).await {
-                Ok(_) => {
-                    for event in &events {
-                        if let store::Event::Put { .. } = event {
-                            settle(&shared, &event.entry().value).await;
-                        }
-                    }
-                }
-                Err(store::Error::Compacted { .. }) => break,
-                Err(_) => return,
-            }
-        }
+/// Follows the policies.
+pub struct Checker;
+
+impl Follower for Checker {
+    fn whole<'a>(&'a mut self, shared: &'a Arc<Shared>) -> BoxFuture<'a, ()> {
+        let stored: Vec<Bytes> = shared.store.snapshot().range(PREFIX, None).map(|entry| entry.value.clone()).collect();
+        Box::pin(settle_all(shared, stored))
+    }
+
+    fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, events: &'a [Event]) -> BoxFuture<'a, ()> {
+        let written = events.iter().filter(|event| matches!(event, Event::Put { .. }));
+        let written = written.map(|event| event.entry().value.clone()).collect();
+        Box::pin(settle_all(shared, written))
+    }
+}
+
+async fn settle_all(shared: &Arc<Shared>, policies: Vec<Bytes>) {
+    for policy in &policies {
+        settle(shared, policy).await;
     }
 }
 
 /// Checks a policy that has not been checked as it is.
-async fn settle(shared: &Weak<Shared>, policy: &[u8]) {
-    let Some(shared) = shared.upgrade() else { return };
+async fn settle(shared: &Arc<Shared>, policy: &[u8]) {
     let policy: Json = serde_json::from_slice(policy).unwrap_or_default();
     let view = shared.store.snapshot();
     let Some(status) = status(&policy, &*view) else { return };
@@ -57,7 +52,7 @@ async fn settle(shared: &Weak<Shared>, policy: &[u8]) {
     let path = format!(
         "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{name}/status?fieldManager=validatingadmissionpolicy-status"
     );
-    let server = ApiServer::of(shared);
+    let server = ApiServer::of(shared.clone());
     if let Err(status) = crate::verbs::start::merge(&server, &path, &json!({"status": status})).await {
         // Who changed it or removed it meanwhile is heard of next.
         tracing::debug!(policy = name, why = status.message, "the status of a policy was not written");
