@@ -272,6 +272,11 @@ impl ApiServer {
 
     /// From here on `/readyz` fails, so that others send their requests elsewhere, and open watches end.
     pub fn stop(&self) {
+    /// Has `/metrics` show what somebody else of this process counts, too.
+    pub fn show(&self, others: crate::http::metrics::Others) {
+        self.shared.metrics.show(others);
+    }
+
         self.shared.stop.cancel();
     }
 

@@ -25,6 +25,7 @@ pub mod fake;
 pub mod https;
 pub mod informers;
 pub mod kubeconfig;
+pub mod meters;
 pub mod object;
 pub mod queue;
 pub mod reflector;

@@ -3,13 +3,14 @@
 //! A key is in it once, however often it is added; while it is worked on, an addition makes it come again afterwards, never
 //! twice at the same time. What bounds its size is the number of keys that exist.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::meters::Load;
 use crate::object::Key;
 
 /// First and longest wait after a key's failures, doubling between. Source: client-go `DefaultTypedControllerRateLimiter`.
@@ -19,12 +20,14 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(1000);
 #[derive(Default)]
 struct Inner {
     ready: VecDeque<Key>,
-    /// Members of `ready`, and running keys that were added again.
-    dirty: HashSet<Key>,
-    running: HashSet<Key>,
+    /// Members of `ready`, and running keys that were added again; since when.
+    dirty: HashMap<Key, Instant>,
+    /// Since when.
+    running: HashMap<Key, Instant>,
     failures: HashMap<Key, u32>,
     due: BTreeSet<(Instant, Key)>,
     due_of: HashMap<Key, Instant>,
+    load: Load,
 }
 
 /// Shared between those who mark keys dirty and the runner.
@@ -50,7 +53,7 @@ impl Queue {
 
     /// The key wants attention now. A deadline that it had stays.
     pub fn add(&self, key: Key) {
-        if self.inner.lock().add(key) {
+        if self.inner.lock().add(key, Instant::now()) {
             self.notify.notify_one();
         }
     }
@@ -76,15 +79,17 @@ impl Queue {
     pub fn next(&self, now: Instant) -> Next {
         let mut inner = self.inner.lock();
         while inner.due.first().is_some_and(|(at, _)| *at <= now) {
-            if let Some((_, key)) = inner.due.pop_first() {
+            if let Some((at, key)) = inner.due.pop_first() {
                 inner.due_of.remove(&key);
-                inner.add(key);
+                inner.add(key, at);
             }
         }
         match inner.ready.pop_front() {
             Some(key) => {
-                inner.dirty.remove(&key);
-                inner.running.insert(key.clone());
+                if let Some(since) = inner.dirty.remove(&key) {
+                    inner.load.waited.observe(now.saturating_duration_since(since));
+                }
+                inner.running.insert(key.clone(), now);
                 Next::Key(key)
             }
             None => Next::At(inner.due.first().map(|(at, _)| *at)),
@@ -95,8 +100,10 @@ impl Queue {
     pub fn done(&self, key: &Key, ok: bool, now: Instant) -> Option<Duration> {
         let wait = {
             let mut inner = self.inner.lock();
-            inner.running.remove(key);
-            if inner.dirty.contains(key) {
+            if let Some(since) = inner.running.remove(key) {
+                inner.load.worked.observe(now.saturating_duration_since(since));
+            }
+            if inner.dirty.contains_key(key) {
                 inner.ready.push_back(key.clone());
             }
             if ok {
@@ -106,6 +113,7 @@ impl Queue {
                 let failures = inner.failures.entry(key.clone()).or_insert(0);
                 let wait = BACKOFF_MIN.saturating_mul(1 << (*failures).min(20)).min(BACKOFF_MAX);
                 *failures += 1;
+                inner.load.retries += 1;
                 Some(wait)
             }
         };
@@ -130,14 +138,28 @@ impl Queue {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// What it has had to do until `now`.
+    pub fn load(&self, now: Instant) -> Load {
+        let inner = self.inner.lock();
+        let since = |since: &Instant| now.saturating_duration_since(*since);
+        Load {
+            depth: inner.ready.len(),
+            unfinished: inner.running.values().map(since).sum(),
+            longest: inner.running.values().map(since).max().unwrap_or_default(),
+            ..inner.load.clone()
+        }
+    }
 }
 
 impl Inner {
-    fn add(&mut self, key: Key) -> bool {
-        if !self.dirty.insert(key.clone()) {
+    fn add(&mut self, key: Key, now: Instant) -> bool {
+        if self.dirty.contains_key(&key) {
             return false;
         }
-        if !self.running.contains(&key) {
+        self.dirty.insert(key.clone(), now);
+        self.load.adds += 1;
+        if !self.running.contains_key(&key) {
             self.ready.push_back(key);
         }
         true
@@ -189,6 +211,26 @@ mod tests {
         q.add(key("a"));
         q.next(now);
         assert_eq!(q.done(&key("a"), false, now), Some(BACKOFF_MIN), "success forgets");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_knows_what_it_has_had_to_do() {
+        let (q, start) = (Queue::new(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        q.add(key("a"));
+        q.add(key("a"));
+        q.add_at(key("b"), at(2));
+        assert_eq!((q.load(at(1)).depth, q.load(at(1)).adds), (1, 1));
+        q.next(at(4));
+        q.next(at(5));
+        let load = q.load(at(9));
+        assert_eq!((load.depth, load.adds, load.unfinished, load.longest.as_secs()), (0, 2, Duration::from_secs(9), 5));
+        assert_eq!((load.waited.count(), load.waited.seconds()), (2, 4.0 + 3.0));
+        q.done(&key("a"), false, at(10));
+        q.done(&key("b"), true, at(10));
+        let load = q.load(at(11));
+        assert_eq!((load.retries, load.worked.count(), load.worked.seconds()), (1, 2, 6.0 + 5.0));
+        assert_eq!((load.unfinished, load.longest), (Duration::ZERO, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]

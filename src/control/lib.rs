@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use client::meters::Load;
 use client::queue::Queue;
 use client::runner::{self, Reconcile};
 use client::{Cache, Client, Clock, Informers, Recorder, Selector};
@@ -76,6 +77,8 @@ pub struct Context {
     pub config: Config,
     stop: CancellationToken,
     tasks: Mutex<JoinSet<()>>,
+    /// Of the controllers that run, by their names.
+    queues: Mutex<Vec<(&'static str, Arc<Queue>)>>,
 }
 
 impl Context {
@@ -105,6 +108,7 @@ impl Context {
     pub fn run(&self, controller: impl Reconcile, queue: Arc<Queue>, workers: usize) {
         let (informers, stop, clock) = (self.informers.clone(), self.stop.clone(), self.config.clock);
         let controller: Arc<dyn Reconcile> = Arc::new(controller);
+        self.show(controller.name(), &queue);
         self.tasks.lock().spawn(async move {
             tokio::select! {
                 () = informers.synced() => {}
@@ -114,6 +118,11 @@ impl Context {
         });
     }
 
+    /// Has `/metrics` show what the queue has to do.
+    pub fn show(&self, name: &'static str, queue: &Arc<Queue>) {
+        self.queues.lock().push((name, Arc::clone(queue)));
+    }
+
     /// Runs a task that ends by itself when `stop` is cancelled.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.lock().spawn(task);
@@ -121,6 +130,23 @@ impl Context {
 
     pub fn stopping(&self) -> CancellationToken {
         self.stop.clone()
+    }
+}
+
+/// What upstream calls the queue of a controller in its metrics, by which dashboards ask.
+fn queue_name(controller: &str) -> &str {
+    match controller {
+        "clusterrole-aggregation-controller" => "ClusterRoleAggregator",
+        "csrapproving" | "csrsigning" | "csrcleaner" => "certificate",
+        "endpointslice-controller" => "endpoint_slice",
+        "generic-garbage-collector" => "garbage_collector_attempt_to_delete",
+        "node-controller" => "node_lifecycle_controller",
+        "pod-garbage-collector" => "orphaned_pods_nodes",
+        "resourcequota-controller" => "resourcequota_primary",
+        "root-ca-cert-publisher" => "root_ca_cert_publisher",
+        "service-account-controller" => "serviceaccount",
+        "serviceaccount-token-controller" => "serviceaccount_tokens_secret",
+        other => other.strip_suffix("-controller").unwrap_or(other),
     }
 }
 
@@ -145,6 +171,7 @@ pub fn start(clients: Clients, config: Config) -> Handle {
         config,
         stop: CancellationToken::new(),
         tasks: Mutex::new(JoinSet::new()),
+        queues: Mutex::default(),
     });
     for start in controllers::ALL {
         start(&context);
@@ -156,6 +183,15 @@ impl Handle {
     /// The shared caches, for others in the process (the scheduler) so that nothing is kept twice.
     pub fn informers(&self) -> &Informers {
         &self.context.informers
+    }
+
+    /// Appends what the queues of the controllers have had to do, for `/metrics`.
+    pub fn write_metrics(&self, text: &mut String) {
+        let now = self.context.config.clock.monotonic();
+        let queues = self.context.queues.lock();
+        let loads: Vec<(&str, Load)> = queues.iter().map(|(name, queue)| (queue_name(name), queue.load(now))).collect();
+        drop(queues);
+        client::meters::write_queues(text, &loads);
     }
 
     /// Resolves when every shared cache is filled.

@@ -442,8 +442,15 @@ fn start_control(
         ..control::Config::default()
     };
     let clock = settings.clock;
-    let handle = control::start(clients, settings);
+    let handle = Arc::new(control::start(clients, settings));
     let informers = handle.informers().clone();
+    let shown = Arc::downgrade(&handle);
+    server.show(Box::new(move |text| {
+        local::write_metrics(text);
+        if let Some(handle) = shown.upgrade() {
+            handle.write_metrics(text);
+        }
+    }));
     started.push("controllers", async move { handle.stop().await });
 
     let scheduler =

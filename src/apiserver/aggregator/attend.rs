@@ -186,8 +186,14 @@ async fn write(shared: &Arc<Shared>, name: &str, verdict: &Verdict) -> bool {
         "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}});
     let path = format!("/apis/apiregistration.k8s.io/v1/apiservices/{name}/status");
     let written = crate::verbs::start::merge(&ApiServer::of(shared.clone()), &path, &patch).await;
-    if let Err(status) = &written {
-        tracing::debug!(name, why = status.message, "the condition of an APIService was not written");
+    match &written {
+        Err(status) => tracing::debug!(name, why = status.message, "the condition of an APIService was not written"),
+        Ok(_)
+            if !verdict.available && registration::condition(&object).is_some_and(|c| text(c, "status") == "True") =>
+        {
+            shared.aggregator.lost.count(name, verdict.reason);
+        }
+        Ok(_) => {}
     }
     tracing::debug!(
         name,

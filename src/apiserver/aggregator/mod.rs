@@ -17,6 +17,7 @@ pub mod automatic;
 mod check;
 pub mod keeper;
 mod link;
+mod lost;
 pub mod proxy;
 mod registration;
 mod told;
@@ -33,6 +34,7 @@ use crate::http::discovery::Documents;
 use crate::tls::Own;
 use crate::verbs::options::place;
 use link::Link;
+use lost::Lost;
 pub use registration::{Registration, Remote, STORE_PREFIX};
 pub use told::{Definitions, Told};
 
@@ -58,6 +60,7 @@ pub struct Aggregator {
     /// Grows with whatever discovery is made of besides the snapshots.
     told: AtomicU64,
     documents: ArcSwapOption<Kept>,
+    lost: Lost,
 }
 
 /// The APIServices at one moment.
@@ -81,8 +84,13 @@ impl Aggregator {
     /// A text, for a certificate of our own that cannot be read.
     pub fn load(view: &dyn View, proxy: Option<&FrontProxy>) -> Result<Self, String> {
         let own = proxy.map(|p| Own::parse(&p.chain_pem, &p.key_pem)).transpose()?.map(Arc::new);
-        let aggregator =
-            Self { registered: ArcSwap::default(), own, told: AtomicU64::new(0), documents: ArcSwapOption::empty() };
+        let aggregator = Self {
+            registered: ArcSwap::default(),
+            own,
+            told: AtomicU64::new(0),
+            documents: ArcSwapOption::empty(),
+            lost: Lost::default(),
+        };
         aggregator.reload(view);
         Ok(aggregator)
     }
@@ -122,6 +130,11 @@ impl Aggregator {
             next.put(&old, &entry, self.own.as_ref());
         }
         self.registered.store(Arc::new(next));
+    }
+
+    /// Appends, for `/metrics`, what is registered and not available.
+    pub fn write_metrics(&self, text: &mut String) {
+        self.lost.write(text, &self.registered());
     }
 
     /// Another server has told something new.

@@ -70,7 +70,8 @@ pub fn answer(
         ["version"] => return json_only(headers, &version(shared)),
         ["metrics"] => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            return Ok(respond::bytes(200, content_type, shared.metrics.text(&*shared.store.snapshot())));
+            let text = shared.metrics.text(&*shared.store.snapshot(), &shared.aggregator);
+            return Ok(respond::bytes(200, content_type, text));
         }
         ["openid", "v1", "jwks"] => {
             let body = shared.authenticator.tokens.jwks().to_string();

@@ -25,6 +25,7 @@ use types::registry::{Kind, KindRef};
 use super::process;
 use super::query::Query;
 use super::router::Resource;
+use crate::aggregator::Aggregator;
 use crate::flow::Flow;
 use crate::server::Config;
 
@@ -103,6 +104,9 @@ struct BuildLabels {
     platform: &'static str,
 }
 
+/// Appends what others count, in OpenMetrics' text.
+pub type Others = Box<dyn Fn(&mut String) + Send + Sync>;
+
 /// Counters of one server.
 pub struct Metrics {
     registry: Registry,
@@ -114,6 +118,7 @@ pub struct Metrics {
     started_seconds: i64,
     /// The custom kinds that have labels of their own.
     custom: Mutex<HashSet<String>>,
+    others: Mutex<Vec<Others>>,
 }
 
 /// Counts one request or open watch until it is dropped.
@@ -158,8 +163,8 @@ impl Metrics {
             );
         }
         let started_seconds = (config.clock)().as_second();
-        let custom = Mutex::default();
-        Self { registry, requests, durations, in_flight, watches, panics, started_seconds, custom }
+        let (custom, others) = (Mutex::default(), Mutex::default());
+        Self { registry, requests, durations, in_flight, watches, panics, started_seconds, custom, others }
     }
 
     /// What is said of a request for a kind.
@@ -245,8 +250,13 @@ impl Metrics {
         self.panics.inc();
     }
 
+    /// Has the text end with what others count.
+    pub fn show(&self, others: Others) {
+        self.others.lock().push(others);
+    }
+
     /// The text of `/metrics`. What is stored is counted as it is asked for.
-    pub fn text(&self, view: &dyn View) -> String {
+    pub fn text(&self, view: &dyn View, aggregator: &Aggregator) -> String {
         let mut text = String::new();
         // Writing to memory does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -258,7 +268,9 @@ impl Metrics {
             let _ =
                 writeln!(text, "apiserver_storage_objects{{resource=\"{}{dot}{}\"}} {count}", kind.plural, kind.group);
         }
+        aggregator.write_metrics(&mut text);
         process::write(&mut text, self.started_seconds);
+        self.others.lock().iter().for_each(|write| write(&mut text));
         text.push_str(END);
         text
     }

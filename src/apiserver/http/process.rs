@@ -11,11 +11,12 @@ const TICKS: f64 = 100.0;
 pub fn write(text: &mut String, started_seconds: i64) {
     let mut gauge = |name: &str, kind: &str, value: f64| {
         // Writing to memory does not fail.
-        let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {value}");
+        let total = if kind == "counter" { "_total" } else { "" };
+        let _ = writeln!(text, "# TYPE {name} {kind}\n{name}{total} {value}");
     };
     gauge("process_start_time_seconds", "gauge", started_seconds as f64);
     if let Some(seconds) = read("/proc/self/stat").as_deref().and_then(cpu_seconds) {
-        gauge("process_cpu_seconds_total", "counter", seconds);
+        gauge("process_cpu_seconds", "counter", seconds);
     }
     let status = read("/proc/self/status").unwrap_or_default();
     for (name, line) in [("process_resident_memory_bytes", "VmRSS:"), ("process_virtual_memory_bytes", "VmSize:")] {
@@ -50,7 +51,12 @@ mod tests {
         assert_eq!(cpu_seconds("7 (a) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0"), Some(2.0));
         let mut text = String::new();
         write(&mut text, 5);
-        for name in ["process_start_time_seconds 5\n", "process_resident_memory_bytes ", "process_open_fds "] {
+        for name in [
+            "process_start_time_seconds 5\n",
+            "process_cpu_seconds_total ",
+            "process_resident_memory_bytes ",
+            "process_open_fds ",
+        ] {
             assert!(text.contains(name), "{name}: {text}");
         }
     }

@@ -81,6 +81,7 @@ pub fn start(context: &Context) {
     let Feeds { graph, queue, synced, .. } = feeds;
     let collector: Arc<dyn client::runner::Reconcile> =
         Arc::new(Collector { client, graph, queue: Arc::clone(&queue) });
+    context.show(collector.name(), &queue);
     let (stop, clock) = (context.stopping(), context.config.clock);
     context.spawn(async move {
         let mut ready = synced.subscribe();

@@ -344,6 +344,8 @@ async fn what_is_served_there_is_discovered() {
     condition(&mut watch, "EndpointsNotFound").await;
     let (_, _, found) = version(&new.get("/apis").await.json());
     assert_eq!((&found["resources"][0]["resource"], &found["freshness"]), (&json!("rockets"), &json!("Stale")));
+    let lost = "aggregator_unavailable_apiservice_total{name=\"v1.acme.io\",reason=\"EndpointsNotFound\"} 1\n";
+    until(&admin, "/metrics", |answer| answer.text().contains(lost)).await;
     admin.delete(&format!("{SERVICES}/v1.acme.io")).await.expect(200);
     while watch.next().await.unwrap()["type"] != "DELETED" {}
     until(&admin, "/apis/acme.io", |answer| answer.code == 404).await;
@@ -387,6 +389,13 @@ async fn conditions_say_what_is_missing() {
     assert_eq!(why, format!("failing or missing response from {url}: Get \"{url}\": {refused}"));
     // It becomes a local one, which nobody has to be asked about.
     let local = json!({"spec": {"service": null, "insecureSkipTLSVerify": null}});
+    let metrics = admin.get("/metrics").await.expect(200).text();
+    for line in [
+        "aggregator_unavailable_apiservice{name=\"v1.acme.io\"} 1\n",
+        "aggregator_unavailable_apiservice{name=\"v1.apps\"} 0\n",
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
     admin.patch(&format!("{SERVICES}/v1.acme.io"), "merge", &local).await.expect(200);
     assert_eq!(condition(&mut watch, "Local").await, "Local APIServices are always available");
 }

@@ -27,7 +27,7 @@ pub struct Cluster {
     pub pki: Arc<cluster::pki::Pki>,
     pub admin: Client,
     pub informers: Informers,
-    control: control::Handle,
+    pub control: control::Handle,
     scheduler: (CancellationToken, tokio::task::JoinHandle<()>),
     kubelet: tokio::task::JoinHandle<()>,
     complaints: Complaints,

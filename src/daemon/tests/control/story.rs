@@ -217,6 +217,19 @@ async fn an_application_lives_and_goes() {
         assert!(left.items.iter().all(|o| o["metadata"]["namespace"] != "shop"), "{path}: {:?}", left.items);
     }
 
+    let mut metrics = String::new();
+    cluster.control.write_metrics(&mut metrics);
+    crate::local::write_metrics(&mut metrics);
+    assert!(
+        metrics.contains("rest_client_requests_total{code=\"201\",host=\"in-process\",method=\"POST\"} "),
+        "{metrics}"
+    );
+    for name in ["deployment", "replicaset", "namespace", "garbage_collector_attempt_to_delete"] {
+        let line = format!("workqueue_adds_total{{name=\"{name}\"}} ");
+        let count = metrics.lines().find_map(|l| l.strip_prefix(&line)).and_then(|n| n.parse::<u64>().ok());
+        assert!(count.is_some_and(|n| n > 0), "{name}: {metrics}");
+    }
+
     let complaints = cluster.stop().await;
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
