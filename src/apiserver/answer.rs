@@ -69,6 +69,7 @@ impl ApiServer {
                 lower.as_str()
             }
         };
+        trace.asks(verb, &path, &parsed);
         let asked =
             Asked { uri: request.uri(), headers: request.headers(), path: &path, parsed: &parsed, verb, peer, now };
         let sender = shared.authenticator.authenticate(request.headers(), &path, peer, now, &*view).await;

@@ -3,6 +3,8 @@
 use ::http::header::{ACCEPT, HeaderValue, USER_AGENT};
 use ::http::{HeaderMap, Uri};
 use bytes::Bytes;
+use tracing::Span;
+use tracing::field::Empty;
 use types::status::Status;
 
 use crate::audit::{self, Level, Origin, Record};
@@ -14,11 +16,11 @@ use crate::flow::{self, Class};
 use crate::http::metrics::Labels;
 use crate::http::query::Query;
 use crate::http::router::{Path, Resource};
+use crate::http::trace_context::TraceContext;
 use crate::server::{Peer, Shared};
 use crate::verbs::ask::{Answer, Ask};
 
 /// What is counted and said of a request besides its answer.
-#[derive(Default)]
 pub struct Trace {
     pub labels: Labels,
     pub warnings: Vec<String>,
@@ -27,6 +29,51 @@ pub struct Trace {
     pub audit: Option<Record>,
     /// It is a watch, or carried to somewhere else: it may take as long as it likes.
     pub streams: bool,
+    /// What the log says of it is said within this, where anybody listens.
+    pub span: Span,
+}
+
+impl Trace {
+    /// Of a request that has just come.
+    pub fn begin(id: &HeaderValue, context: Option<&TraceContext>) -> Self {
+        let span = tracing::debug_span!(
+            "request",
+            audit_id = id.to_str().unwrap_or_default(),
+            trace_id = context.map(TraceContext::trace_id),
+            verb = Empty,
+            path = Empty,
+            group = Empty,
+            resource = Empty,
+            namespace = Empty,
+            name = Empty,
+        );
+        Self { labels: Labels::default(), warnings: Vec::new(), class: None, audit: None, streams: false, span }
+    }
+
+    /// It is known what is asked for.
+    pub fn asks(&self, verb: &str, path: &str, parsed: &Path<'_>) {
+        if self.span.is_disabled() {
+            return;
+        }
+        self.span.record("verb", verb);
+        let Path::Resource(resource) = parsed else {
+            self.span.record("path", path);
+            return;
+        };
+        let full = match resource.subresource {
+            "" => resource.plural.to_owned(),
+            sub => format!("{}/{sub}", resource.plural),
+        };
+        let facts = [
+            ("group", resource.group),
+            ("resource", &full),
+            ("namespace", resource.namespace),
+            ("name", resource.name),
+        ];
+        for (fact, value) in facts.into_iter().filter(|(_, value)| !value.is_empty()) {
+            self.span.record(fact, value);
+        }
+    }
 }
 
 /// What is known of a request before anybody has decided about it.

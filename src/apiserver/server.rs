@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use store::Store;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use types::status::{Reason, Status};
 
 use crate::admission::allocate::{Allocation, Allocator};
@@ -24,11 +25,12 @@ use crate::auth::{Authorizer, Settings};
 use crate::codec::Accepted;
 use crate::custom::{self, Kinds};
 use crate::flow::{self, Flow};
-use crate::http::body::Body;
 use crate::follow::{Anew, Follower, follow};
+use crate::http::body::Body;
 use crate::http::metrics::Metrics;
 use crate::http::query::Query;
 use crate::http::respond;
+use crate::http::trace_context::{self, TraceContext};
 use crate::request::{Trace, answered, audit_id, negotiate};
 use crate::verbs::{self, connect::Dial};
 
@@ -190,10 +192,10 @@ impl ApiServer {
         for batch in repairs.chunks(REPAIRS_MAX) {
             store.write(batch.to_vec()).await.map_err(Error::Bootstrap)?;
         }
-        let kinds = Kinds::load(&*store.snapshot());
-        let aggregator =
         // Before anything is made of what is stored: who follows it misses nothing.
         let from = store.snapshot().revision();
+        let kinds = Kinds::load(&*store.snapshot());
+        let aggregator =
             Aggregator::load(&*store.snapshot(), config.front_proxy.as_ref()).map_err(Error::FrontProxy)?;
         let authorizer = Authorizer { rbac: Rbac::new(store.clone()) };
         let admission = Plugins::new(store.clone());
@@ -270,13 +272,13 @@ impl ApiServer {
         &self.shared.authenticator.tokens
     }
 
-    /// From here on `/readyz` fails, so that others send their requests elsewhere, and open watches end.
-    pub fn stop(&self) {
     /// Has `/metrics` show what somebody else of this process counts, too.
     pub fn show(&self, others: crate::http::metrics::Others) {
         self.shared.metrics.show(others);
     }
 
+    /// From here on `/readyz` fails, so that others send their requests elsewhere, and open watches end.
+    pub fn stop(&self) {
         self.shared.stop.cancel();
     }
 
@@ -285,10 +287,17 @@ impl ApiServer {
     pub async fn call(&self, request: Request<Body>, peer: Peer) -> Response<Body> {
         let started = tokio::time::Instant::now();
         let accepted = negotiate(request.headers(), &Query::parse(request.uri().query()));
-        let mut trace = Trace::default();
         let audit_id = audit_id(request.headers());
+        let context = TraceContext::of(request.headers());
+        let mut trace = Trace::begin(&audit_id, context.as_ref());
+        let span = trace.span.clone();
         let head = request.method() == Method::HEAD;
-        let outcome = AssertUnwindSafe(self.answer(request, &peer, &audit_id, &mut trace)).catch_unwind().await;
+        let outcome = {
+            let answer = AssertUnwindSafe(self.answer(request, &peer, &audit_id, &mut trace)).catch_unwind();
+            // Where it is: what is put around it would move kilobytes each time.
+            let answer = std::pin::pin!(answer);
+            trace_context::within(context, answer.instrument(span.clone())).await
+        };
         let mut record = trace.audit.take();
         let panicked = outcome.is_err();
         let mut response = match outcome {
@@ -326,7 +335,9 @@ impl ApiServer {
         }
         respond::add_warnings(headers, &trace.warnings);
         let code = response.status().as_u16();
-        self.shared.metrics.observe(&trace.labels, code, started.elapsed());
+        let took = started.elapsed();
+        self.shared.metrics.observe(&trace.labels, code, took);
+        tracing::debug!(parent: &span, code, us = took.as_micros() as u64, "answered");
         match record {
             None => response,
             Some(record) if panicked => {

@@ -15,3 +15,4 @@ mod process;
 pub mod query;
 pub mod respond;
 pub mod router;
+pub mod trace_context;

@@ -23,6 +23,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use store::Store;
 
+use crate::http::trace_context::TraceContext;
 use crate::tls::Trust;
 
 mod connections;
@@ -103,7 +104,7 @@ impl Endpoint {
     fn request(&self, body: Bytes, timeout: Duration) -> Result<Request<Full<Bytes>>, String> {
         let path = self.connections.target().path(timeout);
         let host = self.connections.target().authority();
-        Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(path)
             .header(HOST, host)
@@ -111,7 +112,9 @@ impl Endpoint {
             .header(ACCEPT, HeaderValue::from_static("application/json, */*"))
             .header(USER_AGENT, AGENT)
             .body(Full::new(body))
-            .map_err(|e| e.to_string())
+            .map_err(|e| e.to_string())?;
+        TraceContext::say(request.headers_mut());
+        Ok(request)
     }
 }
 

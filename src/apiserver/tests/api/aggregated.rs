@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::custom::until;
-use crate::harness::{Answer, Client, Server, Watch};
+use crate::harness::{Answer, Client, Server, TRACE, Watch};
 
 pub const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 pub const ROCKETS: &str = "/apis/acme.io/v1/namespaces/default/rockets";
@@ -250,6 +250,7 @@ async fn requests_go_there_in_the_name_of_their_user() {
         ("x-other", "kept"),
         ("audit-id", "an-id"),
         ("te", "trailers"),
+        ("traceparent", TRACE),
     ];
     let asked = server.user(ann).with(&claims);
     let answer = asked.post(&format!("{ROCKETS}/a%2Fb?y&x=1"), &json!({"k": "v"})).await.expect(418);
@@ -267,6 +268,7 @@ async fn requests_go_there_in_the_name_of_their_user() {
         ("te", &[]),
         ("x-other", &["kept"]),
         ("audit-id", &["an-id"]),
+        ("traceparent", &[TRACE]),
         ("host", &["rockets.default.svc:443"]),
     ] {
         assert_eq!(headers(&answer, name), expected, "{name}");
@@ -342,10 +344,10 @@ async fn what_is_served_there_is_discovered() {
     // Without an endpoint it is stale, and nobody waits for it.
     endpoint_gone(&server).await;
     condition(&mut watch, "EndpointsNotFound").await;
-    let (_, _, found) = version(&new.get("/apis").await.json());
-    assert_eq!((&found["resources"][0]["resource"], &found["freshness"]), (&json!("rockets"), &json!("Stale")));
     let lost = "aggregator_unavailable_apiservice_total{name=\"v1.acme.io\",reason=\"EndpointsNotFound\"} 1\n";
     until(&admin, "/metrics", |answer| answer.text().contains(lost)).await;
+    let (_, _, found) = version(&new.get("/apis").await.json());
+    assert_eq!((&found["resources"][0]["resource"], &found["freshness"]), (&json!("rockets"), &json!("Stale")));
     admin.delete(&format!("{SERVICES}/v1.acme.io")).await.expect(200);
     while watch.next().await.unwrap()["type"] != "DELETED" {}
     until(&admin, "/apis/acme.io", |answer| answer.code == 404).await;
@@ -387,8 +389,6 @@ async fn conditions_say_what_is_missing() {
     let url = format!("https://{}:443/apis/acme.io/v1", address.as_str().unwrap());
     let refused = format!("dial tcp 127.0.0.1:{closed}: connect: connection refused");
     assert_eq!(why, format!("failing or missing response from {url}: Get \"{url}\": {refused}"));
-    // It becomes a local one, which nobody has to be asked about.
-    let local = json!({"spec": {"service": null, "insecureSkipTLSVerify": null}});
     let metrics = admin.get("/metrics").await.expect(200).text();
     for line in [
         "aggregator_unavailable_apiservice{name=\"v1.acme.io\"} 1\n",
@@ -396,6 +396,8 @@ async fn conditions_say_what_is_missing() {
     ] {
         assert!(metrics.contains(line), "{line}{metrics}");
     }
+    // It becomes a local one, which nobody has to be asked about.
+    let local = json!({"spec": {"service": null, "insecureSkipTLSVerify": null}});
     admin.patch(&format!("{SERVICES}/v1.acme.io"), "merge", &local).await.expect(200);
     assert_eq!(condition(&mut watch, "Local").await, "Local APIServices are always available");
 }

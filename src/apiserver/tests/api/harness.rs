@@ -16,6 +16,9 @@ pub struct Server {
     pub folder: tempfile::TempDir,
 }
 
+/// A `traceparent`.
+pub const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 pub fn now() -> jiff::Timestamp {
     #[expect(clippy::disallowed_methods, reason = "a test is its own clock")]
     jiff::Timestamp::now()

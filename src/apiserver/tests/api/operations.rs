@@ -6,9 +6,10 @@ use apiserver::audit::log::Place;
 use apiserver::audit::{self, Log};
 use apiserver::{Body, Identity};
 use http::Method;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, config_map, now};
+use crate::harness::{Server, TRACE, config_map, now};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const POLICY: &str = "apiVersion: audit.k8s.io/v1
@@ -188,6 +189,48 @@ async fn dashboards_find_what_they_ask_for() {
     }
     assert!(metrics.ends_with("# EOF\n"));
     assert_eq!(metrics.matches("# EOF").count(), 1);
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Said {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn who_debugs_sees_each_request_with_its_ids() {
+    let server = Server::start().await;
+    let said = Said::default();
+    let writer = said.clone();
+    let log = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let listening = tracing::subscriber::set_default(log);
+    let asked = server.admin().with(&[("audit-id", "an-id"), ("traceparent", TRACE)]);
+    asked.get(&format!("{MAPS}/a")).await.expect(404);
+    asked.get("/version").await.expect(200);
+    drop(listening);
+    let text = String::from_utf8(said.0.lock().clone()).unwrap();
+    let answered: Vec<&str> = text.lines().filter(|l| l.contains("answered")).collect();
+    let ids = "request{audit_id=\"an-id\" trace_id=\"0af7651916cd43dd8448eb211c80319c\" verb=\"get\" ";
+    for (line, parts) in answered.iter().zip([
+        [ids, "resource=\"configmaps\" namespace=\"default\" name=\"a\"}", "code=404"],
+        [ids, "path=\"/version\"}", "code=200"],
+    ]) {
+        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?}: {line}");
+    }
+    assert_eq!(answered.len(), 2, "{text}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use crate::custom::{CARS, car, cars, define};
-use crate::harness::{Client, Server, config_map};
+use crate::harness::{Client, Server, TRACE, config_map};
 
 type Answers = Arc<dyn Fn(&Value) -> Value + Send + Sync>;
 
@@ -80,9 +80,10 @@ async fn respond(
     answer: Answers,
 ) -> Result<http::Response<Full<Bytes>>, hyper::Error> {
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    let trace = request.headers().get("traceparent").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let body = request.into_body().collect().await?.to_bytes();
     let mut review: Value = serde_json::from_slice(&body).unwrap();
-    review["path"] = path.into();
+    (review["path"], review["traceparent"]) = (path.into(), trace.into());
     let mut response = answer(&review);
     let delay = response["delay"].take().as_u64();
     seen.lock().push(review.clone());
@@ -144,13 +145,14 @@ async fn a_mutating_webhook_completes_objects() {
     register(&admin, "Mutating", &[webhook("a.example.com", &hooks.url("/m"), &json!({"timeoutSeconds": 5}))]).await;
 
     let path = format!("{MAPS}?fieldManager=me&dryRun=All");
-    let made = admin.post(&path, &map("one")).await.expect(201);
+    let traced = admin.clone().with(&[("traceparent", TRACE)]);
+    let made = traced.post(&path, &map("one")).await.expect(201);
     assert_eq!(made.json()["data"], json!({"k": "v", "added": "yes"}));
     assert_eq!(made.header("warning"), "299 - \"look out\"");
     let review = hooks.taken().remove(0);
     let request = &review["request"];
     assert_eq!((&review["kind"], &review["apiVersion"]), (&json!("AdmissionReview"), &json!("admission.k8s.io/v1")));
-    assert_eq!(review["path"], "/m?timeout=5s");
+    assert_eq!((&review["path"], &review["traceparent"]), (&json!("/m?timeout=5s"), &json!(TRACE)));
     let kind = json!({"group": "", "version": "v1", "kind": "ConfigMap"});
     let resource = json!({"group": "", "version": "v1", "resource": "configmaps"});
     for (field, expected) in [
@@ -178,6 +180,7 @@ async fn a_mutating_webhook_completes_objects() {
     let patched = admin.patch(&format!("{MAPS}/one"), "merge", &json!({"data": {"k": "w", "added": null}})).await;
     assert_eq!(patched.expect(200).json()["data"], json!({"k": "w", "added": "yes"}));
     let update = hooks.taken().pop().unwrap();
+    assert_eq!(update["traceparent"], Value::Null, "of no trace");
     assert_eq!(update["request"]["oldObject"]["data"], json!({"k": "v", "added": "yes"}));
     assert_eq!(hooks.connections.load(Ordering::SeqCst), 1, "the connection is kept");
     let unsafe_hook = webhook("a.example.com", &hooks.url("/"), &json!({"sideEffects": "Some"}));
