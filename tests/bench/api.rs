@@ -1,18 +1,18 @@
 //! The API under load: creates, gets, lists, watches. One server for all of them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::daemon::{self, Daemon};
 use crate::report::{Row, ms, percentile};
-use crate::wire::{Admin, request, request_for};
+use crate::wire::{Admin, Http1, request, request_for};
 
 const CONNECTIONS: usize = 64;
 const CREATES: usize = 20_000;
@@ -38,12 +38,12 @@ pub async fn run(cgroup: &str, what: &str) -> Result<Vec<Row>> {
     let rows = match what {
         "creates" => creates(&daemon).await?,
         "memory" => memory(&daemon).await?,
-        "get" => gets(&daemon.admin).await?,
+        "get" => gets(&daemon).await?,
         "list" => lists(&daemon.admin).await?,
         "watch" => {
             let mut rows = Vec::new();
             for (count, changes) in WATCHERS {
-                rows.extend(watches(&daemon.admin, count, changes).await?);
+                rows.extend(watches(&daemon, count, changes).await?);
             }
             rows
         }
@@ -172,14 +172,16 @@ async fn create_some(admin: &Admin, name: &str, http2: bool, count: usize) -> Re
     Ok(count as f64 / start.elapsed().as_secs_f64())
 }
 
-async fn gets(admin: &Admin) -> Result<Vec<Row>> {
+async fn gets(daemon: &Daemon) -> Result<Vec<Row>> {
+    let admin = &daemon.admin;
     namespace(admin, "gets").await?;
     let mut connection = admin.http1().await?;
     connection.must("POST", "/api/v1/namespaces/gets/configmaps", &config_map("one")).await?;
     let request = request("GET", "/api/v1/namespaces/gets/configmaps/one", b"");
-    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    let (mut p50, mut p99, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let mut times = Vec::with_capacity(GETS);
+        let before = daemon::usage(daemon.pid())?.cpu_ns;
         for _ in 0..GETS {
             let start = Instant::now();
             let (code, _) = connection.exchange(&request).await?;
@@ -188,10 +190,11 @@ async fn gets(admin: &Admin) -> Result<Vec<Row>> {
                 bail!("get: {code}");
             }
         }
+        cpu.push((daemon::usage(daemon.pid())?.cpu_ns - before) as f64 / 1e3 / GETS as f64);
         p50.push(percentile(&mut times, 0.5)?);
         p99.push(percentile(&mut times, 0.99)?);
     }
-    Ok(vec![Row::new("get_p50", p50, "ms"), Row::new("get_p99", p99, "ms")])
+    Ok(vec![Row::new("get_p50", p50, "ms"), Row::new("get_p99", p99, "ms"), Row::new("get_server_cpu", cpu, "µs")])
 }
 
 fn pod(name: &str) -> Vec<u8> {
@@ -257,48 +260,88 @@ async fn lists(admin: &Admin) -> Result<Vec<Row>> {
 const OURS: &[u8] = b"{\"k\":\"xxx";
 const OURS_WITHIN: usize = 200;
 
+/// When each watcher had the event. The watchers do not wake whoever waits for them one by one, which would cost as much as
+/// what is measured: only the last does.
+struct Arrivals {
+    count: usize,
+    times: Mutex<Vec<Result<Instant>>>,
+    all: Notify,
+}
+
+impl Arrivals {
+    fn say(&self, at: Result<Instant>) {
+        let failed = at.is_err();
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.push(at);
+        if failed || times.len() == self.count {
+            self.all.notify_one();
+        }
+    }
+
+    /// Waits for all of them.
+    async fn take(&self) -> Result<Vec<Instant>> {
+        tokio::time::timeout(ARRIVALS, self.all.notified()).await.context("an event did not reach all watchers")?;
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.drain(..).collect()
+    }
+}
+
+/// An event that takes so long is lost.
+const ARRIVALS: Duration = Duration::from_secs(10);
+
+/// Waits for events of ours and says when they came, until one fails.
+async fn look(mut connection: Http1, arrivals: Arc<Arrivals>) {
+    loop {
+        let event = connection.event().await;
+        let at = Instant::now();
+        // The namespace's own ConfigMap is nobody's measurement.
+        if event.as_ref().is_ok_and(|e| !e.windows(OURS.len()).take(OURS_WITHIN).any(|w| w == OURS)) {
+            continue;
+        }
+        let failed = event.is_err();
+        arrivals.say(event.map(|_| at));
+        if failed {
+            return;
+        }
+    }
+}
+
 /// From just before a create is sent to the moment when each watcher, on a connection of its own, has the event.
-async fn watches(admin: &Admin, count: usize, changes: usize) -> Result<Vec<Row>> {
+async fn watches(daemon: &Daemon, count: usize, changes: usize) -> Result<Vec<Row>> {
+    let admin = &daemon.admin;
     let name = format!("watch-{count}");
     namespace(admin, &name).await?;
     let path = format!("/api/v1/namespaces/{name}/configmaps");
-    let (arrived, mut arrivals) = mpsc::channel::<Result<Instant>>(count);
+    let arrivals = Arc::new(Arrivals { count, times: Mutex::default(), all: Notify::new() });
     let mut tasks = JoinSet::new();
     for _ in 0..count {
         let mut connection = admin.http1().await?;
         connection.watch(&format!("{path}?watch=true")).await?;
-        let arrived = arrived.clone();
-        tasks.spawn(async move {
-            loop {
-                let event = connection.event().await;
-                let at = Instant::now();
-                // The namespace's own ConfigMap is nobody's measurement.
-                if event.as_ref().is_ok_and(|e| !e.windows(OURS.len()).take(OURS_WITHIN).any(|w| w == OURS)) {
-                    continue;
-                }
-                let failed = event.is_err();
-                if arrived.send(event.map(|_| at)).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
+        tasks.spawn(look(connection, arrivals.clone()));
     }
     let mut connection = admin.http1().await?;
-    let (mut first_half, mut p50, mut p99) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut creates, mut fan_out, mut p50, mut p99) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut server, mut client) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let mut times = Vec::with_capacity(count * changes);
+        let cpu = |pid| Ok::<_, anyhow::Error>(daemon::usage(pid)?.cpu_ns as f64 / 1e3);
+        let before = (cpu(daemon.pid())?, cpu(std::process::id())?);
         for n in 0..changes {
             let request = request("POST", &path, &config_map(&format!("c{round}-{n}")));
             let start = Instant::now();
             let (code, _) = connection.exchange(&request).await?;
-            first_half.push(ms(start.elapsed()));
+            creates.push(ms(start.elapsed()));
             if code != 201 {
                 bail!("create: {code}");
             }
-            for _ in 0..count {
-                times.push(ms(arrivals.recv().await.context("the watchers ended")?? - start));
-            }
+            let arrived = arrivals.take().await?;
+            let (first, last) = (arrived.iter().min().context("nobody")?, arrived.iter().max().context("nobody")?);
+            fan_out.push(ms(*last - *first));
+            times.extend(arrived.into_iter().map(|at| ms(at - start)));
         }
+        let events = (count * changes) as f64;
+        server.push((cpu(daemon.pid())? - before.0) / events);
+        client.push((cpu(std::process::id())? - before.1) / events);
         p50.push(percentile(&mut times, 0.5)?);
         p99.push(percentile(&mut times, 0.99)?);
     }
@@ -306,6 +349,10 @@ async fn watches(admin: &Admin, count: usize, changes: usize) -> Result<Vec<Row>
     Ok(vec![
         Row::new(format!("watch_{count}_p50"), p50, "ms"),
         Row::new(format!("watch_{count}_p99"), p99, "ms"),
-        Row::new(format!("watch_{count}_create"), first_half, "ms"),
+        Row::new(format!("watch_{count}_create"), creates, "ms"),
+        // From the first watcher that has it to the last: no disk in it.
+        Row::new(format!("watch_{count}_fan_out"), fan_out, "ms"),
+        Row::new(format!("watch_{count}_server_cpu"), server, "µs"),
+        Row::new(format!("watch_{count}_client_cpu"), client, "µs"),
     ])
 }

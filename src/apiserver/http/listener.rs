@@ -162,7 +162,8 @@ pub async fn serve(listener: TcpListener, tls: Tls, server: ApiServer, stop: Can
                 }
             },
         };
-        let (tls, server, stop) = (tls.clone(), server.clone(), stop.clone());
+        // A token of its own: each time there is something to do on the connection it is looked at, too.
+        let (tls, server, stop) = (tls.clone(), server.clone(), stop.child_token());
         tokio::spawn(async move {
             connection(stream, address, tls, server, stop).await;
             drop(permit);
@@ -216,6 +217,7 @@ async fn connection(stream: TcpStream, address: SocketAddr, tls: Arc<Tls>, serve
         .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX));
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
+        biased;
         ended = serving.as_mut() => Some(ended),
         () = watched.over() => None,
         () = stop.cancelled() => None,

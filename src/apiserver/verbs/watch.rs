@@ -114,7 +114,8 @@ pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
     });
     let now = Instant::now();
     let accepted = ask.accepted;
-    let mut state = Watch {
+    // In a box: the stream hands it over with each piece, and hundreds of bytes would be copied each time.
+    let mut state = Box::new(Watch {
         shared: ask.shared.clone(),
         kind: ask.kind.clone(),
         served: ask.served.clone(),
@@ -132,9 +133,10 @@ pub async fn watch(ask: &Ask<'_>) -> Result<Answer, Status> {
         last_sent: start,
         reached: start,
         over: false,
-        stop: Box::pin(ask.shared.stop.clone().cancelled_owned()),
+        // One of its own: it is looked at with each event, and a lock that all watches share would be in their way.
+        stop: Box::pin(ask.shared.stop.child_token().cancelled_owned()),
         _open: ask.shared.metrics.open_watch(),
-    };
+    });
     state.set_timer();
     let pieces = futures_util::stream::unfold(state, |mut state| async move {
         let piece = state.next().await?;
