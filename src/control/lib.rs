@@ -118,9 +118,13 @@ impl Context {
         });
     }
 
-    /// Has `/metrics` show what the queue has to do.
+    /// Has `/metrics` show what the queue has to do. Of several of one name the first: a label that stands there twice makes
+    /// all of the text unreadable.
     pub fn show(&self, name: &'static str, queue: &Arc<Queue>) {
-        self.queues.lock().push((name, Arc::clone(queue)));
+        let mut queues = self.queues.lock();
+        if queues.iter().all(|(known, _)| *known != name) {
+            queues.push((name, Arc::clone(queue)));
+        }
     }
 
     /// Runs a task that ends by itself when `stop` is cancelled.
@@ -137,15 +141,19 @@ impl Context {
 fn queue_name(controller: &str) -> &str {
     match controller {
         "clusterrole-aggregation-controller" => "ClusterRoleAggregator",
-        "csrapproving" | "csrsigning" | "csrcleaner" => "certificate",
+        "daemon-set-controller" => "daemonset",
         "endpointslice-controller" => "endpoint_slice",
+        "ephemeral-volume-controller" => "ephemeral_volume",
         "generic-garbage-collector" => "garbage_collector_attempt_to_delete",
+        "horizontal-pod-autoscaler" => "horizontalpodautoscaler",
         "node-controller" => "node_lifecycle_controller",
         "pod-garbage-collector" => "orphaned_pods_nodes",
+        "replication-controller" => "replicationmanager",
         "resourcequota-controller" => "resourcequota_primary",
         "root-ca-cert-publisher" => "root_ca_cert_publisher",
         "service-account-controller" => "serviceaccount",
         "serviceaccount-token-controller" => "serviceaccount_tokens_secret",
+        "ttl-after-finished-controller" => "ttl_jobs_to_delete",
         other => other.strip_suffix("-controller").unwrap_or(other),
     }
 }
