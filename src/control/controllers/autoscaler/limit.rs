@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn policies_count_what_was_done_in_their_period() {
-        let up = rules(0, "Max", &[("Pods", 4, 60), ("Percent", 10, 60)]);
+        let up = rules(0, "Max", &[("Pods", 4, 60), ("Percent", 20, 60)]);
         let down = rules(0, "Min", &[("Pods", 1, 60), ("Percent", 50, 60)]);
         let behavior = json!({"scaleUp": up, "scaleDown": down});
         let mut history = History::default();
@@ -275,7 +275,7 @@ mod tests {
         };
         assert_eq!(rate(&history, 13, true, 30), 14, "ten and four");
         assert_eq!(rate(&history, 13, true, 60), 17, "the period is over");
-        assert_eq!(rate(&history, 100, true, 90), 110, "ten percent are more");
+        assert_eq!(rate(&history, 100, true, 90), 120, "a fifth is more");
         assert_eq!(rate(&history, 10, false, 90), 9, "the smaller change");
         history.scaled(&behavior, 10, 9, at(90));
         assert_eq!(rate(&history, 9, false, 100), 9, "it has shrunk by one already");
