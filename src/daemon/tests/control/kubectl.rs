@@ -244,7 +244,7 @@ const SETS_SCRIPT: &[(&str, i32, &[&str])] = &[
             "NAME DESIRED CURRENT READY UP-TO-DATE AVAILABLE NODE SELECTOR AGE daemonset.apps/log 1 1 1 1 1 <none>",
         ],
     ),
-    ("get pod db-0 db-1", 0, &["db-0 1/1 Running", "db-1 1/1 Running"]),
+    ("get pod db-0 db-1 -o name", 0, &["pod/db-0", "pod/db-1"]),
     ("rollout history sts/db", 0, &["REVISION CHANGE-CAUSE 1 <none>"]),
     ("set image sts/db c=nginx:2", 0, &["statefulset.apps/db image updated"]),
     ("rollout status sts/db", 0, &["partitioned roll out complete: 2 new pods have been updated..."]),
@@ -319,14 +319,17 @@ async fn play(script: &[(&str, i32, &[&str])], manifest: &str) {
     let admin = cluster.pki.admin().unwrap();
     let config = ::cluster::kubeconfig::render("kedge", &format!("https://{address}"), cluster.pki.ca_pem(), &admin);
     std::fs::write(kubectl.home.path().join("config"), config).unwrap();
+    // All that differs, so that one run tells of everything.
+    let mut wrong = Vec::new();
     for (line, code, parts) in script {
         let (text, exit) = kubectl.run(line, if line.ends_with("-f -") { manifest } else { "" }).await;
         let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(exit, *code, "kubectl {line}\n{text}");
-        for part in *parts {
-            assert!(squeezed.contains(part), "kubectl {line}: no {part:?} in\n{text}");
+        let missing: Vec<_> = parts.iter().filter(|part| !squeezed.contains(**part)).collect();
+        if exit != *code || !missing.is_empty() {
+            wrong.push(format!("kubectl {line}: exit {exit}, wanted {code}; no {missing:?} in\n{text}"));
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     stop.cancel();
     let complaints = cluster.stop().await;
     serving.await.unwrap();
