@@ -112,7 +112,7 @@ impl Status {
         let without = |value: &Value| {
             let mut members = value.as_object().cloned().unwrap_or_default();
             // Left out and nothing are the same.
-            members.retain(|name, v| !v.is_null() && !(name == "currentReplicas" && *v == 0));
+            members.retain(|name, v| !(v.is_null() || name == "currentReplicas" && *v == 0));
             members
         };
         without(&self.value) == without(stored)
