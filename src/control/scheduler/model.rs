@@ -141,8 +141,8 @@ fn picture(snapshot: &mut Snapshot) -> Vec<String> {
 fn outcome(snapshot: &mut Snapshot) -> String {
     let profile = Profile::default();
     let mut all = String::new();
-    for app in 0..2 {
-        let pod = testing::pod("new", json!({"app": APPS[app]}), &spec(app, 5));
+    for (app, name) in APPS.iter().enumerate() {
+        let pod = testing::pod("new", json!({"app": name}), &spec(app, 5));
         let needs = Needs::of(&pod, &profile, None);
         let mut cycle = Cycle::of(&needs, &profile, snapshot);
         snapshot.start = 0;
