@@ -425,7 +425,7 @@ fn scale(object: &Value) -> Value {
     let metadata = &object["metadata"];
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "spec": {"replicas": object["spec"]["replicas"]},
         "metadata": {"name": metadata["name"], "namespace": metadata["namespace"],
-            "resourceVersion": metadata["resourceVersion"]},
+            "uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
         "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector.join(",")}})
 }
 
