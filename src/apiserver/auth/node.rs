@@ -121,7 +121,7 @@ fn bound_to(node: &str, namespace: &str, pod: &str, view: &dyn View) -> bool {
 /// Whether a pod that is bound to the node uses the claim that a volume belongs to.
 fn keeps_data_of(node: &str, volume: &str, view: &dyn View) -> bool {
     let read = |key: String| -> Option<Value> { serde_json::from_slice(&view.get(&key)?.value).ok() };
-    let Some(found) = read(format!("core/persistentvolumes/{volume}")) else { return false };
+    let Some(found) = read(format!("core/persistentvolumes//{volume}")) else { return false };
     let of = &found["spec"]["claimRef"];
     let (Some(namespace), Some(claim)) = (of["namespace"].as_str(), of["name"].as_str()) else { return false };
     let named = read(format!("core/persistentvolumeclaims/{namespace}/{claim}"));

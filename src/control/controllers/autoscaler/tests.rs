@@ -388,7 +388,7 @@ async fn a_deployment_grows_and_shrinks() {
         }
     };
     let sized = |n: i32| {
-        move |all: &[Arc<Deployment>]| all.iter().any(|d| d.status.as_ref().unwrap().ready_replicas == Some(n))
+        move |all: &[Arc<Deployment>]| all.iter().any(|d| d.status.as_ref().and_then(|s| s.ready_replicas) == Some(n))
     };
     cluster.until::<Deployment>("two", sized(2)).await;
     uses("200Mi").await;

@@ -117,6 +117,7 @@ async fn claims_find_volumes_and_keep_them() {
     admin.delete::<VolumeAttributesClass>("", "gold", &DeleteParams::default()).await.unwrap();
     cluster.until::<VolumeAttributesClass>("no class", |all| all.is_empty()).await;
 
-    let complaints = cluster.stop().await;
+    let mut complaints = cluster.stop().await;
+    complaints.retain(|c| !c.contains("no preferred addresses found of node")); // as said above
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
