@@ -376,7 +376,9 @@ async fn a_deployment_grows_and_shrinks() {
     cluster.until::<Autoscaler>("nothing is known", said("FailedGetResourceMetric")).await;
     let uses = async |memory: &str| {
         let path = "/apis/metrics.k8s.io/v1beta1/namespaces/shop/pods";
-        for pod in cluster.informers.cache::<Pod>(Selector::namespace("shop")).all() {
+        let pods = cluster.informers.cache::<Pod>(Selector::namespace("shop"));
+        pods.synced().await;
+        for pod in pods.all() {
             let metrics = json!({"metadata": {"name": pod.name(), "labels": {"app": "web"}},
                 "timestamp": "2023-11-14T22:13:20Z", "window": "15s",
                 "containers": [{"name": "c", "usage": {"cpu": "0", "memory": memory}}]});
