@@ -227,9 +227,9 @@ impl ApiServer {
         let parameters = anew(custom::STORE_PREFIX, |shared| shared.admission.changed(custom::GROUP));
         let roles = anew(rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed());
         let flows = anew(flow::STORE_PREFIX, |shared| shared.flow.changed(&*shared.store.snapshot()));
-        let definitions = keep(custom::STORE_PREFIX, Box::new(custom::keeper::Keeper::default()));
+        let definitions = keep(custom::STORE_PREFIX, Box::<custom::keeper::Keeper>::default());
         let policies = keep(admission::policy::status::PREFIX, Box::new(admission::policy::status::Checker));
-        let registrations = keep(aggregator::STORE_PREFIX, Box::new(aggregator::keeper::Keeper::default()));
+        let registrations = keep(aggregator::STORE_PREFIX, Box::<aggregator::keeper::Keeper>::default());
         let own_registrations = tokio::spawn(aggregator::automatic::follow(weak()));
         let followers = [
             ("webhooks", webhooks),

@@ -173,7 +173,9 @@ mod tests {
         let bound = json!({"metadata": {"name": "c", "namespace": "d", "uid": "cu", "ownerReferences": [
                 {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true}]},
             "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}});
-        let rows: [(&str, bool, fn(&mut Value), Result<&str, &str>); 6] = [
+        // name, whether the claim is of the pod's own, the change, what is found
+        type Row = (&'static str, bool, fn(&mut Value), Result<&'static str, &'static str>);
+        let rows: [Row; 6] = [
             ("bound", false, |_| (), Ok("v")),
             ("the pod's own", true, |_| (), Ok("v")),
             (
