@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use client::storage::Volume;
 use client::{Key, Object as _};
-use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, ObjectReference, PersistentVolumeClaim, Pod, Volume as PodVolume,
-};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod, Volume as PodVolume};
 use k8s_openapi::api::storage::v1::StorageClass;
 use types::quantity::Quantity;
 
 use crate::pods;
+use crate::scheduler::matches_labels;
 
 pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
@@ -121,31 +120,7 @@ pub fn claim_key(reference: &ObjectReference) -> Key {
 /// Whether the nodes with these labels reach a volume.
 pub fn reaches(labels: &BTreeMap<String, String>, volume: &Volume) -> bool {
     let required = volume.spec.node_affinity.as_ref().and_then(|a| a.required.as_ref());
-    required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| names_labels(term, labels)))
-}
-
-/// Only labels are known here: whom a term names by a field is not among them.
-fn names_labels(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    !expressions.is_empty()
-        && term.match_fields.as_ref().is_none_or(Vec::is_empty)
-        && expressions.iter().all(|e| holds(e, labels))
-}
-
-fn holds(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
-    let value = labels.get(&requirement.key);
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let number = |text: Option<&String>| text.and_then(|t| t.parse::<i64>().ok());
-    let numbers = number(value).zip(number(values.first()));
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|v| values.contains(v)),
-        "NotIn" => value.is_none_or(|v| !values.contains(v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => numbers.is_some_and(|(a, b)| a > b),
-        "Lt" => numbers.is_some_and(|(a, b)| a < b),
-        _ => false,
-    }
+    required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| matches_labels(term, labels)))
 }
 
 /// Whether claims of a class are bound when a pod that uses them is placed.

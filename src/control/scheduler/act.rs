@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
 use super::needs::Resident;
+use super::volumes::Choice;
 use super::{NAME, Scheduler, preempt};
 use crate::pods;
 
@@ -20,14 +21,11 @@ pub enum Act {
     Bind {
         pod: Arc<Pod>,
         node: String,
+        /// What its claims get there first.
+        choice: Choice,
     },
     /// No node fits. `node`: the one that it hopes for; `Some` of none: it gives that up.
-    Report {
-        pod: Arc<Pod>,
-        message: String,
-        node: Option<String>,
-        room: Option<Room>,
-    },
+    Report { pod: Arc<Pod>, message: String, node: Option<String>, room: Option<Room> },
 }
 
 /// Room that is to be made on the node of the report.
@@ -39,7 +37,7 @@ pub struct Room {
 impl Scheduler {
     pub(super) async fn act(&self, act: Act) {
         match act {
-            Act::Bind { pod, node } => self.bind(&pod, &node).await,
+            Act::Bind { pod, node, choice } => self.bind(&pod, &node, &choice).await,
             Act::Report { pod, message, node, room } => {
                 let report = self.report(&pod, &message, node.as_deref());
                 match &room {
@@ -58,7 +56,15 @@ impl Scheduler {
         }
     }
 
-    async fn bind(&self, pod: &Pod, node: &str) {
+    async fn bind(&self, pod: &Pod, node: &str, choice: &Choice) {
+        if !choice.is_empty()
+            && let Err(why) = self.storage.bind(&self.client, choice, node).await
+        {
+            tracing::warn!(pod = %pod.key(), %node, why, "its claims are not bound");
+            self.recorder.warning(pod, "FailedScheduling", shortened(why.clone()));
+            self.write(pod, condition_patch(pod, "SchedulerError", &why, None, self.clock.now())).await;
+            return self.unbound(pod, false);
+        }
         let (key, path) = (pod.key(), format!("/api/v1/namespaces/{}/pods/{}/binding", pod.namespace(), pod.name()));
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding",

@@ -8,14 +8,16 @@ use super::affinity::Affinity;
 use super::filter::{self, Refusal};
 use super::needs::{Needs, Resident};
 use super::profile::{Plugin, Profile};
-use super::snapshot::{Load, Snapshot};
+use super::snapshot::{Facts, Load, Snapshot};
 use super::spread::Spread;
+use super::volumes::Claims;
 
 pub struct Cycle<'a> {
     pub needs: &'a Needs,
     pub profile: &'a Profile,
     spread: Spread,
     affinity: Affinity,
+    claims: Option<&'a Claims>,
 }
 
 impl<'a> Cycle<'a> {
@@ -24,14 +26,30 @@ impl<'a> Cycle<'a> {
         let on = |plugin| profile.filters.has(plugin);
         let spread = if on(Plugin::PodTopologySpread) { Spread::of(needs, snapshot) } else { Spread::default() };
         let affinity = if on(Plugin::InterPodAffinity) { Affinity::of(needs, snapshot) } else { Affinity::default() };
-        Self { needs, profile, spread, affinity }
+        Self { needs, profile, spread, affinity, claims: None }
+    }
+
+    /// The pod has claims, which its node must suit too.
+    pub fn with(self, claims: &'a Claims) -> Self {
+        Self { claims: Some(claims), ..self }
     }
 
     /// Why a node with this load cannot take the pod.
     pub fn refusal(&self, snapshot: &Snapshot, slot: u32, load: &Load) -> Option<Refusal> {
         filter::refusal(self.needs, self.profile, snapshot.facts(slot), load)
+            .or_else(|| self.storage_refusal(snapshot.facts(slot)))
             .or_else(|| self.spread.refusal(self.needs, snapshot, slot))
             .or_else(|| self.affinity.refusal(snapshot, slot))
+    }
+
+    fn storage_refusal(&self, node: &Facts) -> Option<Refusal> {
+        let claims = self.claims?;
+        let on = |plugin| self.profile.filters.has(plugin);
+        if let Some(why) = claims.is_restricted().filter(|_| on(Plugin::VolumeRestrictions)) {
+            return Some(Refusal::new(Plugin::VolumeRestrictions, false, why));
+        }
+        let why = if on(Plugin::VolumeBinding) { claims.choose(&node.name, &node.labels).err() } else { None };
+        why.map(|why| Refusal::new(Plugin::VolumeBinding, true, why))
     }
 
     /// Counts a pod as if it came to a node, or went from it.

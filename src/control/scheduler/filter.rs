@@ -5,6 +5,7 @@
 //! `k8s.io/component-helpers/scheduling/corev1`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 
@@ -125,6 +126,14 @@ pub fn matches_term(term: &NodeSelectorTerm, node: &Facts) -> bool {
     (!expressions.is_empty() || !fields.is_empty())
         && expressions.iter().all(|e| matches_requirement(e, node.labels.get(&e.key).map(String::as_str)))
         && fields.iter().all(|e| matches_requirement(e, (e.key == "metadata.name").then_some(&*node.name)))
+}
+
+/// As [`matches_term`], of a node of which only the labels are known: whom a term names by a field it is not.
+pub fn matches_labels(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    !expressions.is_empty()
+        && term.match_fields.as_ref().is_none_or(Vec::is_empty)
+        && expressions.iter().all(|e| matches_requirement(e, labels.get(&e.key).map(String::as_str)))
 }
 
 fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {

@@ -3,6 +3,7 @@
 //! Source: `EventsToRegister` and the hints of each plugin under `pkg/scheduler/framework/plugins`,
 //! `pkg/scheduler/framework/events.go`.
 
+use client::Key;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::among::{Namespaces, Term, in_all, terms};
@@ -25,6 +26,8 @@ pub enum Event<'a> {
         old: Option<&'a Pod>,
         new: Option<&'a Pod>,
     },
+    /// A volume, a class, or this claim came or changed.
+    Storage(Option<&'a Key>),
 }
 
 /// Plugins that could change their mind.
@@ -85,6 +88,7 @@ pub fn concerned(event: Event<'_>) -> Plugins {
             InterPodAffinity,
         ]),
         Event::Pod { old: None, new: None } => Plugins::NONE,
+        Event::Storage(_) => these(&[VolumeRestrictions, VolumeBinding]),
     }
 }
 
@@ -97,6 +101,7 @@ pub fn worth_it(plugin: Plugin, needs: &Needs, profile: &Profile, event: Event<'
         }
         Event::Node { old: None, new: None } => false,
         Event::Pod { old, new } => pod_helps(plugin, needs, old, new, namespaces),
+        Event::Storage(claim) => claim.is_none_or(|key| crate::storage::claim_keys(needs.pod()).any(|own| own == *key)),
     }
 }
 

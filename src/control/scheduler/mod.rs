@@ -15,6 +15,7 @@
 //! | `place`, `cycle` | one pod: `filter`, `resources`, `spread`, `affinity` judge nodes, `score` chooses |
 //! | `preempt` | whom to send away when no node fits |
 //! | `queue`, `hints` | who is tried when |
+//! | `volumes` | which nodes suit a pod's claims, and what these get there |
 //! | `snapshot` | what is known, with `tally` and `topology` counted as pods and nodes come and go |
 //!
 //! What never lives here: a placement decision outside these, a write outside `act`.
@@ -45,6 +46,7 @@ mod tally;
 #[cfg(test)]
 mod testing;
 mod topology;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,15 +61,18 @@ use tokio_util::sync::CancellationToken;
 
 use act::{Act, Room};
 use cycle::Cycle;
+pub(crate) use filter::matches_labels;
 use hints::Event;
 use needs::{Needs, Resident};
-use place::{Placement, place};
+use place::{Diagnosis, Placement, place};
 use preempt::{Budget, Outcome, make_room};
 pub use profile::Profile;
+use profile::{Plugin, Plugins};
 pub use queue::Backoff;
 use queue::Queue;
 use siblings::Siblings;
 use snapshot::Snapshot;
+use volumes::{Claims, Storage};
 
 /// The `schedulerName` of pods that name none.
 pub const NAME: &str = "default-scheduler";
@@ -119,6 +124,7 @@ struct Scheduler {
     pods: Arc<Cache<Pod>>,
     budgets: Arc<Cache<PodDisruptionBudget>>,
     siblings: Siblings,
+    storage: Storage,
     configuration: Configuration,
     client: Client,
     recorder: Recorder,
@@ -141,6 +147,7 @@ pub async fn run(
         pods: informers.cache(Selector::all()),
         budgets: informers.cache(Selector::all()),
         siblings: Siblings::new(&informers),
+        storage: Storage::new(&informers),
         configuration,
         client,
         recorder,
@@ -155,6 +162,7 @@ pub async fn run(
     scheduler.pods.synced().await;
     scheduler.budgets.synced().await;
     scheduler.siblings.synced().await;
+    scheduler.storage.synced().await;
     scheduler.work(stop).await;
 }
 
@@ -177,6 +185,11 @@ impl Scheduler {
             let (Some(scheduler), Some(pod)) = (weak.upgrade(), new.or(old)) else { return };
             scheduler.pod_changed(&pod.key(), old, new);
         }));
+        let weak = Arc::downgrade(self);
+        self.storage.on_change(move |claim| {
+            let Some(scheduler) = weak.upgrade() else { return };
+            scheduler.happened(&mut scheduler.state.lock(), Event::Storage(claim), None);
+        });
     }
 
     fn node_changed(&self, name: &str, node: Option<&Node>) {
@@ -250,12 +263,16 @@ impl Scheduler {
 
     async fn work(self: &Arc<Self>, stop: CancellationToken) {
         let mut requests: JoinSet<()> = JoinSet::new();
+        // Of those that wait for their claims there may be more: they ask for nothing.
+        let mut waiting: JoinSet<()> = JoinSet::new();
         while !stop.is_cancelled() {
             if requests.len() < REQUESTS_MAX
                 && let Some(act) = self.next()
             {
                 let scheduler = Arc::clone(self);
-                requests.spawn(async move { scheduler.act(act).await });
+                let waits = matches!(&act, Act::Bind { choice, .. } if !choice.is_empty());
+                let tasks = if waits { &mut waiting } else { &mut requests };
+                tasks.spawn(async move { scheduler.act(act).await });
                 continue;
             }
             let deadline = if requests.len() < REQUESTS_MAX { self.state.lock().queue.deadline() } else { None };
@@ -270,6 +287,7 @@ impl Scheduler {
                 () = self.changed.notified() => {}
                 () = timer => {}
                 Some(_) = requests.join_next(), if !requests.is_empty() => {}
+                Some(_) = waiting.join_next(), if !waiting.is_empty() => {}
             }
         }
         while requests.join_next().await.is_some() {}
@@ -293,13 +311,27 @@ impl Scheduler {
     fn decide(&self, state: &mut State, key: Key, pod: Arc<Pod>, profile: &Profile) -> Act {
         let State { snapshot, queue } = state;
         let needs = Arc::new(Needs::of(&pod, profile, self.siblings.of(&pod)));
-        let mut cycle = Cycle::of(&needs, profile, snapshot);
-        let diagnosis = match place(&mut cycle, snapshot) {
+        let claims = self.storage.claims_of(&pod, &|key| snapshot.is_assumed(key));
+        let none = Claims::default();
+        let mut cycle = Cycle::of(&needs, profile, snapshot).with(claims.as_ref().unwrap_or(&none));
+        let placement = match &claims {
+            Err(why) if profile.filters.has(Plugin::VolumeBinding) => Placement::Nowhere(Diagnosis {
+                nodes: snapshot.order().len(),
+                at_once: Some(why.clone().into()),
+                rejectors: Plugins::NONE.with(Plugin::VolumeBinding),
+                ..Diagnosis::default()
+            }),
+            Ok(_) | Err(_) => place(&mut cycle, snapshot),
+        };
+        let diagnosis = match placement {
             Placement::On(slot) => {
-                let node = snapshot.facts(slot).name.to_string();
+                let node = Arc::clone(&snapshot.node(slot).facts);
+                let choice = claims.as_ref().ok().and_then(|c| c.choose(&node.name, &node.labels).ok());
+                let choice = choice.unwrap_or_default();
+                self.storage.assume(&choice, &node.name);
                 snapshot.nominate(&key, None);
-                snapshot.assume(key, &node, Arc::clone(&needs.resident));
-                return Act::Bind { pod, node };
+                snapshot.assume(key, &node.name, Arc::clone(&needs.resident));
+                return Act::Bind { pod, node: node.name.to_string(), choice };
             }
             Placement::Nowhere(diagnosis) => diagnosis,
         };

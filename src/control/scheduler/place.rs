@@ -29,7 +29,7 @@ pub struct Diagnosis {
     pub nodes: usize,
     pub refusals: Vec<(u32, Refusal)>,
     /// Why none was looked at.
-    pub at_once: Option<&'static str>,
+    pub at_once: Option<Cow<'static, str>>,
     /// Why the others were not looked at.
     pub others: Option<&'static str>,
     /// Who refused: what may change that brings the pod back.
@@ -39,7 +39,7 @@ pub struct Diagnosis {
 impl Diagnosis {
     /// Upstream's text, for the event and the condition.
     pub fn message(&self) -> String {
-        match (self.nodes, self.at_once) {
+        match (self.nodes, &self.at_once) {
             (0, _) => "no nodes available to schedule pods".to_owned(),
             (nodes, Some(why)) => format!("0/{nodes} nodes are available: {why}."),
             (nodes, None) => {
@@ -93,7 +93,7 @@ pub fn place(cycle: &mut Cycle<'_>, snapshot: &mut Snapshot) -> Placement {
     let on = cycle.profile.filters.has(Plugin::NodeAffinity);
     let named = if on { named_nodes(cycle.needs) } else { None };
     if named.as_ref().is_some_and(Vec::is_empty) {
-        diagnosis.at_once = Some("pod affinity terms conflict");
+        diagnosis.at_once = Some("pod affinity terms conflict".into());
         diagnosis.rejectors.insert(Plugin::NodeAffinity);
         return Placement::Nowhere(diagnosis);
     }

@@ -186,6 +186,40 @@ async fn company_that_comes_brings_a_pod_back() {
     world.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_the_volume_that_is_made_for_its_node() {
+    use k8s_openapi::api::core::v1::PersistentVolumeClaim as Claim;
+
+    let world = World::start().await;
+    let client = &world.client;
+    let informers = Informers::new(client.clone());
+    let claims = informers.cache::<Claim>(Selector::all());
+    world.pod("a", "1", json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]})).await;
+    let text = "0/1 nodes are available: persistentvolumeclaim \"c\" not found. preemption: 0/1 nodes are available: \
+        1 Preemption is not helpful for scheduling.";
+    world.until("a", |p| says(p, "PodScheduled", text)).await;
+    let class =
+        json!({"metadata": {"name": "k"}, "provisioner": "x.io/y", "volumeBindingMode": "WaitForFirstConsumer"});
+    create(client, "/apis/storage.k8s.io/v1/storageclasses", class).await;
+    let claim = json!({"metadata": {"name": "c", "namespace": "d"}, "status": {"phase": "Pending"},
+        "spec": {"storageClassName": "k", "accessModes": ["ReadWriteOnce"]}});
+    create(client, "/api/v1/namespaces/d/persistentvolumeclaims", claim).await;
+    let selected = || claims.all().first().and_then(|c| c.annotation(crate::storage::SELECTED_NODE).map(str::to_owned));
+    let (limit, mut dirty) = (Duration::from_secs(60), claims.dirty());
+    while selected().as_deref() != Some("n") {
+        tokio::time::timeout(limit, dirty.next()).await.expect("the claim has a node");
+    }
+    tokio::time::sleep(limit).await;
+    assert!(!is_bound(&world.pods.get(&Key::new("d", "a")).unwrap()), "it waits");
+    let bound =
+        json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "v"}});
+    let _: Claim = client.patch("d", "c", client::Patch::Merge(&bound)).await.unwrap();
+    let bound = json!({"status": {"phase": "Bound"}});
+    let _: Claim = client.patch_status("d", "c", client::Patch::Merge(&bound)).await.unwrap();
+    world.until("a", is_bound).await;
+    world.stop().await;
+}
+
 async fn wait_for(pods: &Arc<Cache<Pod>>, holds: impl Fn() -> bool) {
     let mut dirty = pods.dirty();
     let limit = Duration::from_secs(60);
