@@ -18,3 +18,4 @@ mod masks;
 mod operator;
 mod pods;
 mod script;
+mod storage;
