@@ -191,7 +191,7 @@ pub fn request_object(ask: &Ask<'_>, body: &Bytes) -> Option<serde_json::Value> 
 
 pub fn response_object(answer: &Answer) -> Option<serde_json::Value> {
     match answer {
-        Answer::Entry { entry, .. } => serde_json::from_slice(&entry.value).ok(),
+        Answer::Entry { entry, .. } => serde_json::from_slice(entry.value()).ok(),
         Answer::Object { value, .. } => Some(value.clone()),
         Answer::Response(response) => serde_json::from_slice(response.body().as_full()?).ok(),
     }

@@ -1,9 +1,10 @@
 //! The seam: what a store promises, whether one SQLite file, Raft over many of them, or etcd stands behind it.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+use crate::Entry;
 
 /// A point in the history of the whole store. Starts at 1, grows by one with each write, never runs backwards, not even
 /// after a crash: revisions are reserved on disk in blocks.
@@ -16,44 +17,12 @@ impl std::fmt::Display for Revision {
     }
 }
 
-/// What a caller wants to read of a value without decoding it: computed once, shared by every reader.
-pub type Facts = Arc<dyn Any + Send + Sync>;
+/// What a caller wants to read of a value without decoding it, in a form of its own: computed once, kept with the value in
+/// memory, never on disk.
+pub type Facts = Box<[u8]>;
 
 /// Makes the facts of a value; called for each value at load. Must be pure. Writers may pass facts with the write.
-pub type FactsOf = Arc<dyn Fn(&str, &Bytes) -> Facts + Send + Sync>;
-
-/// One stored object, immutable.
-#[derive(Clone)]
-pub struct Entry {
-    pub key: Arc<str>,
-    /// The bytes exactly as they are served, with the revision stamped in.
-    pub value: Bytes,
-    /// The revision that created the key (a key that was deleted and created again has a new one).
-    pub created: Revision,
-    pub modified: Revision,
-    /// Where in `value` the decimal digits of `modified` stand; `None` when no revision is stamped.
-    pub stamp_at: Option<u32>,
-    pub facts: Facts,
-}
-
-impl Entry {
-    /// The bytes with another revision stamped in.
-    pub fn value_at(&self, revision: Revision) -> Bytes {
-        crate::stamp::restamp(self, revision)
-    }
-}
-
-impl std::fmt::Debug for Entry {
-    /// Without the value: it may be a secret, and entries end up in logs and panics.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entry")
-            .field("key", &self.key)
-            .field("created", &self.created.0)
-            .field("modified", &self.modified.0)
-            .field("value_len", &self.value.len())
-            .finish_non_exhaustive()
-    }
-}
+pub type FactsOf = Arc<dyn Fn(&str, &[u8]) -> Facts + Send + Sync>;
 
 /// Bytes to be stored, with the place where the store writes the revision that it assigns.
 ///
@@ -107,7 +76,7 @@ pub type Batch = Vec<Write>;
 
 /// What became of one write. For a deletion it is the last state of the entry with `modified` set to the revision of the
 /// deletion and the value restamped to it, as watchers see it.
-pub type Written = Arc<Entry>;
+pub type Written = Entry;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -157,25 +126,25 @@ impl Error {
 /// leaves its view from one that was never in it.
 #[derive(Debug, Clone)]
 pub enum Event {
-    Put { entry: Arc<Entry>, previous: Option<Arc<Entry>> },
-    Delete { entry: Arc<Entry>, previous: Arc<Entry> },
+    Put { entry: Entry, previous: Option<Entry> },
+    Delete { entry: Entry, previous: Entry },
 }
 
 impl Event {
-    pub fn entry(&self) -> &Arc<Entry> {
+    pub fn entry(&self) -> &Entry {
         match self {
             Event::Put { entry, .. } | Event::Delete { entry, .. } => entry,
         }
     }
     /// What the change replaced.
-    pub fn previous(&self) -> Option<&Arc<Entry>> {
+    pub fn previous(&self) -> Option<&Entry> {
         match self {
             Event::Put { previous, .. } => previous.as_ref(),
             Event::Delete { previous, .. } => Some(previous),
         }
     }
     pub fn revision(&self) -> Revision {
-        self.entry().modified
+        self.entry().modified()
     }
 }
 
@@ -185,10 +154,9 @@ pub type Pending<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>
 /// An immutable view of the whole store at one revision.
 pub trait View: Send + Sync {
     fn revision(&self) -> Revision;
-    fn get(&self, key: &str) -> Option<Arc<Entry>>;
+    fn get(&self, key: &str) -> Option<Entry>;
     /// Entries whose key begins with `prefix`, in key order, beginning at `from` (inclusive; `None`: at the beginning).
-    /// The iterator borrows the view; nothing is copied but `Arc`s.
-    fn range<'a>(&'a self, prefix: &str, from: Option<&str>) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + 'a>;
+    fn range<'a>(&'a self, prefix: &str, from: Option<&str>) -> Box<dyn Iterator<Item = &'a Entry> + 'a>;
     /// How many keys begin with `prefix`.
     fn count(&self, prefix: &str) -> usize;
 }

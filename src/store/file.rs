@@ -9,11 +9,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-use crate::memory::{Map, MemoryView};
-use crate::{Entry, Error, FactsOf, Revision, Seal, stamp};
+use crate::map::Map;
+use crate::memory::MemoryView;
+use crate::{Entry, Error, FactsOf, Opened, Revision, Seal, stamp};
 
 /// Marks the file as ours ("KEDG"), so that another program's database is not taken over.
 const APPLICATION_ID: i64 = 0x4b45_4447;
@@ -45,7 +45,7 @@ const SWEEP: &str = "
 ";
 
 /// Rows to be written, by the revision that created them; `None`: the row goes.
-pub(crate) type Rows = BTreeMap<Revision, Option<Arc<Entry>>>;
+pub(crate) type Rows = BTreeMap<Revision, Option<Entry>>;
 
 pub(crate) struct StateFile {
     conn: Connection,
@@ -201,41 +201,37 @@ impl StateFile {
                 error => failed(error),
             })?;
         let revision = Revision(revision as u64);
-        let mut entries: Vec<Arc<Entry>> = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         let mut stale = Rows::new();
         let mut statement =
             self.conn.prepare("SELECT created, modified, stamp_at, key, value FROM entry").map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
-            let mut entry = entry_of(row).map_err(|error| self.damaged(format!("a row cannot be read: {error}")))?;
-            let is_stale = self.unseal(&mut entry)?;
-            let Entry { created, modified, stamp_at, .. } = entry;
-            if created > modified || modified > revision || !stamp::is_stamped(&entry.value, stamp_at, modified) {
-                return Err(self.damaged(format!("the row of {} contradicts itself", entry.key)));
+            let row = Row::of(row).map_err(|error| self.damaged(format!("a row cannot be read: {error}")))?;
+            let opened = self.unseal(&row)?;
+            let Row { created, modified, stamp_at, key, .. } = row;
+            let value = opened.value.as_deref().unwrap_or(row.value);
+            if created > modified || modified > revision || !stamp::is_stamped(value, stamp_at, modified) {
+                return Err(self.damaged(format!("the row of {key} contradicts itself")));
             }
-            entry.facts = facts_of(&entry.key, &entry.value);
-            let entry = Arc::new(entry);
-            if is_stale {
+            let entry = Entry::new(key, value, created, modified, stamp_at, &facts_of(key, value));
+            if opened.stale {
                 stale.insert(created, Some(entry.clone()));
             }
             entries.push(entry);
         }
-        entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        if let Some(pair) = entries.windows(2).find(|pair| pair[0].key == pair[1].key) {
-            return Err(self.damaged(format!("{} is there twice", pair[0].key)));
+        entries.sort_unstable_by(|a, b| a.key_bytes().cmp(b.key_bytes()));
+        if let Some(pair) = entries.windows(2).find(|pair| pair[0].key_bytes() == pair[1].key_bytes()) {
+            return Err(self.damaged(format!("{} is there twice", pair[0].key())));
         }
-        Ok(Loaded { map: entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect(), revision, stale })
+        Ok(Loaded { map: Map::of_sorted(&entries), revision, stale })
     }
 
-    /// Turns what is on disk into the value. Whether it would be kept in another form now.
-    fn unseal(&self, entry: &mut Entry) -> Result<bool, Error> {
-        let Some(seal) = &self.seal else { return Ok(false) };
-        let opened = seal.open(&entry.key, &entry.value);
-        let opened = opened.map_err(|why| self.damaged(format!("the row of {} cannot be opened: {why}", entry.key)))?;
-        if let Some(value) = opened.value {
-            entry.value = value.into();
-        }
-        Ok(opened.stale)
+    /// What is in the row, and whether it would be kept in another form now.
+    fn unseal(&self, row: &Row<'_>) -> Result<Opened, Error> {
+        let Some(seal) = &self.seal else { return Ok(Opened { value: None, stale: false }) };
+        let opened = seal.open(row.key, row.value);
+        opened.map_err(|why| self.damaged(format!("the row of {} cannot be opened: {why}", row.key)))
     }
 
     /// Brings the file into the form in which it is kept now: writes `stale` rows again, and leaves nothing of their old form
@@ -291,11 +287,11 @@ impl StateFile {
             match state {
                 Some(e) => {
                     let sealed = match &self.seal {
-                        Some(seal) => seal.seal(&e.key, &e.value).map_err(cannot_seal)?,
+                        Some(seal) => seal.seal(e.key(), e.value()).map_err(cannot_seal)?,
                         None => None,
                     };
-                    let value = sealed.as_deref().unwrap_or(&e.value);
-                    put.execute(params![created, e.modified.0 as i64, e.stamp_at, &*e.key, value])?
+                    let value = sealed.as_deref().unwrap_or(e.value());
+                    put.execute(params![created, e.modified().0 as i64, e.stamp_at(), e.key(), value])?
                 }
                 None => delete.execute([created])?,
             };
@@ -314,17 +310,26 @@ fn cannot_seal(why: String) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(why.into())
 }
 
-/// The entry of a row, without facts.
-fn entry_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
-    let revision = |column| row.get(column).map(|number: i64| Revision(number as u64));
-    Ok(Entry {
-        created: revision(0)?,
-        modified: revision(1)?,
-        stamp_at: row.get(2)?,
-        key: row.get_ref(3)?.as_str()?.into(),
-        value: Bytes::copy_from_slice(row.get_ref(4)?.as_blob()?),
-        facts: Arc::new(()),
-    })
+/// A row as it is on disk.
+struct Row<'a> {
+    created: Revision,
+    modified: Revision,
+    stamp_at: Option<u32>,
+    key: &'a str,
+    value: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    fn of(row: &'a rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let revision = |column| row.get(column).map(|number: i64| Revision(number as u64));
+        Ok(Self {
+            created: revision(0)?,
+            modified: revision(1)?,
+            stamp_at: row.get(2)?,
+            key: row.get_ref(3)?.as_str()?,
+            value: row.get_ref(4)?.as_blob()?,
+        })
+    }
 }
 
 /// Writes `view` to a database of its own at `to`. Needs neither the writer nor the file it writes to, holds up nobody, and
@@ -362,7 +367,7 @@ fn write_partial(view: &MemoryView, partial: &Path, seal: Option<Arc<dyn Seal>>)
         .map_err(failed)?;
     migrate(&conn, partial, MIGRATIONS)?;
     let copy = StateFile { conn, path: partial.to_owned(), seal };
-    let rows: Rows = view.map.values().map(|entry| (entry.created, Some(entry.clone()))).collect();
+    let rows: Rows = view.map.values().map(|entry| (entry.created(), Some(entry.clone()))).collect();
     copy.write(&[&rows], Some(view.revision)).map_err(failed)?;
     copy.conn.close().map_err(|(_, error)| failed(error))?;
     file.sync_all().map_err(|e| cannot_open(partial, e))
@@ -373,7 +378,7 @@ mod tests {
     use super::*;
 
     fn facts_of() -> FactsOf {
-        Arc::new(|_, _| Arc::new(()))
+        Arc::new(|_, _| crate::Facts::default())
     }
 
     #[test]
@@ -506,13 +511,14 @@ mod tests {
         drop(file);
         let seal = || Some(Arc::new(Backwards) as Arc<dyn Seal>);
         let (mut file, loaded) = StateFile::open(&path, &facts_of(), seal()).unwrap();
-        assert_eq!(&*loaded.map["k"].value, b"served");
+        let served = |loaded: &Loaded| loaded.map.get("k").map(|entry| entry.value().to_vec());
+        assert_eq!(served(&loaded).as_deref(), Some(&b"served"[..]));
         assert_eq!(loaded.stale.len(), 1, "from before there was a seal");
         file.settle(&loaded.stale).unwrap();
         assert!(!is_readable(folder.path()));
         drop(file);
         let (file, loaded) = StateFile::open(&path, &facts_of(), seal()).unwrap();
-        assert_eq!((&*loaded.map["k"].value, loaded.stale.len()), (&b"served"[..], 0));
+        assert_eq!((served(&loaded).as_deref(), loaded.stale.len()), (Some(&b"served"[..]), 0));
         let view = MemoryView { revision: loaded.revision, map: loaded.map };
         let copy = folder.path().join("copy.db");
         write_copy(&view, &copy, seal()).unwrap();

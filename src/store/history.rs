@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::chunks::Chunks;
 use crate::log::{Kept, Log};
 use crate::memory::{MemoryView, undo};
 use crate::{Error, Event, Revision};
@@ -56,8 +57,19 @@ const ROOTS_MAX: usize = 4;
 
 struct Remembered {
     event: Event,
-    cost: usize,
-    at: Instant,
+    /// Seconds since the history began.
+    at: u32,
+}
+
+impl Remembered {
+    /// What the event alone keeps alive: the current value is the map's.
+    fn cost(&self) -> usize {
+        EVENT_OVERHEAD_BYTES
+            + match &self.event {
+                Event::Put { previous, .. } => previous.as_ref().map_or(0, |previous| previous.value().len()),
+                Event::Delete { entry, previous } => entry.value().len() + previous.value().len(),
+            }
+    }
 }
 
 /// The logs of one folder: prefixes that are equal up to their last `/`.
@@ -70,7 +82,8 @@ struct Folder {
 
 pub(crate) struct History {
     limits: HistoryLimits,
-    ring: VecDeque<Remembered>,
+    began: Instant,
+    ring: Chunks<Remembered>,
     bytes: usize,
     /// All events after this revision are here.
     floor: Revision,
@@ -103,43 +116,48 @@ fn matching(folders: &HashMap<Box<str>, Folder>, key: &str, mut visit: impl FnMu
 
 impl History {
     pub fn new(floor: Revision, limits: HistoryLimits) -> Self {
-        History { limits, ring: VecDeque::new(), bytes: 0, floor, folders: HashMap::new(), roots: VecDeque::new() }
+        History {
+            limits,
+            began: Instant::now(),
+            ring: Chunks::new(),
+            bytes: 0,
+            floor,
+            folders: HashMap::default(),
+            roots: VecDeque::new(),
+        }
     }
 
     /// Remembers events. Returns the logs whose watchers must be woken.
     pub fn append(&mut self, events: Vec<Event>, now: Instant) -> Vec<Arc<Log>> {
         let mut touched: Vec<Arc<Log>> = Vec::new();
+        let at = u32::try_from(now.saturating_duration_since(self.began).as_secs()).unwrap_or(u32::MAX);
         for event in events {
-            matching(&self.folders, &event.entry().key, |log| {
+            matching(&self.folders, event.entry().key(), |log| {
                 log.kept.write().events.push_back(event.clone());
                 if !touched.iter().any(|other| Arc::ptr_eq(other, log)) {
                     touched.push(log.clone());
                 }
             });
-            // What the event alone keeps alive: the current value is the map's.
-            let cost = EVENT_OVERHEAD_BYTES
-                + match &event {
-                    Event::Put { previous, .. } => previous.as_ref().map_or(0, |previous| previous.value.len()),
-                    Event::Delete { entry, previous } => entry.value.len() + previous.value.len(),
-                };
-            self.bytes += cost;
-            self.ring.push_back(Remembered { event, cost, at: now });
+            let remembered = Remembered { event, at };
+            self.bytes += remembered.cost();
+            self.ring.push_back(remembered);
         }
-        self.forget(now);
+        self.forget(at);
         touched
     }
 
-    fn forget(&mut self, now: Instant) {
+    fn forget(&mut self, at: u32) {
         while let Some(oldest) = self.ring.front() {
-            let old = now.saturating_duration_since(oldest.at) >= self.limits.age;
+            let old = u64::from(at.saturating_sub(oldest.at)) >= self.limits.age.as_secs();
             let bytes_max = if old { self.limits.quiet_bytes_max } else { self.limits.bytes_max };
             if self.bytes <= bytes_max {
                 break;
             }
-            let Some(Remembered { event, cost, .. }) = self.ring.pop_front() else { break };
-            self.bytes -= cost;
+            let Some(forgotten) = self.ring.pop_front() else { break };
+            self.bytes -= forgotten.cost();
+            let event = forgotten.event;
             self.floor = event.revision();
-            matching(&self.folders, &event.entry().key, |log| {
+            matching(&self.folders, event.entry().key(), |log| {
                 let mut kept = log.kept.write();
                 if kept.events.front().is_some_and(|first| first.revision() == event.revision()) {
                     kept.events.pop_front();
@@ -161,7 +179,11 @@ impl History {
         let from = self.roots.get(at).unwrap_or(current).clone();
         let start = self.ring.partition_point(|kept| kept.event.revision() <= revision);
         let end = self.ring.partition_point(|kept| kept.event.revision() <= from.revision);
-        Ok(Rewind { revision, from, events: self.ring.range(start..end).map(|kept| kept.event.clone()).collect() })
+        Ok(Rewind {
+            revision,
+            from,
+            events: self.ring.from(start).take(end - start).map(|kept| kept.event.clone()).collect(),
+        })
     }
 
     /// The log of `prefix`, complete after `after`; made if there is none. The caller must give it back with
@@ -182,9 +204,8 @@ impl History {
                 if after < self.floor {
                     return Err(Error::Compacted { requested: after, oldest: self.floor });
                 }
-                let mut events = self.recall(prefix, after, kept.floor);
-                events.append(&mut kept.events);
-                kept.events = events;
+                let between = self.recall(prefix, after, kept.floor);
+                kept.events = between.chain(kept.events.from(0).cloned()).collect();
                 kept.floor = after;
             }
             log.watchers.fetch_add(1, Ordering::Relaxed);
@@ -196,7 +217,7 @@ impl History {
         }
         let log = Arc::new(Log {
             prefix: prefix.into(),
-            kept: RwLock::new(Kept { events: self.recall(prefix, after, Revision(u64::MAX)), floor: after }),
+            kept: RwLock::new(Kept { events: self.recall(prefix, after, Revision(u64::MAX)).collect(), floor: after }),
             wake: watch::Sender::new(()),
             watchers: AtomicUsize::new(1),
         });
@@ -222,14 +243,11 @@ impl History {
     }
 
     /// Events of `prefix` later than `after`, up to and with `until`.
-    fn recall(&self, prefix: &str, after: Revision, until: Revision) -> VecDeque<Event> {
+    fn recall(&self, prefix: &str, after: Revision, until: Revision) -> impl Iterator<Item = Event> {
         let start = self.ring.partition_point(|kept| kept.event.revision() <= after);
-        let events = self.ring.range(start..).map(|kept| &kept.event);
-        events
-            .take_while(|event| event.revision() <= until)
-            .filter(|event| event.entry().key.starts_with(prefix))
-            .cloned()
-            .collect()
+        let events = self.ring.from(start).map(|kept| &kept.event);
+        let events = events.take_while(move |event| event.revision() <= until);
+        events.filter(move |event| event.entry().key_bytes().starts_with(prefix.as_bytes())).cloned()
     }
 
     /// A watcher is gone; the last one takes the log with it.
@@ -278,9 +296,9 @@ impl Rewind {
 mod tests {
     use super::*;
     use crate::log::Read;
-    use crate::memory::Map;
+    use crate::map::Map;
     use crate::stage::Stage;
-    use crate::{Class, Expect, Op, Value, Write};
+    use crate::{Class, Entry, Expect, Facts, Op, Value, Write};
 
     struct Past {
         history: History,
@@ -289,12 +307,12 @@ mod tests {
 
     impl Past {
         fn new(limits: HistoryLimits) -> Self {
-            let view = Arc::new(MemoryView { revision: Revision(0), map: Map::new() });
+            let view = Arc::new(MemoryView { revision: Revision(0), map: Map::default() });
             Past { history: History::new(Revision(0), limits), view }
         }
 
         fn put(&mut self, key: &str, now: Instant) -> Vec<Arc<Log>> {
-            let value = Value { bytes: vec![b'x'; 1_000].into(), stamp_at: None, facts: Arc::new(()) };
+            let value = Value { bytes: vec![b'x'; 1_000].into(), stamp_at: None, facts: Facts::default() };
             let mut stage = Stage::new(self.view.map.clone(), self.view.revision);
             let write = Write { key: key.into(), expect: Expect::Any, class: Class::Durable, op: Op::Put(value) };
             stage.apply(&vec![write]).unwrap();
@@ -378,12 +396,11 @@ mod tests {
             past.put(&format!("key/{}", n % 37), Instant::now());
             views.push(past.view.clone());
         }
+        let shown = |e: &Entry| (e.key().to_owned(), e.modified());
         for (revision, expected) in views.iter().enumerate() {
             let view = past.history.view_at(Revision(revision as u64), &past.view).unwrap().view();
             assert_eq!(view.revision, expected.revision);
-            assert!(
-                view.map.values().map(|e| (&e.key, e.modified)).eq(expected.map.values().map(|e| (&e.key, e.modified)))
-            );
+            assert!(view.map.values().map(shown).eq(expected.map.values().map(shown)));
             // The next one may begin at a state that was kept; however many are asked for, a handful is.
             past.history.keep(&view);
             assert!(past.history.roots.len() <= ROOTS_MAX);

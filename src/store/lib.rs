@@ -15,9 +15,12 @@
 //! ```
 
 mod api;
+mod chunks;
+mod entry;
 mod file;
 mod history;
 mod log;
+mod map;
 mod memory;
 mod queue;
 mod seal;
@@ -27,6 +30,7 @@ mod stamp;
 mod writer;
 
 pub use api::*;
+pub use entry::Entry;
 pub use history::HistoryLimits;
 pub use seal::{Opened, Seal};
 pub use sqlite::{Options, SqliteStore};

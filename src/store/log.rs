@@ -1,11 +1,11 @@
 //! The events of one watched prefix: what its watchers read, each at its own pace. [`history`](crate::history) fills and trims it.
 
-use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::chunks::Chunks;
 use crate::{Event, Revision};
 
 /// The events of one watched prefix.
@@ -19,7 +19,7 @@ pub(crate) struct Log {
 }
 
 pub(crate) struct Kept {
-    pub events: VecDeque<Event>,
+    pub events: Chunks<Event>,
     /// All events after this revision are here.
     pub floor: Revision,
 }
@@ -52,8 +52,8 @@ impl Log {
         if start == end {
             return Read::None;
         }
-        into.extend(kept.events.range(start..end).cloned());
-        let last = kept.events[end - 1].revision();
+        into.extend(kept.events.from(start).take(end - start).cloned());
+        let last = into.last().map_or(position, Event::revision);
         Read::Some(if end == kept.events.len() { last.max(published) } else { last })
     }
 

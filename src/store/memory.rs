@@ -1,15 +1,7 @@
-//! The state in memory: a persistent ordered map whose clone costs one reference count.
-//!
-//! Never changes once it is published: the writer works on a clone and publishes that.
+//! The state in memory. Never changes once it is published: the writer works on a clone and publishes that.
 
-use std::ops::Bound;
-use std::sync::Arc;
-
-use imbl::OrdMap;
-
+use crate::map::Map;
 use crate::{Entry, Event, Revision, View};
-
-pub(crate) type Map = OrdMap<Arc<str>, Arc<Entry>>;
 
 /// The whole store at one revision.
 pub(crate) struct MemoryView {
@@ -22,19 +14,14 @@ impl View for MemoryView {
         self.revision
     }
 
-    fn get(&self, key: &str) -> Option<Arc<Entry>> {
+    fn get(&self, key: &str) -> Option<Entry> {
         self.map.get(key).cloned()
     }
 
-    fn range<'a>(&'a self, prefix: &str, from: Option<&str>) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + 'a> {
+    fn range<'a>(&'a self, prefix: &str, from: Option<&str>) -> Box<dyn Iterator<Item = &'a Entry> + 'a> {
         let start = from.map_or(prefix, |from| from.max(prefix));
-        let prefix: Box<str> = prefix.into();
-        Box::new(
-            self.map
-                .range::<_, str>((Bound::Included(start), Bound::Unbounded))
-                .map(|(_, entry)| entry)
-                .take_while(move |entry| entry.key.starts_with(&*prefix)),
-        )
+        let prefix: Box<[u8]> = prefix.as_bytes().into();
+        Box::new(self.map.from(start).take_while(move |entry| entry.key_bytes().starts_with(&prefix)))
     }
 
     fn count(&self, prefix: &str) -> usize {
@@ -45,11 +32,7 @@ impl View for MemoryView {
 /// Takes one event back. Events must be taken back newest first.
 pub(crate) fn undo(map: &mut Map, event: &Event) {
     match event {
-        Event::Put { entry, previous: None } => {
-            map.remove(&entry.key);
-        }
-        Event::Put { previous: Some(previous), .. } | Event::Delete { previous, .. } => {
-            map.insert(previous.key.clone(), previous.clone());
-        }
+        Event::Put { entry, previous: None } => map.remove(entry.key()),
+        Event::Put { previous: Some(previous), .. } | Event::Delete { previous, .. } => map.insert(previous.clone()),
     }
 }

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::entry::VALUE_BYTES_MAX;
 use crate::file::{self, StateFile};
 use crate::history::{History, HistoryLimits};
 use crate::log::{Log, Read};
@@ -239,7 +240,9 @@ impl Store for SqliteStore {
         for write in &batch {
             if let Op::Put(value) = &write.op {
                 // Here and not in the writer: a mistake of one caller must not end the store for all.
-                let fits = value.stamp_at.is_none_or(|at| at <= value.bytes.len() && u32::try_from(at).is_ok());
+                let fits = value.bytes.len() <= VALUE_BYTES_MAX;
+                assert!(fits, "the value of {} has {} bytes", write.key, value.bytes.len());
+                let fits = value.stamp_at.is_none_or(|at| at <= value.bytes.len());
                 assert!(fits, "the stamp of {} lies outside of its value", write.key);
             }
         }

@@ -1,9 +1,8 @@
 //! What a group of batches does to the state: preconditions, revisions, stamps, events. Pure: no disk, no clock.
 
-use std::sync::Arc;
-
-use crate::memory::{Map, undo};
-use crate::{Batch, Entry, Error, Event, Expect, Op, Revision, Write, Written, stamp};
+use crate::map::Map;
+use crate::memory::undo;
+use crate::{Batch, Entry, Error, Event, Expect, Op, Revision, Write, Written};
 
 /// A state under construction, not yet seen by anybody.
 pub(crate) struct Stage {
@@ -42,8 +41,8 @@ impl Stage {
 
     /// The error is the revision that the key is at.
     fn write(&mut self, write: &Write) -> Result<Written, Option<Revision>> {
-        let previous = self.map.get(&*write.key).cloned();
-        let current = previous.as_ref().map(|entry| entry.modified);
+        let previous = self.map.get(&write.key).cloned();
+        let current = previous.as_ref().map(Entry::modified);
         let holds = match write.expect {
             Expect::Any => true,
             Expect::Absent => current.is_none(),
@@ -56,29 +55,17 @@ impl Stage {
         let revision = Revision(self.revision.0 + 1);
         let entry = match (&write.op, previous) {
             (Op::Put(value), previous) => {
-                let entry = Arc::new(Entry {
-                    // The key that is already there is kept: one allocation however often the entry changes.
-                    key: previous.as_ref().map_or(&write.key, |previous| &previous.key).clone(),
-                    value: stamp::stamp(&value.bytes, value.stamp_at, revision),
-                    created: previous.as_ref().map_or(revision, |previous| previous.created),
-                    modified: revision,
-                    // Checked when the batch came in.
-                    stamp_at: value.stamp_at.map(|at| at as u32),
-                    facts: value.facts.clone(),
-                });
-                self.map.insert(entry.key.clone(), entry.clone());
+                let created = previous.as_ref().map_or(revision, Entry::created);
+                // Checked when the batch came in.
+                let stamp_at = value.stamp_at.map(|at| at as u32);
+                let entry = Entry::written(&write.key, &value.bytes, created, revision, stamp_at, &value.facts);
+                self.map.insert(entry.clone());
                 self.events.push(Event::Put { entry: entry.clone(), previous });
                 entry
             }
             (Op::Delete, Some(previous)) => {
-                let entry = Arc::new(Entry {
-                    value: stamp::restamp(&previous, revision),
-                    modified: revision,
-                    key: previous.key.clone(),
-                    facts: previous.facts.clone(),
-                    ..*previous
-                });
-                self.map.remove(&*write.key);
+                let entry = previous.at(revision);
+                self.map.remove(&write.key);
                 self.events.push(Event::Delete { entry: entry.clone(), previous });
                 entry
             }
@@ -94,10 +81,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{Class, Value};
+    use crate::{Class, Facts, Value};
 
     fn put(key: &str, expect: Expect) -> Write {
-        let value = Value { bytes: Bytes::from_static(b"<>"), stamp_at: Some(1), facts: Arc::new(()) };
+        let value = Value { bytes: Bytes::from_static(b"<>"), stamp_at: Some(1), facts: Facts::default() };
         Write { key: key.into(), expect, class: Class::Durable, op: Op::Put(value) }
     }
 
@@ -107,14 +94,14 @@ mod tests {
 
     /// A stage with `a` at 1 and `b` at 2.
     fn stage() -> Stage {
-        let mut stage = Stage::new(Map::new(), Revision(0));
+        let mut stage = Stage::new(Map::default(), Revision(0));
         stage.apply(&vec![put("a", Expect::Any), put("b", Expect::Absent)]).unwrap();
         stage
     }
 
     fn shown(stage: &Stage) -> String {
-        let entry = |e: &Entry| format!("{}={}@{}", e.key, String::from_utf8_lossy(&e.value), e.created);
-        stage.map.values().map(|e| entry(e)).collect::<Vec<_>>().join(" ")
+        let entry = |e: &Entry| format!("{}={}@{}", e.key(), String::from_utf8_lossy(e.value()), e.created());
+        stage.map.values().map(entry).collect::<Vec<_>>().join(" ")
     }
 
     /// (what, batch, index and current revision of the failure, state after)
@@ -172,11 +159,11 @@ mod tests {
         let mut stage = stage();
         let written = stage.apply(&vec![delete("b", Expect::Any)]).unwrap();
         assert_eq!(
-            (&written[0].value[..], written[0].created, written[0].modified),
+            (written[0].value(), written[0].created(), written[0].modified()),
             (&b"<3>"[..], Revision(2), Revision(3))
         );
         let Some(Event::Delete { entry, previous }) = stage.events.last() else { panic!("not a deletion") };
-        assert!(Arc::ptr_eq(entry, &written[0]));
-        assert_eq!(&previous.value[..], b"<2>");
+        assert!(entry.is(&written[0]));
+        assert_eq!(previous.value(), b"<2>");
     }
 }

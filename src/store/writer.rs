@@ -44,9 +44,8 @@ struct Pending {
 
 impl Pending {
     fn merge(&mut self, rows: Rows, now: Instant) {
-        let cost = |row: &Option<Arc<_>>| {
-            ROW_OVERHEAD_BYTES + row.as_ref().map_or(0, |entry: &Arc<crate::Entry>| entry.value.len())
-        };
+        let cost =
+            |row: &Option<_>| ROW_OVERHEAD_BYTES + row.as_ref().map_or(0, |entry: &crate::Entry| entry.value().len());
         self.since.get_or_insert(now);
         for (created, row) in rows {
             self.bytes += cost(&row);
@@ -65,7 +64,7 @@ fn rows_of(events: &[Event]) -> Rows {
             Event::Put { entry, .. } => Some(entry.clone()),
             Event::Delete { .. } => None,
         };
-        rows.insert(event.entry().created, row);
+        rows.insert(event.entry().created(), row);
     }
     rows
 }

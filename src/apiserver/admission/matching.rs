@@ -143,6 +143,6 @@ impl Selectors {
         let Some(entry) = request.view.get(&namespaces.store_key("", name)) else {
             return Err(Status::not_found(namespaces, name));
         };
-        Ok(self.namespace.matches(facts(&entry)))
+        Ok(self.namespace.matches(&facts(&entry)))
     }
 }

@@ -290,7 +290,7 @@ fn built_in_validate(request: &mut Request) -> Result<(), Status> {
 fn all_in(view: &dyn store::View, group: &str, kind: &str, namespace: &str) -> Vec<Value> {
     let Some(kind) = by_kind(group, "v1", kind) else { return Vec::new() };
     let entries = view.range(&kind.store_key(namespace, ""), None);
-    entries.filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()
+    entries.filter_map(|entry| serde_json::from_slice(entry.value()).ok()).collect()
 }
 
 /// The name of the class that one of the annotations marks as the default; the newest, if there are several.
@@ -310,7 +310,7 @@ fn default_of(view: &dyn store::View, group: &str, kind: &str, annotations: &[&s
 /// The stored object under that key as a typed view of what admission asks of it.
 fn read<T: serde::de::DeserializeOwned>(view: &dyn store::View, key: &str) -> Option<T> {
     let entry = view.get(key)?;
-    serde_json::from_slice(&entry.value).ok()
+    serde_json::from_slice(entry.value()).ok()
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ pub fn pod(request: &mut Request) -> Result<(), Status> {
 
 fn default_class(view: &dyn store::View) -> Option<Class> {
     view.range(&kind().store_prefix(), None)
-        .filter_map(|entry| serde_json::from_slice::<Class>(&entry.value).ok())
+        .filter_map(|entry| serde_json::from_slice::<Class>(entry.value()).ok())
         .filter(|class| class.global_default)
         .min_by_key(|class| class.value)
 }

@@ -79,9 +79,9 @@ impl Charges {
         for _ in 0..ATTEMPTS {
             // The newest state: the request's own is from before those that charged meanwhile.
             let view = self.store.snapshot();
-            let found: Vec<(Arc<Entry>, Value)> = view
+            let found: Vec<(Entry, Value)> = view
                 .range(&prefix, None)
-                .filter_map(|entry| Some((entry.clone(), serde_json::from_slice(&entry.value).ok()?)))
+                .filter_map(|entry| Some((entry.clone(), serde_json::from_slice(entry.value()).ok()?)))
                 .collect();
             let charged = decide(request, found.iter().map(|(_, quota)| quota))?;
             if request.dry_run || charged.is_empty() {
@@ -106,7 +106,7 @@ fn write(kind: &'static Kind, entry: &Entry, used: &List) -> Result<Write, Statu
         set(status, "used", used);
     }
     let op = Op::Put(object::to_store(&types::registry::KindRef::BuiltIn(kind), &quota, &managed));
-    Ok(Write { key: entry.key.clone(), expect: Expect::At(entry.modified), class: Class::Relaxed, op })
+    Ok(Write { key: entry.key().into(), expect: Expect::At(entry.modified()), class: Class::Relaxed, op })
 }
 
 /// The quotas, by their places, that are to be charged, with what is used of them then.

@@ -39,7 +39,7 @@ pub fn awaited_default(kind: &Kind, namespace: &str, pod: &Value, view: &dyn sto
     let key = by_kind("", "v1", "ServiceAccount")?.store_key(namespace, DEFAULT);
     let alive = view
         .get(&by_kind("", "v1", "Namespace")?.store_key("", namespace))
-        .is_some_and(|entry| !crate::verbs::facts::facts(&entry).deleting);
+        .is_some_and(|entry| !crate::verbs::facts::facts(&entry).deleting());
     (alive && view.get(&key).is_none()).then_some(key)
 }
 

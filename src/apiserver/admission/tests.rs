@@ -1,7 +1,7 @@
 //! The plugins against a view of a handful of objects.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use serde_json::json;
 use store::{Entry, Revision, View};
@@ -15,23 +15,16 @@ mod pod_security;
 
 /// A store that holds what the test says.
 #[derive(Default)]
-pub struct Fixed(BTreeMap<String, Arc<Entry>>);
+pub struct Fixed(BTreeMap<String, Entry>);
 
 impl Fixed {
     pub fn with(mut self, group: &str, kind: &str, object: Value) -> Self {
         let kind = by_kind(group, "v1", kind).unwrap();
         let meta = &object["metadata"];
         let key = kind.store_key(meta["namespace"].as_str().unwrap_or(""), meta["name"].as_str().unwrap());
-        let value = serde_json::to_vec(&object).unwrap().into();
-        let entry = Entry {
-            key: key.as_str().into(),
-            facts: crate::facts_of(&key, &value),
-            value,
-            created: Revision(1),
-            modified: Revision(1),
-            stamp_at: None,
-        };
-        self.0.insert(key, Arc::new(entry));
+        let value = serde_json::to_vec(&object).unwrap();
+        let entry = Entry::new(&key, &value, Revision(1), Revision(1), None, &crate::facts_of(&key, &value));
+        self.0.insert(key, entry);
         self
     }
 }
@@ -40,10 +33,10 @@ impl View for Fixed {
     fn revision(&self) -> Revision {
         Revision(1)
     }
-    fn get(&self, key: &str) -> Option<Arc<Entry>> {
+    fn get(&self, key: &str) -> Option<Entry> {
         self.0.get(key).cloned()
     }
-    fn range<'a>(&'a self, prefix: &str, _: Option<&str>) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + 'a> {
+    fn range<'a>(&'a self, prefix: &str, _: Option<&str>) -> Box<dyn Iterator<Item = &'a Entry> + 'a> {
         let prefix = prefix.to_owned();
         Box::new(self.0.iter().filter(move |(key, _)| key.starts_with(&prefix)).map(|(_, entry)| entry))
     }

@@ -92,7 +92,7 @@ pub async fn attend(shared: Weak<Shared>, name: String, link: Arc<Link>) {
         let changed = async {
             let is_service = |e: &Event| key_name(e) == service;
             let is_slice = |e: &Event| is_slice_of(e.entry(), &service);
-            let differs = |e: &Event| key_name(e) == name && !is_said(&e.entry().value, &verdict);
+            let differs = |e: &Event| key_name(e) == name && !is_said(e.entry().value(), &verdict);
             tokio::select! {
                 open = until(&mut feeds.service, is_service) => open,
                 open = until(&mut feeds.slices, is_slice) => open,
@@ -134,7 +134,7 @@ pub async fn insist(shared: Weak<Shared>, name: String, verdict: Verdict) {
 
 /// Whether the stored object has the condition.
 pub fn has(store: &dyn Store, name: &str, verdict: &Verdict) -> bool {
-    store.snapshot().get(&registration::key(name)).is_some_and(|entry| is_said(&entry.value, verdict))
+    store.snapshot().get(&registration::key(name)).is_some_and(|entry| is_said(entry.value(), verdict))
 }
 
 fn feeds(store: &dyn Store, after: store::Revision, namespace: &str) -> Option<Feeds> {
@@ -147,7 +147,7 @@ fn feeds(store: &dyn Store, after: store::Revision, namespace: &str) -> Option<F
 }
 
 fn key_name(event: &Event) -> &str {
-    crate::verbs::options::place(&event.entry().key).1
+    crate::verbs::options::place(event.entry().key()).1
 }
 
 /// Waits for an event that matters; `false` when the store closes first.
@@ -179,7 +179,7 @@ fn is_same(condition: &Value, verdict: &Verdict) -> bool {
 /// Writes the condition where it is another one. `false` when that was refused.
 async fn write(shared: &Arc<Shared>, name: &str, verdict: &Verdict) -> bool {
     let Some(entry) = shared.store.snapshot().get(&registration::key(name)) else { return true };
-    let object: Value = serde_json::from_slice(&entry.value).unwrap_or_default();
+    let object: Value = serde_json::from_slice(entry.value()).unwrap_or_default();
     let Some(conditions) = conditions(&object, verdict, (shared.config.clock)()) else { return true };
     let metadata = get(&object, "metadata");
     let patch = json!({"status": {"conditions": conditions},

@@ -66,8 +66,8 @@ fn concerned(event: &Event) -> Vec<String> {
         Event::Put { entry, previous } => (entry, previous.as_ref()),
         Event::Delete { entry, previous } => (entry, Some(previous)),
     };
-    if entry.key.starts_with(STORE_PREFIX) {
-        return vec![crate::verbs::options::place(&entry.key).1.to_owned()];
+    if entry.key().starts_with(STORE_PREFIX) {
+        return vec![crate::verbs::options::place(entry.key()).1.to_owned()];
     }
     let of = |entry: &store::Entry| Definition::read(entry).map(|d| names(&d)).unwrap_or_default();
     let mut all = of(entry);
@@ -80,7 +80,7 @@ fn names(definition: &Definition) -> Vec<String> {
 }
 
 fn registered(view: &dyn View) -> HashSet<String> {
-    let names = view.range(STORE_PREFIX, None).map(|entry| crate::verbs::options::place(&entry.key).1.to_owned());
+    let names = view.range(STORE_PREFIX, None).map(|entry| crate::verbs::options::place(entry.key()).1.to_owned());
     names.collect()
 }
 
@@ -128,7 +128,7 @@ pub async fn follow(shared: Weak<Shared>) {
             }
             let Some(strong) = shared.upgrade() else { return };
             for event in &of_definitions {
-                strong.kinds.refresh(&*strong.store, &event.entry().key);
+                strong.kinds.refresh(&*strong.store, event.entry().key());
             }
             dirty.extend(refused.due(Instant::now()).cloned());
             dirty.extend(of_objects.iter().chain(&of_definitions).flat_map(concerned));
@@ -141,7 +141,7 @@ async fn settle(shared: &Arc<Shared>, name: &str, at_start: bool) -> Result<(), 
         return Ok(());
     }
     let entry = shared.store.snapshot().get(&registration::key(name));
-    let current: Option<Value> = entry.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+    let current: Option<Value> = entry.and_then(|entry| serde_json::from_slice(entry.value()).ok());
     let wanted = wanted(&shared.kinds.served(), name);
     let server = ApiServer::of(shared.clone());
     let path = format!("{COLLECTION}/{name}");

@@ -51,7 +51,7 @@ impl Verdict {
 /// The verdict that there is nothing to be asked.
 pub fn place(view: &dyn View, target: &Target) -> Result<String, Verdict> {
     let Target::Service { namespace, name, port, .. } = target else { return Ok(target.authority()) };
-    let read = |key: &str| -> Option<Value> { serde_json::from_slice(&view.get(key)?.value).ok() };
+    let read = |key: &str| -> Option<Value> { serde_json::from_slice(view.get(key)?.value()).ok() };
     let service = by_kind("", "v1", "Service").and_then(|kind| read(&kind.store_key(namespace, name)));
     let Some(service) = service else {
         return Err(Verdict::not("ServiceNotFound", format!("service/{name} in {namespace:?} is not present")));
@@ -60,7 +60,7 @@ pub fn place(view: &dyn View, target: &Target) -> Result<String, Verdict> {
         .into_iter()
         .flat_map(|kind| view.range(&kind.store_key(namespace, ""), None))
         .filter(|entry| is_slice_of(entry, name))
-        .filter_map(|entry| serde_json::from_slice(&entry.value).ok())
+        .filter_map(|entry| serde_json::from_slice(entry.value()).ok())
         .collect();
     decide(&service, &slices, (namespace, name, *port))
 }

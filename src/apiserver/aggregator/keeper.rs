@@ -49,7 +49,7 @@ impl Follower for Keeper {
 
     fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, events: &'a [Event]) -> BoxFuture<'a, ()> {
         for event in events {
-            let key = &event.entry().key;
+            let key = event.entry().key();
             shared.aggregator.refresh(&*shared.store, key);
             look_at(shared, crate::verbs::options::place(key).1, &mut self.attended);
         }

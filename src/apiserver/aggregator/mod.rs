@@ -186,13 +186,13 @@ impl Registered {
     }
 
     fn put(&mut self, old: &Self, entry: &store::Entry, own: Option<&Arc<Own>>) {
-        let known = old.all.get(place(&entry.key).1);
-        match Registration::read(&entry.value, known, own) {
+        let known = old.all.get(place(entry.key()).1);
+        match Registration::read(entry.value(), known, own) {
             Some(registration) => {
                 self.remotes += usize::from(registration.remote.is_some());
                 self.all.insert(registration.name.as_str().into(), Arc::new(registration));
             }
-            None => tracing::error!(key = &*entry.key, "a stored APIService cannot be read"),
+            None => tracing::error!(key = entry.key(), "a stored APIService cannot be read"),
         }
     }
 }

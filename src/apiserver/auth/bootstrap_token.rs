@@ -39,10 +39,10 @@ pub fn parse(token: &str) -> Option<(&str, &str)> {
 /// Why it stands for nobody; for the log.
 pub fn check(id: &str, secret: &str, now: Timestamp, view: &dyn View) -> Result<Identity, String> {
     let entry = view.get(&format!("{SECRET_PREFIX}{id}")).ok_or("there is no such bootstrap token")?;
-    if crate::verbs::facts::facts(&entry).deleting {
+    if crate::verbs::facts::facts(&entry).deleting() {
         return Err("its Secret is deleted and awaiting removal".into());
     }
-    let object: Value = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
+    let object: Value = serde_json::from_slice(entry.value()).map_err(|e| e.to_string())?;
     if object["type"] != SECRET_TYPE {
         return Err("its Secret has another type".into());
     }

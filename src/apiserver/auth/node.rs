@@ -120,7 +120,7 @@ fn bound_to(node: &str, namespace: &str, pod: &str, view: &dyn View) -> bool {
 
 /// Whether a pod that is bound to the node uses the claim that a volume belongs to.
 fn keeps_data_of(node: &str, volume: &str, view: &dyn View) -> bool {
-    let read = |key: String| -> Option<Value> { serde_json::from_slice(&view.get(&key)?.value).ok() };
+    let read = |key: String| -> Option<Value> { serde_json::from_slice(view.get(&key)?.value()).ok() };
     let Some(found) = read(format!("core/persistentvolumes//{volume}")) else { return false };
     let of = &found["spec"]["claimRef"];
     let (Some(namespace), Some(claim)) = (of["namespace"].as_str(), of["name"].as_str()) else { return false };
@@ -133,7 +133,7 @@ fn keeps_data_of(node: &str, volume: &str, view: &dyn View) -> bool {
 fn pods_of<'a>(node: &'a str, namespace: &str, view: &'a dyn View) -> impl Iterator<Item = Value> + 'a {
     view.range(&format!("core/pods/{namespace}/"), None)
         .filter(move |entry| facts::facts(entry).field("spec.nodeName") == node)
-        .filter_map(|entry| serde_json::from_slice(&entry.value).ok())
+        .filter_map(|entry| serde_json::from_slice(entry.value()).ok())
 }
 
 /// Whether a pod refers to the Secret, ConfigMap or claim of that name.

@@ -233,14 +233,14 @@ impl Rbac {
         let view = self.store.snapshot();
         let mut fresh = HashMap::with_capacity(parsed.len());
         for entry in view.range(STORE_PREFIX, None) {
-            let object = match parsed.get(&entry.key) {
-                Some((revision, object)) if *revision == entry.modified => object.clone(),
+            let object = match parsed.get(entry.key()) {
+                Some((revision, object)) if *revision == entry.modified() => object.clone(),
                 _ => match parse(entry) {
                     Some(object) => Arc::new(object),
                     None => continue,
                 },
             };
-            fresh.insert(entry.key.clone(), (entry.modified, object));
+            fresh.insert(entry.key().into(), (entry.modified(), object));
         }
         *parsed = fresh;
         self.compiled.store(Arc::new(link(wanted, &parsed, &*view)));
@@ -264,8 +264,8 @@ fn split(key: &str) -> Option<(&str, &str, &str)> {
 }
 
 fn parse(entry: &Entry) -> Option<Parsed> {
-    let object: Value = serde_json::from_slice(&entry.value).ok()?;
-    let (plural, namespace, _) = split(&entry.key)?;
+    let object: Value = serde_json::from_slice(entry.value()).ok()?;
+    let (plural, namespace, _) = split(entry.key())?;
     if plural.ends_with("bindings") {
         let subjects = object["subjects"].as_array().into_iter().flatten();
         return Some(Parsed::Binding {
@@ -307,8 +307,8 @@ fn rules_of(key: &str, parsed: &ParsedByKey, view: &dyn View, depth: u8) -> Opti
     };
     let mut all: Vec<Rule> = (**rules).clone();
     for entry in view.range(&format!("{STORE_PREFIX}clusterroles/"), None) {
-        if entry.key.as_ref() != key && selectors.iter().any(|s| s.matches(facts::facts(entry))) {
-            let gathered = rules_of(&entry.key, parsed, view, depth + 1);
+        if entry.key() != key && selectors.iter().any(|s| s.matches(&facts::facts(entry))) {
+            let gathered = rules_of(entry.key(), parsed, view, depth + 1);
             all.extend(gathered.iter().flat_map(|rules| rules.iter()).filter(|r| !rules.contains(r)).cloned());
         }
     }

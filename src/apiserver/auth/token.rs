@@ -319,8 +319,8 @@ fn still_there(claims: &Claims, now: Timestamp, view: &dyn View) -> Result<(), S
     find("service account", "serviceaccounts", namespace, &claims.account)?;
     if let Some(pod) = &claims.pod {
         let entry = find("pod", "pods", namespace, pod)?;
-        if crate::verbs::facts::facts(&entry).deleting {
-            let object: Value = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
+        if crate::verbs::facts::facts(&entry).deleting() {
+            let object: Value = serde_json::from_slice(entry.value()).map_err(|e| e.to_string())?;
             let deadline = object["metadata"]["deletionTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok());
             if deadline.is_some_and(|at| now.as_second() > at.as_second() + DELETED_POD_SECONDS) {
                 return Err(format!("pod {:?} has been deleted", pod.name));
@@ -343,9 +343,9 @@ fn still_kept(claims: &Claims, token: &str, view: &dyn View) -> Result<(), Strin
     let name = claims.secret.as_ref().map_or("", |s| s.name.as_str());
     let kept = view
         .get(&format!("core/secrets/{namespace}/{name}"))
-        .filter(|entry| !crate::verbs::facts::facts(entry).deleting)
+        .filter(|entry| !crate::verbs::facts::facts(entry).deleting())
         .ok_or("Token has been invalidated")?;
-    let secret: Value = serde_json::from_slice(&kept.value).map_err(|e| e.to_string())?;
+    let secret: Value = serde_json::from_slice(kept.value()).map_err(|e| e.to_string())?;
     let encoded = STANDARD.encode(token);
     let same = secret["data"]["token"].as_str().is_some_and(|kept| same(kept.as_bytes(), encoded.as_bytes()));
     if !same {
@@ -355,7 +355,7 @@ fn still_kept(claims: &Claims, token: &str, view: &dyn View) -> Result<(), Strin
         .get(&format!("core/serviceaccounts/{namespace}/{}", account.name))
         .ok_or_else(|| format!("serviceaccounts {:?} not found", account.name))?;
     let facts = crate::verbs::facts::facts(&found);
-    if facts.deleting {
+    if facts.deleting() {
         return Err(format!("ServiceAccount {namespace}/{} has been deleted", account.name));
     }
     if facts.uid() != account.uid {

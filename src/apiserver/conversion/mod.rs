@@ -15,9 +15,7 @@
 //! Source: apimachinery `pkg/conversion`, `pkg/runtime/scheme.go` (the hub is the internal type there, the kept one here).
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::Value;
 use store::Entry;
 use types::registry::{BUILT_IN, GroupVersionKind, Kind, KindRef, by_kind};
@@ -96,26 +94,23 @@ pub fn shown<'a>(served: &Kind, object: &'a Value) -> Cow<'a, Value> {
 ///
 /// # Errors
 /// 500 for a text that is none.
-pub fn text(served: &Kind, stored: &Bytes) -> Result<Bytes, Status> {
+pub fn text<'a>(served: &Kind, stored: Cow<'a, [u8]>) -> Result<Cow<'a, [u8]>, Status> {
     if served.kept_as.is_none() {
-        return Ok(stored.clone());
+        return Ok(stored);
     }
-    let object = serde_json::from_slice(stored).map_err(Status::internal)?;
-    serde_json::to_vec(&serve(served, object)).map(Bytes::from).map_err(Status::internal)
+    let object = serde_json::from_slice(&stored).map_err(Status::internal)?;
+    serde_json::to_vec(&serve(served, object)).map(Cow::Owned).map_err(Status::internal)
 }
 
 /// Stored entries with the texts that the served kind shows.
 ///
 /// # Errors
 /// 500 for an entry that cannot be read.
-pub fn entries<'a>(served: &Kind, stored: &'a [Arc<Entry>]) -> Result<Cow<'a, [Arc<Entry>]>, Status> {
+pub fn entries<'a>(served: &Kind, stored: &'a [Entry]) -> Result<Cow<'a, [Entry]>, Status> {
     if served.kept_as.is_none() {
         return Ok(Cow::Borrowed(stored));
     }
-    let shown = stored.iter().map(|entry| {
-        let value = text(served, &entry.value)?;
-        Ok(Arc::new(Entry { value, stamp_at: None, ..Entry::clone(entry) }))
-    });
+    let shown = stored.iter().map(|entry| Ok(entry.with_value(&text(served, Cow::Borrowed(entry.value()))?)));
     shown.collect::<Result<Vec<_>, Status>>().map(Cow::Owned)
 }
 

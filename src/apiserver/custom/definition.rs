@@ -99,7 +99,7 @@ pub struct Definition {
 impl Definition {
     /// `None` for bytes that are no definition, which nothing has written.
     pub fn read(entry: &Entry) -> Option<Self> {
-        let raw: Raw<'_> = serde_json::from_slice(&entry.value).ok()?;
+        let raw: Raw<'_> = serde_json::from_slice(entry.value()).ok()?;
         let Raw { metadata, spec, status } = raw;
         let is_true = |kind: &str| status.conditions.iter().any(|c| c.type_ == kind && c.status == "True");
         let warned = |version: &RawVersion<'_>| match (version.deprecated, &version.deprecation_warning) {
@@ -119,7 +119,7 @@ impl Definition {
                 columns: version.additional_printer_columns.clone(),
                 selectable: version.selectable_fields.iter().map(|f| f.json_path.clone()).collect(),
                 schema: match version.schema.as_ref().and_then(|s| s.schema) {
-                    Some(raw) => entry.value.slice_ref(raw.get().as_bytes()),
+                    Some(raw) => entry.bytes().slice_ref(raw.get().as_bytes()),
                     None => Bytes::from_static(b"{}"),
                 },
             })
@@ -127,8 +127,8 @@ impl Definition {
         Some(Self {
             name: metadata.name,
             uid: metadata.uid,
-            modified: entry.modified,
-            created: entry.created,
+            modified: entry.modified(),
+            created: entry.created(),
             namespaced: spec.scope == "Namespaced",
             names: spec.names,
             preserve_unknown_fields: spec.preserve_unknown_fields,

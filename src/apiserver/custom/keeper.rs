@@ -48,7 +48,7 @@ impl Follower for Keeper {
     }
 
     fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, events: &'a [Event]) -> BoxFuture<'a, ()> {
-        events.iter().for_each(|event| shared.kinds.refresh(&*shared.store, &event.entry().key));
+        events.iter().for_each(|event| shared.kinds.refresh(&*shared.store, event.entry().key()));
         for event in events.iter().filter(|e| matches!(e, Event::Put { .. })) {
             if let Some(definition) = shared.kinds.served().definition(name(event.entry())) {
                 look_at(shared, definition, &self.finishing);
@@ -59,7 +59,7 @@ impl Follower for Keeper {
 }
 
 fn name(entry: &Entry) -> &str {
-    verbs::options::place(&entry.key).1
+    verbs::options::place(entry.key()).1
 }
 
 fn definitions() -> Option<&'static Kind> {
@@ -94,7 +94,7 @@ async fn change(shared: &Arc<Shared>, name: &str, with: impl FnOnce(&mut Value, 
     }
     let released = object::is_deleting(&object) && object::finalizers(&object).is_empty();
     let op = if released { Op::Delete } else { Op::Put(object::to_store(&kind.into(), &object, &managed)) };
-    let write = Write { key: key.clone(), expect: Expect::At(entry.modified), class: store::Class::Durable, op };
+    let write = Write { key: key.clone(), expect: Expect::At(entry.modified()), class: store::Class::Durable, op };
     let written = shared.store.write(vec![write]).await;
     shared.kinds.refresh(&*shared.store, &key);
     match written {
@@ -176,7 +176,7 @@ async fn delete_all(shared: &Arc<Shared>, definition: &Arc<Definition>) -> Resul
     let prefix = definition.objects_prefix();
     let view = shared.store.snapshot();
     let namespaces: BTreeSet<String> =
-        view.range(&prefix, None).map(|e| verbs::options::place(&e.key).0.to_owned()).collect();
+        view.range(&prefix, None).map(|e| verbs::options::place(e.key()).0.to_owned()).collect();
     drop(view);
     let identity = Identity::admin();
     let (query, headers) = (Query::default(), HeaderMap::new());

@@ -65,7 +65,7 @@ impl Kinds {
         let old = self.served.load_full();
         let name = key.strip_prefix(STORE_PREFIX).unwrap_or(key).trim_start_matches('/');
         let known = old.definitions.get(name).map(|made| made.definition.modified);
-        if known == entry.as_ref().map(|e| e.modified) {
+        if known == entry.as_ref().map(|e| e.modified()) {
             return;
         }
         let mut next = Served { published: OnceLock::new(), ..(*old).clone() };
@@ -100,7 +100,7 @@ impl Served {
 
     fn insert(&mut self, entry: &Entry) {
         let Some(definition) = Definition::read(entry) else {
-            tracing::error!(key = &*entry.key, "a stored definition cannot be read");
+            tracing::error!(key = entry.key(), "a stored definition cannot be read");
             return;
         };
         let definition = Arc::new(definition);

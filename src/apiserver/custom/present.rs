@@ -8,9 +8,7 @@
 //! Source: apiextensions-apiserver `pkg/apiserver/customresource_handler.go` `crdConversionRESTOptionsGetter`.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::Value;
 use store::{Entry, Revision, Store};
 use types::registry::{Kind, api_version};
@@ -25,24 +23,21 @@ const BATCH_BYTES: usize = 1 << 20;
 /// The entry as the kind's version shows it.
 ///
 /// Errors: 500 when another version cannot be had of it.
-pub async fn present(store: &dyn Store, kind: &Kind, entry: Arc<Entry>) -> Result<Arc<Entry>, Status> {
+pub async fn present(store: &dyn Store, kind: &Kind, entry: Entry) -> Result<Entry, Status> {
     if of(kind).is_none() {
         return Ok(entry);
     }
-    let value = present_bytes(store, kind, entry.value.clone(), entry.modified).await?;
-    // Bytes that are not made anew are the entry's own, with the place of its revision.
-    let same = value.as_ptr() == entry.value.as_ptr();
-    Ok(if same { entry } else { Arc::new(Entry { value, stamp_at: None, ..Entry::clone(&entry) }) })
+    Ok(match present_bytes(store, kind, Cow::Borrowed(entry.value()), entry.modified()).await? {
+        // The entry's own, with the place of its revision.
+        Cow::Borrowed(_) => entry,
+        Cow::Owned(value) => entry.with_value(&value),
+    })
 }
 
 /// Entries as the kind's version shows them.
 ///
 /// Errors: 500 when another version cannot be had of one.
-pub async fn present_all(
-    store: &dyn Store,
-    kind: &Kind,
-    mut entries: Vec<Arc<Entry>>,
-) -> Result<Vec<Arc<Entry>>, Status> {
+pub async fn present_all(store: &dyn Store, kind: &Kind, mut entries: Vec<Entry>) -> Result<Vec<Entry>, Status> {
     let Some(custom) = of(kind) else { return Ok(entries) };
     let mut at = 0;
     while at < entries.len() {
@@ -51,8 +46,8 @@ pub async fn present_all(
         while bytes < BATCH_BYTES
             && let Some(entry) = entries.get(at)
         {
-            if let Some(value) = outdated(custom, kind, &entry.value, entry.modified)? {
-                bytes += entry.value.len();
+            if let Some(value) = outdated(custom, kind, entry.value(), entry.modified())? {
+                bytes += entry.value().len();
                 batch.push((at, value));
             }
             at += 1;
@@ -61,7 +56,7 @@ pub async fn present_all(
         convert(store, custom, &kind.api_version(), &mut values).await?;
         for (at, value) in batch {
             let value = finished(custom, value)?;
-            entries[at] = Arc::new(Entry { value, stamp_at: None, ..Entry::clone(&entries[at]) });
+            entries[at] = entries[at].with_value(&value);
         }
     }
     Ok(entries)
@@ -70,11 +65,16 @@ pub async fn present_all(
 /// The bytes as the kind's version shows them.
 ///
 /// Errors: 500 when it cannot, which ends a stream of them.
-pub async fn present_bytes(store: &dyn Store, kind: &Kind, bytes: Bytes, modified: Revision) -> Result<Bytes, Status> {
+pub async fn present_bytes<'a>(
+    store: &dyn Store,
+    kind: &Kind,
+    bytes: Cow<'a, [u8]>,
+    modified: Revision,
+) -> Result<Cow<'a, [u8]>, Status> {
     let Some(custom) = of(kind) else { return Ok(bytes) };
     let Some(mut value) = outdated(custom, kind, &bytes, modified)? else { return Ok(bytes) };
     convert(store, custom, &kind.api_version(), &mut vec![&mut value]).await?;
-    finished(custom, value)
+    finished(custom, value).map(Cow::Owned)
 }
 
 /// Brings objects into the version of a custom kind, as they are on their way into the store.
@@ -90,7 +90,7 @@ pub async fn in_version(store: &dyn Store, kind: &Kind, objects: &mut [Value]) -
 }
 
 /// What is in the bytes, when it is not what the kind's version shows.
-fn outdated(custom: &Custom, kind: &Kind, bytes: &Bytes, modified: Revision) -> Result<Option<Value>, Status> {
+fn outdated(custom: &Custom, kind: &Kind, bytes: &[u8], modified: Revision) -> Result<Option<Value>, Status> {
     if is_of(bytes, &kind.api_version()) && modified >= custom.definition().modified {
         return Ok(None);
     }
@@ -114,11 +114,11 @@ async fn convert(
     }
 }
 
-fn finished(custom: &Custom, mut value: Value) -> Result<Bytes, Status> {
+fn finished(custom: &Custom, mut value: Value) -> Result<Vec<u8>, Status> {
     // What upstream finds malformed in the store it drops as well.
     let _ = custom.canonicalize(&mut value, false);
     custom.default(&mut value);
-    serde_json::to_vec(&value).map(Bytes::from).map_err(Status::internal)
+    serde_json::to_vec(&value).map_err(Status::internal)
 }
 
 /// Whether the bytes are an object of that version: it is the first thing that they say.

@@ -106,7 +106,7 @@ impl Rules {
     pub fn read(view: &dyn View) -> Self {
         let all = |plural: &str, mandatory: Vec<Value>| {
             let prefix = format!("{STORE_PREFIX}{plural}/");
-            let stored = view.range(&prefix, None).filter_map(|e| serde_json::from_slice::<Value>(&e.value).ok());
+            let stored = view.range(&prefix, None).filter_map(|e| serde_json::from_slice::<Value>(e.value()).ok());
             let mut all: Vec<Value> = stored.collect();
             for object in mandatory {
                 if !all.iter().any(|o| o["metadata"]["name"] == object["metadata"]["name"]) {

@@ -65,7 +65,7 @@ pub enum Owners {
 /// What a verb answers.
 pub enum Answer {
     /// A stored object, served from its bytes where the format allows.
-    Entry { code: u16, entry: Arc<Entry> },
+    Entry { code: u16, entry: Entry },
     /// An object that is not stored, or not yet.
     Object { code: u16, value: Value },
     /// A response that is complete.
@@ -172,13 +172,13 @@ impl<'a> Ask<'a> {
     }
 
     /// The entry under the key of this request, in the version that it asks for.
-    pub async fn find(&self) -> Result<Option<Arc<Entry>>, Status> {
+    pub async fn find(&self) -> Result<Option<Entry>, Status> {
         let Some(entry) = self.view().get(&self.key()) else { return Ok(None) };
         custom::present(&*self.shared.store, self.kind, entry).await.map(Some)
     }
 
     /// The entry under the key of this request; 404 when there is none.
-    pub async fn current(&self) -> Result<Arc<Entry>, Status> {
+    pub async fn current(&self) -> Result<Entry, Status> {
         self.find().await?.ok_or_else(|| Status::not_found(self.kind, self.name))
     }
 
@@ -192,7 +192,7 @@ impl<'a> Ask<'a> {
     }
 
     /// Writes one entry. Roles, definitions and webhooks that are written are in force when this returns.
-    pub async fn write(&self, key: Arc<str>, expect: Expect, op: Op) -> Result<Arc<Entry>, store::Error> {
+    pub async fn write(&self, key: Arc<str>, expect: Expect, op: Op) -> Result<Entry, store::Error> {
         self.write_with(Vec::new(), key, expect, op).await
     }
 
@@ -203,14 +203,14 @@ impl<'a> Ask<'a> {
         key: Arc<str>,
         expect: Expect,
         op: Op,
-    ) -> Result<Arc<Entry>, store::Error> {
+    ) -> Result<Entry, store::Error> {
         others.push(Write { key, expect, class: object::class(self.kind), op });
         let mut written = self.shared.store.write(others).await?;
         if self.kind.group == rbac::GROUP {
             self.shared.authorizer.rbac.changed();
         }
         if let (custom::GROUP, Some(entry)) = (&*self.kind.group, written.last()) {
-            self.shared.kinds.refresh(&*self.shared.store, &entry.key);
+            self.shared.kinds.refresh(&*self.shared.store, entry.key());
         }
         self.shared.admission.changed(&self.kind.group);
         written.pop().ok_or(store::Error::Closed)

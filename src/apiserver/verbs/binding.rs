@@ -63,7 +63,7 @@ async fn assign(ask: &mut Ask<'_>, binding: &Value, dry_run: bool) -> Result<(),
             return Ok(());
         }
         let value = object::to_store(ask.kind, &pod, &managed);
-        match ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await {
+        match ask.write(entry.key().into(), Expect::At(entry.modified()), Op::Put(value)).await {
             Ok(_) => return Ok(()),
             Err(store::Error::Precondition { .. }) => {}
             Err(other) => return Err(ask.store_error(&other)),

@@ -72,7 +72,7 @@ async fn appeared(ask: &Ask<'_>, key: &str, revision: store::Revision) {
     let Ok(mut feed) = ask.shared.store.watch(key, revision) else { return };
     let mut events = Vec::new();
     while feed.next(&mut events).await.is_ok() {
-        if events.drain(..).any(|event| &*event.entry().key == key && matches!(event, store::Event::Put { .. })) {
+        if events.drain(..).any(|event| event.entry().key() == key && matches!(event, store::Event::Put { .. })) {
             return;
         }
     }

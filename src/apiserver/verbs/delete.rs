@@ -3,8 +3,6 @@
 //! Source: apiserver `pkg/registry/rest/delete.go`, `pkg/registry/generic/registry/store.go`,
 //! `pkg/registry/core/namespace/storage/storage.go`.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -71,7 +69,7 @@ async fn attempts(ask: &mut Ask<'_>, options: &DeleteOptions, admit: bool) -> Re
             }
             Step::Mark(marked) => {
                 let value = ask.to_store(&marked, &managed).await?;
-                let written = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await;
+                let written = ask.write(entry.key().into(), Expect::At(entry.modified()), Op::Put(value)).await;
                 match written {
                     Ok(entry) => Ok(Answer::Entry { code: unfinished, entry }),
                     Err(store::Error::Precondition { .. }) => Err(Unchanged::Raced),
@@ -94,13 +92,13 @@ async fn attempts(ask: &mut Ask<'_>, options: &DeleteOptions, admit: bool) -> Re
 }
 
 /// Takes the entry out of the store, and what was allocated for it back.
-pub async fn remove(ask: &Ask<'_>, entry: &Arc<Entry>, object: &Value) -> Result<Arc<Entry>, Unchanged> {
+pub async fn remove(ask: &Ask<'_>, entry: &Entry, object: &Value) -> Result<Entry, Unchanged> {
     let others =
         if allocates(ask.kind) { ask.shared.allocator.objects_of_deleted(object, &*ask.view()) } else { Vec::new() };
-    let removed = ask.write_with(others, entry.key.clone(), Expect::At(entry.modified), Op::Delete).await;
+    let removed = ask.write_with(others, entry.key().into(), Expect::At(entry.modified()), Op::Delete).await;
     let removed = removed.map_err(|error| match error {
-        store::Error::Precondition { current: None, key, .. } if key == entry.key => {
-            Unchanged::Refused(Status::not_found(ask.kind, place(&entry.key).1))
+        store::Error::Precondition { current: None, key, .. } if *key == *entry.key() => {
+            Unchanged::Refused(Status::not_found(ask.kind, place(entry.key()).1))
         }
         store::Error::Precondition { .. } => Unchanged::Raced,
         other => Unchanged::Refused(ask.store_error(&other)),
@@ -251,12 +249,12 @@ pub async fn delete_collection(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer
     let selection = Selection::parse(ask.served, ask.query)?;
     let (prefix, told) = (super::read::prefix(ask), selection.of_any_version());
     let view = ask.view();
-    let mut chosen: Vec<Arc<Entry>> = view.range(&prefix, None).filter(|e| told.matches(e)).cloned().collect();
+    let mut chosen: Vec<Entry> = view.range(&prefix, None).filter(|e| told.matches(e)).cloned().collect();
     if selection.reads_objects() {
         chosen = super::read::select(ask, &selection, chosen, None).await?.0;
     }
     for entry in &chosen {
-        let (namespace, name) = place(&entry.key);
+        let (namespace, name) = place(entry.key());
         let mut one = Ask { namespace, name, warnings: Vec::new(), annotations: ask.no_annotations(), ..*ask };
         let deleted = delete_one(&mut one, &options).await;
         let said = one.annotations;

@@ -75,7 +75,11 @@ pub async fn finish(ask: &Ask<'_>, answer: Answer) -> Result<Response<Body>, Sta
         Answer::Response(response) => return Ok(response),
         Answer::Entry { code, entry } => {
             let entry = custom::present(&*ask.shared.store, ask.kind, entry).await?;
-            (code, conversion::text(ask.served, &entry.value)?)
+            let text = match conversion::text(ask.served, Cow::Borrowed(entry.value()))? {
+                Cow::Borrowed(_) => entry.bytes(),
+                Cow::Owned(text) => text.into(),
+            };
+            (code, text)
         }
         // A Status has no other shape; what a subresource exchanges says itself what it is.
         Answer::Object { code, value } if accepted.as_ == As::Object || value["kind"] == "Status" => {

@@ -5,8 +5,6 @@
 //!
 //! Source: `pkg/registry/core/pod/storage/eviction.go`, component-helpers `apps/poddisruptionbudget/helpers.go`.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -300,8 +298,8 @@ async fn announce(ask: &Ask<'_>, options: &DeleteOptions) -> Result<String, Stat
     Err(Status::conflict(ask.kind, ask.name, types::status::OBJECT_MODIFIED))
 }
 
-async fn put(ask: &Ask<'_>, entry: &Arc<Entry>, object: &Value, managed: &Managed) -> Result<Arc<Entry>, Status> {
+async fn put(ask: &Ask<'_>, entry: &Entry, object: &Value, managed: &Managed) -> Result<Entry, Status> {
     let value = object::to_store(ask.kind, object, managed);
-    let written = ask.write(entry.key.clone(), Expect::At(entry.modified), Op::Put(value)).await;
+    let written = ask.write(entry.key().into(), Expect::At(entry.modified()), Op::Put(value)).await;
     written.map_err(|error| ask.store_error(&error))
 }

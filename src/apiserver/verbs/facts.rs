@@ -1,89 +1,134 @@
 //! What is known of a stored object without decoding it again: labels, selectable fields.
 
-use std::borrow::Cow;
-use std::cmp::Ordering;
-use std::sync::{Arc, LazyLock};
-
-use bytes::Bytes;
 use serde_json::Value;
 use store::{Entry, Facts};
 use types::registry::{BUILT_IN, Kind};
 
-/// The facts of an object, computed once for each version of it and shared by every reader.
+/// The facts of an object, as the store keeps them beside each value: written once for each version of it, read in place.
 ///
-/// Every object has these in memory, so that all of their texts are one, with the places where each ends: the uid, the labels
-/// in order of their keys, the values of the fields that a selector may name.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ObjectFacts {
-    text: Box<str>,
-    ends: Box<[u32]>,
-    labels: u32,
-    fields: &'static [Cow<'static, str>],
-    /// `metadata.deletionTimestamp` is set.
-    pub deleting: bool,
-}
+/// Every object has these in memory, so that they are as short as can be: a byte of flags, the place of its kind in
+/// [`BUILT_IN`] (from 1 on, 0: none of them), the number of labels; then texts, each after its length: the uid, the labels in
+/// order of their keys, the values of the fields that a selector may name. Numbers are in groups of seven bits, the lowest
+/// first; all but the last have their top bit set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectFacts<'a>(&'a [u8]);
 
-impl types::selector::Labels for ObjectFacts {
+/// Flag: `metadata.deletionTimestamp` is set.
+const DELETING: u8 = 1;
+
+impl types::selector::Labels for ObjectFacts<'_> {
     fn label(&self, key: &str) -> Option<&str> {
-        let (mut low, mut high) = (0, self.labels as usize);
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.part(1 + 2 * middle).cmp(key) {
-                Ordering::Equal => return Some(self.part(2 + 2 * middle)),
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
+        let (_, mut texts, labels) = self.read();
+        texts.text();
+        for _ in 0..labels {
+            let (name, value) = (texts.text(), texts.text());
+            if name == key {
+                return Some(value);
             }
         }
         None
     }
 }
 
-impl ObjectFacts {
-    pub fn uid(&self) -> &str {
-        self.part(0)
+impl<'a> ObjectFacts<'a> {
+    /// The facts of an entry; an entry that somebody else wrote has none.
+    pub fn read_in(facts: &'a [u8]) -> Self {
+        Self(facts)
+    }
+
+    pub fn deleting(&self) -> bool {
+        self.0.first().is_some_and(|flags| flags & DELETING != 0)
+    }
+
+    pub fn uid(&self) -> &'a str {
+        let (_, mut texts, _) = self.read();
+        texts.text()
     }
 
     /// The field's text, empty when it is absent.
-    pub fn field(&self, name: &str) -> &str {
-        let at = self.fields.iter().position(|field| *field == name);
-        at.map_or("", |at| self.part(1 + 2 * self.labels as usize + at))
-    }
-
-    fn part(&self, at: usize) -> &str {
-        let end = |at: usize| self.ends.get(at).map(|end| *end as usize);
-        let start = at.checked_sub(1).map_or(Some(0), end);
-        start.zip(end(at)).and_then(|(start, end)| self.text.get(start..end)).unwrap_or_default()
-    }
-
+    ///
     /// Fields of custom kinds are not among them: which ones a selector may name changes with the definition, and they are
     /// read from the object when it does (`options::Selection`).
-    pub fn of(kind: Option<&'static Kind>, object: &Value) -> Self {
-        let metadata = &object["metadata"];
-        let (mut text, mut ends) = (String::new(), Vec::new());
-        let mut add = |part: &str| {
-            text.push_str(part);
-            // An object has a few MiB at most.
-            ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
-        };
-        add(metadata["uid"].as_str().unwrap_or_default());
-        let mut labels = 0;
-        for (key, value) in metadata["labels"].as_object().into_iter().flatten() {
-            add(key);
-            add(value.as_str().unwrap_or_default());
-            labels += 1;
+    pub fn field(&self, name: &str) -> &'a str {
+        let (kind, mut texts, labels) = self.read();
+        let fields = kind.map_or(&[][..], |kind| &kind.selectable_fields);
+        let Some(at) = fields.iter().position(|field| *field == name) else { return "" };
+        for _ in 0..1 + 2 * labels + at {
+            texts.text();
         }
-        let fields: &'static [Cow<'static, str>] = kind.map_or(&[], |kind| &kind.selectable_fields);
-        for field in fields {
-            add(&field_text(object, field));
-        }
-        Self {
-            text: text.into(),
-            ends: ends.into(),
-            labels,
-            fields,
-            deleting: metadata.get("deletionTimestamp").is_some_and(|t| !t.is_null()),
-        }
+        texts.text()
     }
+
+    /// The kind, what follows the head, how many labels there are.
+    fn read(&self) -> (Option<&'static Kind>, Reader<'a>, usize) {
+        let mut reader = Reader(self.0.get(1..).unwrap_or_default());
+        let kind = reader.number().checked_sub(1).and_then(|at| BUILT_IN.get(at));
+        let labels = reader.number();
+        (kind, reader, labels)
+    }
+}
+
+/// Reads what [`Writer`] wrote; of anything else it makes nothing worse than other texts.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn number(&mut self) -> usize {
+        let (mut number, mut shift) = (0, 0);
+        while let Some((byte, rest)) = self.0.split_first() {
+            self.0 = rest;
+            number |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 || shift > 28 {
+                break;
+            }
+        }
+        number
+    }
+
+    fn text(&mut self) -> &'a str {
+        let len = self.number();
+        let Some((text, rest)) = self.0.split_at_checked(len) else { return "" };
+        self.0 = rest;
+        std::str::from_utf8(text).unwrap_or_default()
+    }
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn number(&mut self, mut number: usize) {
+        while number > 0x7f {
+            self.0.push(0x80 | (number & 0x7f) as u8);
+            number >>= 7;
+        }
+        self.0.push(number as u8);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len());
+        self.0.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// The facts of an object, to be read by [`facts`].
+pub fn noted(kind: Option<&'static Kind>, object: &Value) -> Facts {
+    let metadata = &object["metadata"];
+    let deleting = metadata.get("deletionTimestamp").is_some_and(|t| !t.is_null());
+    let mut out = Writer(Vec::with_capacity(128));
+    out.0.push(if deleting { DELETING } else { 0 });
+    let place = kind.and_then(|kind| BUILT_IN.iter().position(|other| std::ptr::eq(other, kind)));
+    out.number(place.map_or(0, |place| place + 1));
+    let labels = metadata["labels"].as_object();
+    out.number(labels.map_or(0, serde_json::Map::len));
+    out.text(metadata["uid"].as_str().unwrap_or_default());
+    for (key, value) in labels.into_iter().flatten() {
+        out.text(key);
+        out.text(value.as_str().unwrap_or_default());
+    }
+    for field in kind.iter().flat_map(|kind| kind.selectable_fields.iter()) {
+        out.text(&field_text(object, field));
+    }
+    out.0.into()
 }
 
 /// A field as field selectors see it: the JSON path, with the few names that are not plain paths.
@@ -126,10 +171,9 @@ fn default_text(field: &str) -> &'static str {
 }
 
 /// Makes the facts of a stored value; the store calls it for each value at load. A value that cannot be read has none.
-pub fn facts_of(key: &str, value: &Bytes) -> Facts {
+pub fn facts_of(key: &str, value: &[u8]) -> Facts {
     let kind = kind_of_key(key);
-    let facts = serde_json::from_slice(value).ok().map(|object: Value| ObjectFacts::of(kind, &object));
-    Arc::new(facts.unwrap_or_default())
+    serde_json::from_slice(value).map(|object: Value| noted(kind, &object)).unwrap_or_default()
 }
 
 /// The built-in kind whose objects are kept under that key.
@@ -141,9 +185,8 @@ pub fn kind_of_key(key: &str) -> Option<&'static Kind> {
 }
 
 /// The facts of an entry; empty ones for an entry that somebody else wrote.
-pub fn facts(entry: &Entry) -> &ObjectFacts {
-    static NONE: LazyLock<ObjectFacts> = LazyLock::new(ObjectFacts::default);
-    entry.facts.downcast_ref().unwrap_or(&NONE)
+pub fn facts(entry: &Entry) -> ObjectFacts<'_> {
+    ObjectFacts::read_in(entry.facts())
 }
 
 #[cfg(test)]
@@ -157,26 +200,36 @@ mod tests {
     fn facts_of_a_pod() {
         let pod = json!({"metadata": {"uid": "u", "labels": {"b": "2", "a": "1"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"nodeName": "n1"}, "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd::1"}]}});
-        let bytes = Bytes::from(serde_json::to_vec(&pod).unwrap());
-        let facts = facts_of("core/pods/default/p", &bytes);
-        let facts = facts.downcast_ref::<ObjectFacts>().unwrap();
+        let noted = facts_of("core/pods/default/p", &serde_json::to_vec(&pod).unwrap());
+        let facts = ObjectFacts(&noted);
         assert_eq!((facts.label("a"), facts.label("c")), (Some("1"), None));
         assert_eq!(facts.field("spec.nodeName"), "n1");
         assert_eq!(facts.field("spec.hostNetwork"), "false");
         assert_eq!(facts.field("status.podIPs"), "10.0.0.1,fd::1");
         assert_eq!((facts.uid(), facts.field("spec.schedulerName"), facts.field("no.such")), ("u", "", ""));
-        assert!(facts.deleting);
-        assert_eq!((ObjectFacts::default().uid(), ObjectFacts::default().label("a")), ("", None));
+        assert!(facts.deleting());
+        let none = ObjectFacts(&[]);
+        assert_eq!((none.uid(), none.label("a"), none.field("spec.nodeName"), none.deleting()), ("", None, "", false));
     }
 
     proptest::proptest! {
         #[test]
-        fn any_labels_are_found_again(labels in proptest::collection::btree_map(".*", ".*", 0..8), other in ".*") {
-            let facts = ObjectFacts::of(None, &json!({"metadata": {"uid": "u", "labels": labels}}));
+        fn any_labels_are_found_again(labels in proptest::collection::btree_map(".*", ".{0,200}", 0..8), other in ".*") {
+            let noted = noted(None, &json!({"metadata": {"uid": "u", "labels": labels}}));
+            let facts = ObjectFacts(&noted);
             for (key, value) in &labels {
                 proptest::prop_assert_eq!(facts.label(key), Some(value.as_str()));
             }
             proptest::prop_assert_eq!(facts.label(&other), labels.get(&other).map(String::as_str));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn foreign_bytes_are_read_as_something(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
+            let facts = ObjectFacts(&bytes);
+            let texts = [facts.uid(), facts.field("spec.nodeName"), facts.label("a").unwrap_or_default()];
+            proptest::prop_assert!(texts.iter().all(|text| text.len() <= bytes.len()));
         }
     }
 

@@ -65,7 +65,7 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
     let prefix =
         if ask.namespace.is_empty() { subject.store_prefix() } else { subject.store_namespace_prefix(ask.namespace) };
     let view = ask.view();
-    let chosen: Vec<&Entry> = view.range(&prefix, None).map(|e| &**e).filter(|e| selection.matches(e)).collect();
+    let chosen: Vec<&Entry> = view.range(&prefix, None).filter(|e| selection.matches(e)).collect();
     let items = measured(ask, &*view, &chosen).await?;
     Ok(Answer::Response(respond_items(ask, items)?))
 }

@@ -45,7 +45,7 @@ pub(crate) async fn reserved_write(
     key: Arc<str>,
     expect: store::Expect,
     op: store::Op,
-) -> Result<Arc<store::Entry>, store::Error> {
+) -> Result<store::Entry, store::Error> {
     let mut others = Vec::new();
     if let Some(reservation) = &mut reservation {
         others = reservation.objects(&*ask.view(), ask.now);

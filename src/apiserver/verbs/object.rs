@@ -1,7 +1,5 @@
 //! An object on its way into the store: identity, serialised bytes with the place of the revision.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -9,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use types::registry::{Kind, KindRef, WriteClass};
 
-use super::facts::ObjectFacts;
+use super::facts;
 use crate::managed::Managed;
 
 const REVISION: &str = "resourceVersion";
@@ -137,7 +135,7 @@ fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
 /// The value for the store, of an object in the version in which it is kept; [`super::ask::Ask::to_store`] for others.
 pub fn to_store(kind: &KindRef, object: &Value, managed: &Managed) -> store::Value {
     let (bytes, stamp_at) = serialize(object, managed);
-    store::Value { bytes: Bytes::from(bytes), stamp_at, facts: Arc::new(ObjectFacts::of(kind.built_in(), object)) }
+    store::Value { bytes: Bytes::from(bytes), stamp_at, facts: facts::noted(kind.built_in(), object) }
 }
 
 pub fn class(kind: &Kind) -> store::Class {
@@ -149,21 +147,21 @@ pub fn class(kind: &Kind) -> store::Class {
 
 /// The stored object as a value.
 pub fn read(entry: &store::Entry) -> Result<Value, types::status::Status> {
-    serde_json::from_slice(&entry.value).map_err(|error| unreadable(entry, &error))
+    serde_json::from_slice(entry.value()).map_err(|error| unreadable(entry, &error))
 }
 
 fn unreadable(entry: &store::Entry, error: &serde_json::Error) -> types::status::Status {
-    tracing::error!(key = &*entry.key, %error, "a stored object cannot be read");
+    tracing::error!(key = entry.key(), %error, "a stored object cannot be read");
     types::status::Status::internal("a stored object cannot be read")
 }
 
 /// The stored object to be changed: without its managed fields, which stay the text that they are.
 pub fn open(entry: &store::Entry) -> Result<(Value, Managed), types::status::Status> {
     let mut managed = None;
-    let mut reader = serde_json::Deserializer::from_slice(&entry.value);
+    let mut reader = serde_json::Deserializer::from_slice(entry.value());
     let object = Level { depth: 0, managed: &mut managed }.deserialize(&mut reader);
     let object = object.map_err(|error| unreadable(entry, &error))?;
-    let managed = managed.map(|raw: &RawValue| Managed::stored(entry.value.slice_ref(raw.get().as_bytes())));
+    let managed = managed.map(|raw: &RawValue| Managed::stored(entry.bytes().slice_ref(raw.get().as_bytes())));
     Ok((object, managed.unwrap_or_default()))
 }
 
@@ -236,20 +234,14 @@ mod tests {
                 "spec": {"metadata": {"managedFields": [1]}}});
             let managed = Managed::stored(Bytes::from(entries.to_string()));
             let (bytes, _) = serialize(&object, &managed);
-            let entry = store::Entry {
-                key: Arc::from("k"),
-                value: bytes.into(),
-                created: store::Revision(1),
-                modified: store::Revision(1),
-                stamp_at: None,
-                facts: Arc::new(()),
-            };
+            let revision = store::Revision(1);
+            let entry = store::Entry::new("k", &bytes, revision, revision, None, &[]);
             let opened = open(&entry).unwrap();
             object["metadata"]["resourceVersion"] = json!("");
             assert_eq!(opened, (object.clone(), managed));
             object["metadata"]["managedFields"] = entries.clone();
             assert_eq!(read(&entry).unwrap(), object);
-            assert_eq!(entry.value, object.to_string().as_bytes(), "names are in order");
+            assert_eq!(entry.value(), object.to_string().as_bytes(), "names are in order");
         }
     }
 }

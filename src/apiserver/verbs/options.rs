@@ -11,7 +11,7 @@ use types::registry::Kind;
 use types::selector::{FieldSelector, FieldTerm, LabelSelector};
 use types::status::{Details, Reason, Status};
 
-use super::facts::{self, ObjectFacts};
+use super::facts;
 use super::object;
 use crate::http::query::Query;
 
@@ -94,11 +94,11 @@ impl Selection {
         if self.is_everything() {
             return true;
         }
-        let facts: &ObjectFacts = facts::facts(entry);
-        if !self.labels.matches(facts) {
+        let facts = facts::facts(entry);
+        if !self.labels.matches(&facts) {
             return false;
         }
-        let (namespace, name) = place(&entry.key);
+        let (namespace, name) = place(entry.key());
         let mut object = None;
         self.fields.terms.iter().all(|term| {
             let value = match term.field.as_str() {

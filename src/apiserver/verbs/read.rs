@@ -81,7 +81,7 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
     let (view, start, since) = starting_point(ask, &options).await?;
     // The cache-like answer to version 0 is never chunked, as upstream's.
     let limit = options.limit.filter(|_| options.resource_version != Some(0) || options.continue_token.is_some());
-    let mut chosen: Vec<Arc<Entry>> = Vec::new();
+    let mut chosen: Vec<Entry> = Vec::new();
     let (mut next, mut remaining) = (None, None);
     // One object by its name is looked up, not searched for: that is how single objects are watched.
     let single =
@@ -109,7 +109,7 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
                 continue;
             }
             if limit.is_some_and(|limit| chosen.len() == limit) {
-                next = Some(go_on(&entry.key));
+                next = Some(go_on(entry.key()));
                 remaining = selection.is_everything().then(|| 1 + entries.count() as i64);
                 break;
             }
@@ -130,9 +130,9 @@ pub async fn list(ask: &Ask<'_>) -> Result<Answer, Status> {
 pub async fn select(
     ask: &Ask<'_>,
     selection: &Selection,
-    candidates: Vec<Arc<Entry>>,
+    candidates: Vec<Entry>,
     limit: Option<usize>,
-) -> Result<(Vec<Arc<Entry>>, Option<Arc<str>>), Status> {
+) -> Result<(Vec<Entry>, Option<Arc<str>>), Status> {
     let mut chosen = Vec::new();
     for candidates in candidates.chunks(PRESENTED_AT_ONCE) {
         for entry in custom::present_all(&*ask.shared.store, ask.kind, candidates.to_vec()).await? {
@@ -140,7 +140,7 @@ pub async fn select(
                 continue;
             }
             if limit.is_some_and(|limit| chosen.len() == limit) {
-                return Ok((chosen, Some(entry.key.clone())));
+                return Ok((chosen, Some(entry.key().into())));
             }
             chosen.push(entry);
         }
@@ -182,7 +182,7 @@ async fn starting_point(ask: &Ask<'_>, options: &ListOptions) -> Result<(Snapsho
 /// The list of these entries in the shape and format that the client accepts.
 pub fn respond_list(
     ask: &Ask<'_>,
-    entries: &[Arc<Entry>],
+    entries: &[Entry],
     revision: u64,
     next: Option<String>,
     remaining: Option<i64>,
@@ -197,7 +197,7 @@ pub fn respond_list(
         metadata["remainingItemCount"] = json!(count);
     }
     let entries = &*conversion::entries(ask.served, entries)?;
-    let texts = entries.iter().map(|entry| &*entry.value);
+    let texts = entries.iter().map(|entry| entry.value());
     let partial = matches!(accepted.as_, As::PartialObjectMetadata | As::PartialObjectMetadataList);
     match (accepted.as_, accepted.media) {
         (As::TableV1 | As::TableV1beta1, _) => {
@@ -261,7 +261,7 @@ pub fn include_object(ask: &Ask<'_>) -> Result<IncludeObject, Status> {
 /// A list's JSON, put together frame by frame from the stored bytes while it is sent.
 struct Items {
     head: Option<Bytes>,
-    entries: VecDeque<Arc<Entry>>,
+    entries: VecDeque<Entry>,
     first: bool,
     tail: bool,
     left: u64,
@@ -270,9 +270,9 @@ struct Items {
 const TAIL: &[u8] = b"]}\n";
 
 impl Items {
-    fn new(head: String, entries: &[Arc<Entry>]) -> Self {
+    fn new(head: String, entries: &[Entry]) -> Self {
         let commas = entries.len().saturating_sub(1);
-        let items: usize = entries.iter().map(|e| e.value.len()).sum();
+        let items: usize = entries.iter().map(|e| e.value().len()).sum();
         let left = (head.len() + items + commas + TAIL.len()) as u64;
         Self {
             head: Some(Bytes::from(head)),
@@ -294,13 +294,13 @@ impl Iterator for Items {
             frame.put(head);
         }
         while let Some(entry) = this.entries.front() {
-            if !frame.is_empty() && frame.len() + entry.value.len() > FRAME_BYTES {
+            if !frame.is_empty() && frame.len() + entry.value().len() > FRAME_BYTES {
                 break;
             }
             if !std::mem::take(&mut this.first) {
                 frame.put_u8(b',');
             }
-            frame.put_slice(&entry.value);
+            frame.put_slice(entry.value());
             this.entries.pop_front();
         }
         if this.entries.is_empty() && std::mem::take(&mut this.tail) {

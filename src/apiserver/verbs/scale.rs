@@ -42,7 +42,7 @@ pub static SCALE_KIND: Kind = Kind {
 
 pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<Answer, Status> {
     if matches!(*method, Method::GET | Method::HEAD) {
-        let value = scale_of(ask.kind, &object::read(&*ask.current().await?)?)?;
+        let value = scale_of(ask.kind, &object::read(&ask.current().await?)?)?;
         return Ok(Answer::Object { code: 200, value });
     }
     let put = *method == Method::PUT;

@@ -98,7 +98,7 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock, ranges: &[IpNet]) -> Re
                     _ => bootstrap::reconcile,
                 };
                 match reconcile(&stored, &wanted) {
-                    Some(merged) => (merged, managed, Expect::At(entry.modified)),
+                    Some(merged) => (merged, managed, Expect::At(entry.modified())),
                     None => continue,
                 }
             }

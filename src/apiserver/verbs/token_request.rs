@@ -84,7 +84,7 @@ pub async fn create(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
                 let on = facts(&entry).field("spec.nodeName");
                 if !on.is_empty() {
                     let found = view.get(&format!("core/nodes//{on}"));
-                    let uid = found.as_deref().map(|e| uid(e).to_owned()).unwrap_or_default();
+                    let uid = found.as_ref().map(|e| uid(e).to_owned()).unwrap_or_default();
                     node = Some(Reference { name: on.to_owned(), uid });
                 }
                 pod = reference;

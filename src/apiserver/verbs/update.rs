@@ -2,8 +2,6 @@
 //!
 //! Source: apiserver `pkg/endpoints/handlers/update.go`, `pkg/registry/rest/update.go`, `pkg/registry/generic/registry`.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use serde_json::Value;
 use store::{Entry, Expect, Op};
@@ -87,14 +85,14 @@ pub async fn update(ask: &mut Ask<'_>, body: &Bytes) -> Result<Answer, Status> {
 
 /// An object that is stored and will be changed.
 pub struct Live {
-    pub entry: Arc<Entry>,
+    pub entry: Entry,
     /// Without its managed fields.
     pub object: Value,
     pub managed: Managed,
 }
 
 impl Live {
-    pub fn open(entry: Arc<Entry>) -> Result<Self, Status> {
+    pub fn open(entry: Entry) -> Result<Self, Status> {
         let (object, managed) = object::open(&entry)?;
         Ok(Self { entry, object, managed })
     }
@@ -163,8 +161,8 @@ pub async fn replace(
         let gone = delete::remove(ask, &entry, &new).await?;
         return Ok(Answer::Entry { code: 200, entry: gone });
     };
-    let expect = Expect::At(entry.modified);
-    let written = super::reserved_write(ask, reservation, entry.key.clone(), expect, Op::Put(value)).await;
+    let expect = Expect::At(entry.modified());
+    let written = super::reserved_write(ask, reservation, entry.key().into(), expect, Op::Put(value)).await;
     let entry = written.map_err(|error| match error {
         store::Error::Precondition { .. } => Unchanged::Raced,
         other => Unchanged::Refused(ask.store_error(&other)),

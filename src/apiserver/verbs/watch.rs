@@ -51,7 +51,7 @@ struct Watch {
     columns_sent: bool,
     feed: Box<dyn Watcher>,
     events: Vec<Event>,
-    initial: std::vec::IntoIter<Arc<Entry>>,
+    initial: std::vec::IntoIter<Entry>,
     /// A bookmark with this revision closes the initial events.
     initial_end: Option<Revision>,
     bookmarks: bool,
@@ -158,17 +158,19 @@ impl Watch {
             let mut out = Vec::new();
             for _ in 0..INITIAL_BATCH {
                 let Some(entry) = self.initial.next() else { break };
-                let Some(text) = written(conversion::text(&self.served, &entry.value)) else { continue };
-                let text = match custom::present_bytes(&*self.shared.store, &self.served, text, entry.modified).await {
+                let text = conversion::text(&self.served, Cow::Borrowed(entry.value()));
+                let Some(text) = written(text) else { continue };
+                let text = match custom::present_bytes(&*self.shared.store, &self.served, text, entry.modified()).await
+                {
                     Ok(text) => text,
                     Err(status) => {
                         out.extend(self.end(&status).unwrap_or_default());
                         return Some(out.into());
                     }
                 };
-                let event = self.event("ADDED", entry.modified, &text);
+                let event = self.event("ADDED", entry.modified(), &text);
                 let frame = self.form.frame(&event);
-                self.sent(entry.modified);
+                self.sent(entry.modified());
                 out.extend(written(frame).unwrap_or_default());
             }
             return Some(out.into());
@@ -273,16 +275,16 @@ impl Watch {
         let was = judged.previous().is_some_and(|previous| self.selection.matches(previous));
         let (name, text) = match &*judged {
             Event::Put { entry, .. } => match (was, self.selection.matches(entry)) {
-                (false, true) => ("ADDED", entry.value.clone()),
-                (true, true) => ("MODIFIED", entry.value.clone()),
+                (false, true) => ("ADDED", Cow::Borrowed(entry.value())),
+                (true, true) => ("MODIFIED", Cow::Borrowed(entry.value())),
                 // The last state that matched, at the revision at which it left.
-                (true, false) => ("DELETED", event.previous()?.value_at(entry.modified)),
+                (true, false) => ("DELETED", Cow::Owned(event.previous()?.value_at(entry.modified()))),
                 (false, false) => return None,
             },
-            Event::Delete { entry, .. } => was.then(|| ("DELETED", entry.value.clone()))?,
+            Event::Delete { entry, .. } => was.then(|| ("DELETED", Cow::Borrowed(entry.value())))?,
         };
         let revision = event.revision();
-        let text = written(conversion::text(&self.served, &text))?;
+        let text = written(conversion::text(&self.served, text))?;
         let text = match custom::present_bytes(&*self.shared.store, &self.served, text, revision).await {
             Ok(text) => text,
             Err(status) => return self.end(&status),
@@ -316,7 +318,7 @@ impl Watch {
 
 /// The event with its objects in the version of the kind, in which a selector reads them.
 async fn presented(store: &dyn Store, kind: &Kind, event: &Event) -> Result<Event, Status> {
-    let shown = |entry: &Arc<Entry>| custom::present(store, kind, entry.clone());
+    let shown = |entry: &Entry| custom::present(store, kind, entry.clone());
     Ok(match event {
         Event::Put { entry, previous } => {
             let entry = shown(entry).await?;

@@ -147,7 +147,7 @@ async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
 
 /// Whether a stored EndpointSlice belongs to the Service.
 pub fn is_slice_of(entry: &store::Entry, service: &str) -> bool {
-    types::selector::Labels::label(facts(entry), "kubernetes.io/service-name") == Some(service)
+    types::selector::Labels::label(&facts(entry), "kubernetes.io/service-name") == Some(service)
 }
 
 /// The ready endpoints of an EndpointSlice behind the port of that name.
@@ -174,7 +174,7 @@ enum Resolved {
 ///
 /// Source: apiserver `pkg/util/proxy/proxy.go` `ResolveEndpoint`.
 fn resolve(view: &dyn View, namespace: &str, name: &str, port: u16) -> Result<Resolved, String> {
-    let read = |key: &str| -> Option<Value> { serde_json::from_slice(&view.get(key)?.value).ok() };
+    let read = |key: &str| -> Option<Value> { serde_json::from_slice(view.get(key)?.value()).ok() };
     let service = by_kind("", "v1", "Service").and_then(|kind| read(&kind.store_key(namespace, name)));
     let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
     let spec = get(&service, "spec");
@@ -188,7 +188,7 @@ fn resolve(view: &dyn View, namespace: &str, name: &str, port: u16) -> Result<Re
     };
     let mut addresses = Vec::new();
     for entry in view.range(&slices.store_key(namespace, ""), None).filter(|entry| is_slice_of(entry, name)) {
-        let Ok(slice) = serde_json::from_slice::<Value>(&entry.value) else { continue };
+        let Ok(slice) = serde_json::from_slice::<Value>(entry.value()) else { continue };
         addresses.extend(ready(&slice, port_name));
     }
     if addresses.is_empty() {

@@ -23,7 +23,7 @@ const CHANGES: usize = 200;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn facts_of() -> FactsOf {
-    Arc::new(|_, _| Arc::new(()))
+    Arc::new(|_, _| store::Facts::default())
 }
 
 fn value() -> Vec<u8> {
@@ -33,7 +33,7 @@ fn value() -> Vec<u8> {
 }
 
 fn put(key: String, expect: Expect, class: Class) -> Batch {
-    let value = Value { bytes: value().into(), stamp_at: Some(20), facts: Arc::new(()) };
+    let value = Value { bytes: value().into(), stamp_at: Some(20), facts: store::Facts::default() };
     vec![Write { key: key.into(), expect, class, op: Op::Put(value) }]
 }
 
@@ -181,7 +181,7 @@ async fn reads(store: &Arc<SqliteStore>) -> Result<(), Failure> {
     let (mut ranges, mut rewinds, mut bytes) = (Vec::new(), Vec::new(), 0);
     for _ in 0..LISTS {
         let start = Instant::now();
-        bytes += store.snapshot().range("apps/replicasets/", None).map(|entry| entry.value.len()).sum::<usize>();
+        bytes += store.snapshot().range("apps/replicasets/", None).map(|entry| entry.value().len()).sum::<usize>();
         ranges.push(ms(start.elapsed()));
     }
     assert!(bytes > LISTS * LISTED * VALUE_BYTES);

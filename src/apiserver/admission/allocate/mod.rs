@@ -124,7 +124,7 @@ impl Allocator {
         let Some(services) = by_kind("", "v1", "Service") else { return };
         let mut state = self.state.lock();
         for entry in view.range(&services.store_prefix(), None) {
-            let Ok(service) = serde_json::from_slice::<Value>(&entry.value) else { continue };
+            let Ok(service) = serde_json::from_slice::<Value>(entry.value()) else { continue };
             let owner = owner_of(&service);
             for item in self.items_of(get(&service, "spec")) {
                 state.pool(item).hold(number(item), &owner);

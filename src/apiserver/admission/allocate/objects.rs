@@ -84,7 +84,7 @@ impl Allocator {
         let ips = items.iter().filter_map(|item| self.ip(*item));
         let ours = |ip: &IpAddr| {
             let entry = view.get(&kind.store_key("", &ip.to_string()))?;
-            let object = serde_json::from_slice(&entry.value).ok()?;
+            let object = serde_json::from_slice(entry.value()).ok()?;
             (owner_in(&object)?.as_str() == &**owner).then(|| write(kind, &ip.to_string(), Expect::Any, Op::Delete))
         };
         ips.filter_map(|ip| ours(&ip)).collect()
@@ -102,7 +102,7 @@ impl Allocator {
         }
         let mut all = Vec::new();
         for entry in view.range(&kind.store_prefix(), None) {
-            let Ok(found) = serde_json::from_slice::<Value>(&entry.value) else { continue };
+            let Ok(found) = serde_json::from_slice::<Value>(entry.value()) else { continue };
             let name = text(get(&found, "metadata"), "name");
             let held = missing.get(name).map(|(_, owner)| &**owner);
             match owner_in(&found) {

@@ -60,7 +60,7 @@ pub fn validate(request: &mut Request) -> Result<(), Status> {
 fn policy_of(request: &Request) -> (Policy, Vec<FieldError>) {
     let namespace =
         by_kind("", "v1", "Namespace").and_then(|kind| request.view.get(&kind.store_key("", request.namespace)));
-    namespace.map(|entry| Policy::read(facts(&entry))).unwrap_or_default()
+    namespace.map(|entry| Policy::read(&facts(&entry))).unwrap_or_default()
 }
 
 fn annotate(request: &mut Request, key: &str, value: impl FnOnce() -> String) {

@@ -42,7 +42,7 @@ fn built_in(kind: GroupVersionKind) -> Declared {
 fn custom(group: &str, version: &str, view: &dyn View, wanted: impl Fn(&Json) -> bool) -> Option<Declared> {
     let definitions = by_kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition")?;
     for entry in view.range(&definitions.store_prefix(), None) {
-        let definition: Json = serde_json::from_slice(&entry.value).unwrap_or_default();
+        let definition: Json = serde_json::from_slice(entry.value()).unwrap_or_default();
         let spec = get(&definition, "spec");
         if text(spec, "group") != group || !wanted(get(spec, "names")) {
             continue;

@@ -135,7 +135,7 @@ fn namespace_of(request: &Request) -> Result<Json, Status> {
     let Some(entry) = request.view.get(&namespaces.store_key("", request.namespace)) else {
         return Err(Status::not_found(namespaces, request.namespace));
     };
-    let mut namespace: Json = serde_json::from_slice(&entry.value).unwrap_or_default();
+    let mut namespace: Json = serde_json::from_slice(entry.value()).unwrap_or_default();
     if let Some(metadata) = namespace.get_mut("metadata").and_then(Json::as_object_mut) {
         for hidden in ["ownerReferences", "managedFields", "selfLink"] {
             metadata.remove(hidden);

@@ -201,11 +201,11 @@ fn gather<T>(
             tracing::warn!(plural, "more objects than are looked at");
             break;
         }
-        let made = match known.get(&entry.key) {
-            Some((revision, made)) if *revision == entry.modified => made.clone(),
-            _ => Arc::new(read(&serde_json::from_slice(&entry.value).unwrap_or_default())),
+        let made = match known.get(entry.key()) {
+            Some((revision, made)) if *revision == entry.modified() => made.clone(),
+            _ => Arc::new(read(&serde_json::from_slice(entry.value()).unwrap_or_default())),
         };
-        fresh.insert(entry.key.clone(), (entry.modified, made.clone()));
+        fresh.insert(entry.key().into(), (entry.modified(), made.clone()));
         all.push(made);
     }
     all

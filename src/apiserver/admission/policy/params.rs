@@ -38,7 +38,7 @@ impl Source {
     fn custom(group: &str, version: &str, kind: &str, view: &dyn View) -> Option<Self> {
         let definitions = by_kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition")?;
         view.range(&definitions.store_prefix(), None).find_map(|entry| {
-            let definition: Json = serde_json::from_slice(&entry.value).ok()?;
+            let definition: Json = serde_json::from_slice(entry.value()).ok()?;
             let (spec, names) = (get(&definition, "spec"), get(get(&definition, "spec"), "names"));
             let wanted = text(spec, "group") == group
                 && text(names, "kind") == kind
@@ -74,7 +74,7 @@ pub fn collect(
         }
         (true, true) => namespace,
     };
-    let read = |entry: &store::Entry| serde_json::from_slice::<Json>(&entry.value).ok();
+    let read = |entry: &store::Entry| serde_json::from_slice::<Json>(entry.value()).ok();
     let name = text(reference, "name");
     let mut params = Vec::new();
     if !name.is_empty() {
@@ -85,7 +85,7 @@ pub fn collect(
     } else if has(reference, "selector") {
         let selector = LabelSelector::from_object(get(reference, "selector")).map_err(|e| e.to_string())?;
         let selected = view.range(&format!("{}{namespace}/", source.prefix), None);
-        params.extend(selected.filter(|entry| selector.matches(facts(entry))).filter_map(|entry| read(entry)));
+        params.extend(selected.filter(|entry| selector.matches(&facts(entry))).filter_map(|entry| read(entry)));
     } else {
         return Err("one of name or selector must be provided".into());
     }

@@ -25,13 +25,13 @@ pub struct Checker;
 
 impl Follower for Checker {
     fn whole<'a>(&'a mut self, shared: &'a Arc<Shared>) -> BoxFuture<'a, ()> {
-        let stored: Vec<Bytes> = shared.store.snapshot().range(PREFIX, None).map(|entry| entry.value.clone()).collect();
+        let stored: Vec<Bytes> = shared.store.snapshot().range(PREFIX, None).map(|entry| entry.bytes()).collect();
         Box::pin(settle_all(shared, stored))
     }
 
     fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, events: &'a [Event]) -> BoxFuture<'a, ()> {
         let written = events.iter().filter(|event| matches!(event, Event::Put { .. }));
-        let written = written.map(|event| event.entry().value.clone()).collect();
+        let written = written.map(|event| event.entry().bytes()).collect();
         Box::pin(settle_all(shared, written))
     }
 }

@@ -116,7 +116,6 @@ fn issues(spec: &Json, expression: &str, object: Option<&Decl>, params: Option<&
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use store::{Entry, Revision};
 
@@ -128,10 +127,10 @@ mod tests {
         fn revision(&self) -> Revision {
             Revision(1)
         }
-        fn get(&self, _: &str) -> Option<Arc<Entry>> {
+        fn get(&self, _: &str) -> Option<Entry> {
             None
         }
-        fn range<'a>(&'a self, _: &str, _: Option<&str>) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + 'a> {
+        fn range<'a>(&'a self, _: &str, _: Option<&str>) -> Box<dyn Iterator<Item = &'a Entry> + 'a> {
             Box::new(std::iter::empty())
         }
         fn count(&self, _: &str) -> usize {

@@ -92,16 +92,16 @@ impl Webhooks {
         let mut gather = |plural: &str| -> Vec<Arc<Hook>> {
             let mut all = Vec::new();
             for entry in view.range(&format!("{STORE_PREFIX}{plural}/"), None) {
-                let hooks = match parsed.get(&entry.key) {
-                    Some((revision, hooks)) if *revision == entry.modified => hooks.clone(),
+                let hooks = match parsed.get(entry.key()) {
+                    Some((revision, hooks)) if *revision == entry.modified() => hooks.clone(),
                     _ => {
-                        let object: Value = serde_json::from_slice(&entry.value).unwrap_or_default();
+                        let object: Value = serde_json::from_slice(entry.value()).unwrap_or_default();
                         let name = text(get(&object, "metadata"), "name");
                         list(&object, "webhooks").iter().map(|w| Arc::new(Hook::read(name, w))).collect()
                     }
                 };
                 all.extend(hooks.iter().cloned());
-                fresh.insert(entry.key.clone(), (entry.modified, hooks));
+                fresh.insert(entry.key().into(), (entry.modified(), hooks));
             }
             all
         };

@@ -121,7 +121,7 @@ impl Seen {
                 // Ahead by the write that was under way when the kill came, never behind.
                 ('d' | 'b', Some(entry)) => {
                     assert!(
-                        entry.modified.0 >= *revision && number(&entry) >= *n,
+                        entry.modified().0 >= *revision && number(&entry) >= *n,
                         "{key} is back at {}",
                         number(&entry)
                     );
@@ -131,10 +131,10 @@ impl Seen {
                         assert_eq!(number(&twin), number(&entry), "half a batch");
                     }
                     // What was found once must be there the next time as well.
-                    (*n, *revision) = (number(&entry), entry.modified.0);
+                    (*n, *revision) = (number(&entry), entry.modified().0);
                 }
                 ('x', Some(entry)) => {
-                    assert!(entry.modified.0 > *revision || (entry.modified.0 == *revision && number(&entry) == *n))
+                    assert!(entry.modified().0 > *revision || (entry.modified().0 == *revision && number(&entry) == *n))
                 }
                 ('x', None) => {}
                 (_, entry) => panic!("{key}: {entry:?} after {kind} {n}"),

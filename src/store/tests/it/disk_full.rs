@@ -12,7 +12,7 @@ const FOLDER: &str = "KEDGE_TEST_FULL_FOLDER";
 const NAME: &str = "disk_full::a_full_disk_makes_the_store_read_only_until_there_is_space";
 
 fn big(n: usize) -> Write {
-    let value = Value { bytes: vec![b'x'; 20_000].into(), stamp_at: None, facts: std::sync::Arc::new(()) };
+    let value = Value { bytes: vec![b'x'; 20_000].into(), stamp_at: None, facts: store::Facts::default() };
     Write { key: format!("big/{n:04}").into(), expect: Expect::Absent, class: Class::Durable, op: Op::Put(value) }
 }
 

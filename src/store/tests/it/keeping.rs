@@ -53,7 +53,7 @@ async fn a_crash_never_makes_a_revision_come_again() {
     let path = folder.path().join("state.db");
     let store = try_open(&path, Options { revision_block: 5, ..Options::default() }).unwrap();
     for n in 0..40 {
-        let seen = store.write(relaxed("lease/node", n)).await.unwrap()[0].modified;
+        let seen = store.write(relaxed("lease/node", n)).await.unwrap()[0].modified();
         let (revision, _) = after_a_crash(&path).await;
         assert!(revision >= seen.0, "{seen} was seen, and {} would be used again", revision + 1);
     }
@@ -98,13 +98,13 @@ async fn facts_are_made_at_load_and_passed_with_a_write() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.db");
     let store = open(&path);
-    let value = Value { bytes: "twelve bytes".into(), stamp_at: None, facts: std::sync::Arc::new("mine") };
+    let value = Value { bytes: "twelve bytes".into(), stamp_at: None, facts: (*b"mine").into() };
     let write = Write { key: "k".into(), expect: Expect::Absent, class: Class::Durable, op: Op::Put(value) };
     let written = store.write(vec![write]).await.unwrap();
-    assert_eq!(written[0].facts.downcast_ref::<&str>(), Some(&"mine"));
+    assert_eq!(written[0].facts(), b"mine");
     store.close().await.unwrap();
     let entry = open(&path).snapshot().get("k").unwrap();
-    assert_eq!((entry.facts.downcast_ref::<usize>(), entry.stamp_at), (Some(&12), None));
+    assert_eq!((entry.facts(), entry.stamp_at()), (&b"12"[..], None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,7 +168,7 @@ async fn writers_wait_for_room() {
         });
     }
     let mut revisions: Vec<u64> =
-        writers.join_all().await.into_iter().flatten().map(|entry| entry.modified.0).collect();
+        writers.join_all().await.into_iter().flatten().map(|entry| entry.modified().0).collect();
     revisions.sort_unstable();
     assert_eq!(revisions, (1..=500).collect::<Vec<_>>());
     tokio::time::timeout(Duration::from_secs(5), store.reached(Revision(500))).await.unwrap().unwrap();
@@ -181,7 +181,7 @@ async fn a_stamp_outside_of_its_value_hurts_only_its_writer() {
     let wrong = tokio::spawn({
         let store = store.clone();
         async move {
-            let value = Value { bytes: "short".into(), stamp_at: Some(6), facts: std::sync::Arc::new(()) };
+            let value = Value { bytes: "short".into(), stamp_at: Some(6), facts: store::Facts::default() };
             store
                 .write(vec![Write { key: "k".into(), expect: Expect::Any, class: Class::Durable, op: Op::Put(value) }])
                 .await

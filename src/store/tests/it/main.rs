@@ -13,12 +13,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use store::{
-    Batch, Class, Entry, Error, Expect, FactsOf, Op, Options, Revision, SqliteStore, Store, Value, Write, Written,
+    Batch, Class, Entry, Error, Expect, Facts, FactsOf, Op, Options, Revision, SqliteStore, Store, Value, Write,
+    Written,
 };
 
-/// Facts are the length of the value.
+/// The facts of a value here: its length.
+fn noted(value: &[u8]) -> Facts {
+    value.len().to_string().into_bytes().into()
+}
+
 fn facts_of() -> FactsOf {
-    Arc::new(|_, value| Arc::new(value.len()))
+    Arc::new(|_, value| noted(value))
 }
 
 fn try_open(path: &Path, options: Options) -> Result<Arc<SqliteStore>, Error> {
@@ -33,7 +38,7 @@ fn open(path: &Path) -> Arc<SqliteStore> {
 fn put(key: &str, n: u64, expect: Expect, class: Class) -> Write {
     let bytes = format!(r#"{{"n":{n},"rev":""}}"#);
     let stamp_at = Some(bytes.len() - 2);
-    let value = Value { facts: Arc::new(bytes.len()), bytes: bytes.into(), stamp_at };
+    let value = Value { facts: noted(bytes.as_bytes()), bytes: bytes.into(), stamp_at };
     Write { key: key.into(), expect, class, op: Op::Put(value) }
 }
 
@@ -51,9 +56,9 @@ fn delete(key: &str) -> Batch {
 
 /// The `n` of an entry, after a check that the stamp is the revision.
 fn number(entry: &Entry) -> u64 {
-    let text = std::str::from_utf8(&entry.value).unwrap();
+    let text = std::str::from_utf8(entry.value()).unwrap();
     let (n, revision) = text.strip_prefix(r#"{"n":"#).unwrap().split_once(r#","rev":""#).unwrap();
-    assert_eq!(revision.strip_suffix(r#""}"#).unwrap(), entry.modified.to_string(), "stamp of {text}");
+    assert_eq!(revision.strip_suffix(r#""}"#).unwrap(), entry.modified().to_string(), "stamp of {text}");
     n.parse().unwrap()
 }
 
@@ -63,9 +68,9 @@ fn contents(store: &dyn Store) -> Vec<(String, u64, u64, u64)> {
 }
 
 fn listed(view: &dyn store::View) -> Vec<(String, u64, u64, u64)> {
-    view.range("", None).map(|e| (e.key.to_string(), number(e), e.created.0, e.modified.0)).collect()
+    view.range("", None).map(|e| (e.key().to_string(), number(e), e.created().0, e.modified().0)).collect()
 }
 
 fn revision_of(written: &[Written]) -> Revision {
-    written.last().unwrap().modified
+    written.last().unwrap().modified()
 }

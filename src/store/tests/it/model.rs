@@ -112,7 +112,7 @@ fn happened(event: &Event) -> Happened {
         Event::Delete { .. } => (false, true),
     };
     let entry = event.entry();
-    (entry.modified.0, entry.key.to_string(), crate::number(entry), there, before)
+    (entry.modified().0, entry.key().to_string(), crate::number(entry), there, before)
 }
 
 struct Watching {
@@ -220,7 +220,7 @@ async fn run(steps: Vec<Step>) {
                         assert_eq!(view.revision().0, revision);
                         assert_eq!(listed(&*view), flat(&model.states[&revision]));
                         for prefix in PREFIXES {
-                            let keys: Vec<_> = view.range(prefix, Some("a/2")).map(|e| e.key.to_string()).collect();
+                            let keys: Vec<_> = view.range(prefix, Some("a/2")).map(|e| e.key().to_string()).collect();
                             let all = model.states[&revision].keys().filter(|key| key.starts_with(prefix));
                             assert_eq!(view.count(prefix), all.clone().count());
                             assert_eq!(keys, all.filter(|key| key.as_str() >= "a/2").cloned().collect::<Vec<_>>());

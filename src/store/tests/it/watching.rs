@@ -61,14 +61,14 @@ async fn a_watcher_that_waits_is_woken_by_its_prefix_only() {
     assert!(tokio::time::timeout(Duration::from_millis(1), watcher.next(&mut events)).await.is_err());
     assert_eq!(watcher.progress(), Revision(1));
     let (complete, written) = tokio::join!(watcher.next(&mut events), store.write(durable("a/1", 1)));
-    assert_eq!((complete.unwrap(), written.unwrap()[0].modified), (Revision(2), Revision(2)));
+    assert_eq!((complete.unwrap(), written.unwrap()[0].modified()), (Revision(2), Revision(2)));
     store.write(delete("a/1")).await.unwrap();
     assert_eq!(watcher.progress(), Revision(2), "there is something unread");
     assert_eq!(watcher.next(&mut events).await.unwrap(), Revision(3));
     let [Event::Put { previous: None, .. }, Event::Delete { entry, previous }] = &events[..] else {
         panic!("{events:?}")
     };
-    assert_eq!((&entry.value[..], &previous.value[..]), (&br#"{"n":1,"rev":"3"}"#[..], &br#"{"n":1,"rev":"2"}"#[..]));
+    assert_eq!((entry.value(), previous.value()), (&br#"{"n":1,"rev":"3"}"#[..], &br#"{"n":1,"rev":"2"}"#[..]));
 }
 
 #[tokio::test]
