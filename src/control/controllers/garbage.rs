@@ -27,6 +27,7 @@ use graph::{Action, Graph, Meta, Partial, Place};
 mod aggregated;
 pub mod feeds;
 pub mod graph;
+mod node;
 
 const NAME: &str = "generic-garbage-collector";
 /// What the events say they come from.
@@ -203,7 +204,7 @@ impl Controller for Collector {
                     self.graph.lock().is_absent(&owner.uid);
                 }
                 // It exists, but its watch is behind: its arrival decides, and the back-off looks again until then.
-                else if !self.graph.lock().nodes.contains_key(&owner.uid) {
+                else if !self.graph.lock().nodes.contains(&owner.uid) {
                     return Err(types::status::Status::service_unavailable("an owner is not in the graph yet").into());
                 }
             }

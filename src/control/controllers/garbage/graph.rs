@@ -12,6 +12,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use serde::Deserialize;
 use types::registry::{self, BUILT_IN, Kind, KindRef, api_version};
 
+pub use super::node::Node;
+use super::node::Nodes;
+
 pub const FOREGROUND: &str = "foregroundDeletion";
 pub const ORPHAN: &str = "orphan";
 
@@ -53,21 +56,10 @@ pub struct Owner {
     blocks: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    slot: Slot,
-    namespace: Box<str>,
-    name: Box<str>,
-    pub owners: Box<[Owner]>,
-    deleting: bool,
-    foreground: bool,
-    orphan: bool,
-}
-
 /// The graph, by uid.
 #[derive(Default)]
 pub struct Graph {
-    pub nodes: HashMap<Uid, Node>,
+    pub nodes: Nodes,
     /// Owner to dependents; also for owners that were not seen.
     dependents: HashMap<Uid, BTreeSet<Uid>>,
     /// Owners that do not exist, as the API or their own watch said. Only those that something in the graph names.
@@ -158,9 +150,9 @@ impl Graph {
         self.uids_of(slot, |uid| !known.contains(uid))
     }
 
-    fn uids_of(&self, slot: Slot, wanted: impl Fn(&Uid) -> bool) -> Vec<Uid> {
-        let of_kind = self.nodes.iter().filter(|(uid, node)| node.slot == slot && wanted(uid));
-        of_kind.map(|(uid, _)| Arc::clone(uid)).collect()
+    fn uids_of(&self, slot: Slot, wanted: impl Fn(&str) -> bool) -> Vec<Uid> {
+        let of_kind = self.nodes.iter().filter(|node| node.slot == slot && wanted(node.uid()));
+        of_kind.map(|node| node.uid().into()).collect()
     }
 
     /// Objects with an owner of this kind that is not in the graph: they could not be decided while it was not served.
@@ -168,10 +160,10 @@ impl Graph {
         let Some(kind) = self.kind(slot) else { return Vec::new() };
         let waits = |owner: &Owner| match &owner.referent {
             Referent::BuiltIn { .. } => false,
-            Referent::Other(other) => other.is_a(kind) && !self.nodes.contains_key(&owner.uid),
+            Referent::Other(other) => other.is_a(kind) && !self.nodes.contains(&owner.uid),
         };
-        let waiting = self.nodes.iter().filter(|(_, node)| node.owners.iter().any(waits));
-        waiting.map(|(uid, _)| Arc::clone(uid)).collect()
+        let waiting = self.nodes.iter().filter(|node| node.owners.iter().any(waits));
+        waiting.map(|node| node.uid().into()).collect()
     }
 
     fn kind(&self, slot: Slot) -> Option<&KindRef> {
@@ -189,9 +181,9 @@ impl Graph {
         }
     }
 
-    /// Takes in an object's newest state.
+    /// Takes in an object's newest state; `uid` is the node's.
     pub fn upsert(&mut self, uid: Uid, node: Node) -> Changed {
-        let old = self.nodes.insert(Arc::clone(&uid), node.clone());
+        let old = self.nodes.insert(node.clone());
         if old.as_ref() == Some(&node) {
             return Changed::default();
         }
@@ -243,17 +235,17 @@ impl Graph {
             Referent::BuiltIn { kind, name } => (kind.api_version(), &*kind.kind, name),
             Referent::Other(other) => (other.api_version.to_string(), &*other.kind, &other.name),
         };
-        let Node { namespace, .. } = node;
+        let namespace = node.namespace();
         let identity = format!("[{version}/{of}, namespace: {namespace}, name: {name}, uid: {uid}]", uid = owner.uid);
         let about = ObjectReference {
             api_version: Some(api_version(&kind.group, &kind.version)),
             kind: Some(kind.kind.to_string()),
             namespace: Some(namespace.to_string()).filter(|n| !n.is_empty()),
-            name: Some(node.name.to_string()),
+            name: Some(node.name().to_owned()),
             uid: Some(uid.to_string()),
             ..ObjectReference::default()
         };
-        let message = format!("ownerRef {identity} does not exist in namespace {:?}", &**namespace);
+        let message = format!("ownerRef {identity} does not exist in namespace {namespace:?}");
         Some(Misplaced { about, message })
     }
 
@@ -288,7 +280,7 @@ impl Graph {
 
     fn place(&self, uid: &Uid) -> Option<Place> {
         let node = self.nodes.get(uid)?;
-        Some(Place::new(self.kind(node.slot)?, &node.namespace, &node.name, uid))
+        Some(Place::new(self.kind(node.slot)?, node.namespace(), node.name(), uid))
     }
 
     fn dependents_of(&self, uid: &Uid) -> impl Iterator<Item = (&Uid, &Node)> {
@@ -327,7 +319,7 @@ impl Graph {
                 continue;
             }
             let resolved = self.resolve(&owner.referent);
-            if resolved.is_some_and(|(kind, _)| kind.namespaced()) && node.namespace.is_empty() {
+            if resolved.is_some_and(|(kind, _)| kind.namespaced()) && node.namespace().is_empty() {
                 // A cluster-scoped object cannot say in which namespace its owner is: no answer would be the right one.
                 return Plan::nothing();
             }
@@ -337,7 +329,7 @@ impl Graph {
             }
             // A kind that is not served (yet, or any more): who knows. When it is served, the object is decided again.
             let Some((kind, name)) = resolved else { return Plan::nothing() };
-            let owner = Place::new(kind, &node.namespace, name, &owner.uid);
+            let owner = Place::new(kind, node.namespace(), name, &owner.uid);
             plan.push(Action::LookUp(owner), "an owner is not known");
         }
         if !plan.actions.is_empty() {
@@ -387,7 +379,7 @@ impl Graph {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.nodes.len() == 0
     }
 }
 
@@ -407,12 +399,12 @@ pub struct Partial {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Meta {
-    name: Box<str>,
+    pub name: Box<str>,
     #[serde(default)]
-    namespace: Box<str>,
+    pub namespace: Box<str>,
     pub uid: Box<str>,
     pub deletion_timestamp: Option<Box<str>>,
-    finalizers: Option<Vec<Box<str>>>,
+    pub finalizers: Option<Vec<Box<str>>>,
     owner_references: Option<Vec<Reference>>,
     pub resource_version: Option<String>,
 }
@@ -440,26 +432,6 @@ fn kind_of(api_version: &str, kind: &str) -> Option<&'static Kind> {
     match found.and_then(|kind| kind.kept_as.as_ref()) {
         Some(kept) => registry::by_kind(&kept.group, &kept.version, &kept.kind),
         None => found,
-    }
-}
-
-impl Node {
-    pub fn of(slot: Slot, meta: &Meta) -> Self {
-        let has = |name: &str| meta.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| **f == *name));
-        Self {
-            slot,
-            namespace: meta.namespace.clone(),
-            name: meta.name.clone(),
-            owners: meta.owners(),
-            deleting: meta.deletion_timestamp.is_some(),
-            foreground: has(FOREGROUND),
-            orphan: has(ORPHAN),
-        }
-    }
-
-    /// Whether this object, as an owner, is in a namespace that is not the dependent's.
-    fn is_elsewhere(&self, dependent: &Node) -> bool {
-        !self.namespace.is_empty() && self.namespace != dependent.namespace
     }
 }
 

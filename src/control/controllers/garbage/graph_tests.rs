@@ -163,5 +163,5 @@ fn owners_in_another_namespace_are_told_once() {
 fn custom_kinds_cost_others_nothing() {
     let pointer = size_of::<usize>();
     assert_eq!(size_of::<Owner>(), 6 * pointer);
-    assert_eq!(size_of::<Node>(), 7 * pointer);
+    assert_eq!(size_of::<Node>(), 6 * pointer);
 }
