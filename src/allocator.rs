@@ -61,6 +61,18 @@ unsafe impl GlobalAlloc for ByVerb {
     }
 }
 
+unsafe extern "C" {
+    fn mi_collect(force: bool);
+}
+
+/// Gives back to the kernel what mimalloc keeps ready for the calling thread, and what other threads gave back to it.
+pub fn collect() {
+    // JUSTIFICATION: the crate has no call for it.
+    // SAFETY: mimalloc may be called by any thread at any time; memory that is in use is not touched. It is linked: it is
+    // the allocator. In a shim it has nothing.
+    unsafe { mi_collect(true) }
+}
+
 // JUSTIFICATION: no code of Rust's own runs before its runtime allocates; the loader's list of constructors does.
 // SAFETY: the entry is a plain function pointer of the type that the loader calls, and nothing else lies in the section.
 #[used]

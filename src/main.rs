@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         runtime::shim::main(&args[2..])
     }
     if daemon::verbs::owns(args.get(1).map_or("", String::as_str)) {
-        return daemon::verbs::run(&args);
+        return daemon::verbs::run(&args, allocator::collect);
     }
     cli::run(&args, daemon::verbs::commands())
 }

@@ -17,6 +17,7 @@ mod network;
 mod notify;
 mod reset;
 mod server;
+mod settled;
 mod socket;
 mod unit;
 pub mod verbs;

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Server;
 use crate::lock::{Held, Mine};
-use crate::{agent, clock, host, keys, local, manifests, notify, socket, version};
+use crate::settled::Collect;
+use crate::{agent, clock, host, keys, local, manifests, notify, settled, socket, version};
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// The backlog of the API's listener: a burst of agents that come back together after a power cut.
@@ -72,11 +73,12 @@ impl Place {
     }
 }
 
-/// Runs until a signal asks to stop. Pods go on. The host is touched under `held` alone.
+/// Runs until a signal asks to stop. Pods go on. The host is touched under `held` alone. `collect` gives back what the heap of
+/// the calling thread keeps ready; it is called when the start is over.
 ///
 /// # Errors
 /// What keeps the server from starting, as one line that says what to do.
-pub async fn run(config: Server, held: &Held) -> Result<()> {
+pub async fn run(config: Server, held: &Held, collect: Collect) -> Result<()> {
     let begun = clock::monotonic();
     tracing::info!(version = version::git_version(), "kedge server starts");
     held.answer().context("the lock of the host's network")?;
@@ -91,6 +93,9 @@ pub async fn run(config: Server, held: &Held) -> Result<()> {
             if !stop.is_cancelled() {
                 tracing::info!(ms = begun.elapsed().as_millis() as u64, "ready");
                 notify::notify("READY=1");
+                if stop.run_until_cancelled(tokio::time::sleep(settled::AFTER)).await.is_some() {
+                    settled::give_back(collect);
+                }
                 stop.cancelled().await;
             }
             tracing::info!("kedge server stops; pods go on");

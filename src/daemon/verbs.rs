@@ -6,7 +6,8 @@ use clap::{Args as _, Command};
 
 use crate::config::{self, ConfigError};
 use crate::lock::Held;
-use crate::{check, log, reset, server, unit};
+use crate::settled::Collect;
+use crate::{check, log, reset, server, settled, unit};
 
 const VERBS: &[&str] = &["server", "agent", "check", "reset", "unit"];
 const NO_AGENTS: &str = "joining a server is not served by this version: run `kedge server`";
@@ -42,7 +43,8 @@ fn unit_command() -> Command {
 }
 
 /// Runs the verb `args[1]`. Exit codes: 0 done, 1 the operation failed, 2 wrong usage.
-pub fn run(args: &[String]) -> ExitCode {
+/// `collect`: gives back what the allocator keeps for the calling thread.
+pub fn run(args: &[String], collect: Collect) -> ExitCode {
     let named: Vec<String> = args[1..].to_vec();
     match args[1].as_str() {
         "check" => match parse::<check::Check>(check_command(), &named) {
@@ -69,14 +71,14 @@ pub fn run(args: &[String]) -> ExitCode {
             Err(error) => usage(&error),
         },
         _ => match config::server(&named) {
-            Ok(server) => serve(server),
+            Ok(server) => serve(server, collect),
             Err(error) => usage(&error),
         },
     }
 }
 
 /// Runs a server in a runtime of its own until it is asked to stop.
-fn serve(config: config::Server) -> ExitCode {
+fn serve(config: config::Server, collect: Collect) -> ExitCode {
     if let Err(error) = log::start(&config.common.log_level, config.common.log_format) {
         return usage(&error);
     }
@@ -84,8 +86,9 @@ fn serve(config: config::Server) -> ExitCode {
         server::preflight()?;
         // dropped after the runtime: nothing uses the host any more when another may
         let held = Held::take(&config.common.run_dir, !config.disable_agent)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(server::run(config, &held))
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.enable_all().on_thread_park(move || settled::idle(collect)).build()?;
+        runtime.block_on(server::run(config, &held, collect))
     };
     match run() {
         Ok(()) => ExitCode::SUCCESS,
