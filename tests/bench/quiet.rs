@@ -1,16 +1,20 @@
 //! Starting, and doing nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::daemon::{self, Daemon};
-use crate::report::{Row, ms};
+use crate::report::{Row, ms, percentile};
 
 const STARTS: usize = 11;
-/// After this the start's own work is over.
+/// After this the start's own work is over, and what only it needed is not given back yet.
 const SETTLE: Duration = Duration::from_secs(10);
+/// After as long again it is given back: `AFTER` in src/daemon/settled.rs.
+const GIVEN_BACK: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
+/// The first requests after idleness, for whom pages of the program are mapped again.
+const FIRST_GETS: usize = 100;
 
 /// Empty disk to API ready and, with an agent, to node Ready.
 pub async fn start(cgroup: &str) -> Result<Vec<Row>> {
@@ -46,20 +50,36 @@ pub async fn idle(cgroup: &str, name: &str) -> Result<Vec<Row>> {
     if flags.is_empty() {
         daemon.node_ready().await?;
     }
-    tokio::time::sleep(SETTLE).await;
-    let before = daemon::usage(daemon.pid())?;
-    tokio::time::sleep(IDLE).await;
-    let after = daemon::usage(daemon.pid())?;
     let memory = |file: &str, field: &str| -> Result<f64> {
         Ok(daemon::memory_kib(daemon.pid(), file, field)? as f64 * 1024.0 / 1e6)
     };
+    tokio::time::sleep(SETTLE).await;
+    let started = [memory("status", "VmRSS:")?, memory("status", "RssAnon:")?];
+    tokio::time::sleep(GIVEN_BACK).await;
+    let before = daemon::usage(daemon.pid())?;
+    tokio::time::sleep(IDLE).await;
+    let after = daemon::usage(daemon.pid())?;
     let cpu = (after.cpu_ns - before.cpu_ns) as f64 / IDLE.as_nanos() as f64 * 100.0;
     let written = (after.written - before.written) as f64;
+    let settled = [memory("status", "VmRSS:")?, memory("status", "RssAnon:")?];
+    let mut connection = daemon.admin.http1().await?;
+    let mut gets = Vec::with_capacity(FIRST_GETS);
+    for _ in 0..FIRST_GETS {
+        let start = Instant::now();
+        connection.must("GET", "/api/v1/namespaces/default", b"").await?;
+        gets.push(ms(start.elapsed()));
+    }
+    let first = gets[0];
     let rows = vec![
-        Row::new(format!("idle_{name}_resident"), vec![memory("status", "VmRSS:")?], "MB"),
-        Row::new(format!("idle_{name}_anonymous"), vec![memory("status", "RssAnon:")?], "MB"),
+        Row::new(format!("idle_{name}_resident_at_first"), vec![started[0]], "MB"),
+        Row::new(format!("idle_{name}_anonymous_at_first"), vec![started[1]], "MB"),
+        Row::new(format!("idle_{name}_resident"), vec![settled[0]], "MB"),
+        Row::new(format!("idle_{name}_anonymous"), vec![settled[1]], "MB"),
         Row::new(format!("idle_{name}_cpu"), vec![cpu], "%"),
         Row::new(format!("idle_{name}_written_in_60_s"), vec![written], "B"),
+        Row::new(format!("idle_{name}_first_get"), vec![first], "ms"),
+        Row::new(format!("idle_{name}_first_{FIRST_GETS}_gets_p50"), vec![percentile(&mut gets, 0.5)?], "ms"),
+        Row::new(format!("idle_{name}_first_{FIRST_GETS}_gets_p99"), vec![percentile(&mut gets, 0.99)?], "ms"),
     ];
     daemon.stop()?;
     Ok(rows)
