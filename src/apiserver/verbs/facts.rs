@@ -63,7 +63,8 @@ impl<'a> ObjectFacts<'a> {
     fn read(&self) -> (Option<&'static Kind>, Reader<'a>, usize) {
         let mut reader = Reader(self.0.get(1..).unwrap_or_default());
         let kind = reader.number().checked_sub(1).and_then(|at| BUILT_IN.get(at));
-        let labels = reader.number();
+        // A label takes two bytes at least: foreign bytes claim no more than they can hold.
+        let labels = reader.number().min(reader.0.len() / 2);
         (kind, reader, labels)
     }
 }
