@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn has_what_it_was_made_of() {
-        let rows: &[(&str, &str, Option<u32>, u64, &str, &str)] = &[
+        type Row = (&'static str, &'static str, Option<u32>, u64, &'static str, &'static str);
+        let rows: &[Row] = &[
             ("a/b", r#"{"v":""}"#, Some(6), 7, r#"{"v":"7"}"#, r#"{"v":"1007"}"#),
             ("", "", Some(0), 12, "12", "1012"),
             ("k", "x", Some(1), 9, "x9", "x1009"),

@@ -71,7 +71,7 @@ fn concerned(event: &Event) -> Vec<String> {
     }
     let of = |entry: &store::Entry| Definition::read(entry).map(|d| names(&d)).unwrap_or_default();
     let mut all = of(entry);
-    all.extend(previous.into_iter().flat_map(|entry| of(entry)));
+    all.extend(previous.into_iter().flat_map(of));
     all
 }
 

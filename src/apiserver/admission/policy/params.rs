@@ -85,7 +85,7 @@ pub fn collect(
     } else if has(reference, "selector") {
         let selector = LabelSelector::from_object(get(reference, "selector")).map_err(|e| e.to_string())?;
         let selected = view.range(&format!("{}{namespace}/", source.prefix), None);
-        params.extend(selected.filter(|entry| selector.matches(&facts(entry))).filter_map(|entry| read(entry)));
+        params.extend(selected.filter(|entry| selector.matches(&facts(entry))).filter_map(read));
     } else {
         return Err("one of name or selector must be provided".into());
     }

@@ -366,7 +366,7 @@ impl Graph {
         if blocking.is_empty() {
             plan.push(Action::RemoveFinalizer(place, FOREGROUND), "no dependent holds it back");
         } else {
-            let idle = |d: &&Uid| self.nodes.get(*d).is_some_and(|n| !n.deleting);
+            let idle = |d: &&Uid| self.nodes.get(d).is_some_and(|n| !n.deleting);
             let wake: Vec<Uid> = blocking.into_iter().filter(idle).cloned().collect();
             if !wake.is_empty() {
                 plan.push(Action::Wake(wake), "its dependents go first");
