@@ -294,8 +294,9 @@ async fn look(mut connection: Http1, arrivals: Arc<Arrivals>) {
     loop {
         let event = connection.event().await;
         let at = Instant::now();
-        // The namespace's own ConfigMap is nobody's measurement.
-        if event.as_ref().is_ok_and(|e| !e.windows(OURS.len()).take(OURS_WITHIN).any(|w| w == OURS)) {
+        // The namespace's own ConfigMap is nobody's measurement; it may come in one piece with the first that is ours.
+        let ours = |line: &[u8]| line.windows(OURS.len()).take(OURS_WITHIN).any(|w| w == OURS);
+        if event.as_ref().is_ok_and(|e| !e.split(|b| *b == b'\n').any(ours)) {
             continue;
         }
         let failed = event.is_err();
