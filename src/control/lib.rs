@@ -19,6 +19,7 @@ pub mod controllers;
 mod failures;
 mod history;
 pub mod keys;
+mod nodes;
 mod pod_writes;
 pub mod pods;
 pub mod scheduler;

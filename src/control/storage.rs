@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod, Vo
 use k8s_openapi::api::storage::v1::StorageClass;
 use types::quantity::Quantity;
 
+use crate::nodes::matches_labels;
 use crate::pods;
-use crate::scheduler::matches_labels;
 
 pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";

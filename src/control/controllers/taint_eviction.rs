@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use serde_json::json;
 
+use crate::nodes::tolerates;
 use crate::{Context, POD_BY_NODE, pods};
 
 const NAME: &str = "taint-eviction-controller";
@@ -20,20 +21,6 @@ const WORKERS: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Evict(String),
-}
-
-/// Source: core/v1 `toleration.go`.
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
-        "Exists" => true,
-        _ => false,
-    }
 }
 
 pub fn plan(pod: &Pod, node: &Node, now: Timestamp) -> Plan<Action> {

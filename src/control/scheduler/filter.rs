@@ -5,9 +5,10 @@
 //! `k8s.io/component-helpers/scheduling/corev1`.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelector, Taint, Toleration};
+
+use crate::nodes::{matches_term, tolerate};
 
 use super::needs::{HostPort, Needs};
 use super::profile::{Plugin, Profile};
@@ -71,38 +72,13 @@ pub fn ports_free(wanted: &[HostPort], taken: &[HostPort]) -> bool {
 
 fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
     let cordon = Taint { key: TAINT_UNSCHEDULABLE.into(), effect: "NoSchedule".into(), ..Taint::default() };
-    tolerates(tolerations, &cordon)
+    tolerate(tolerations, &cordon)
 }
 
 /// Whether no taint keeps the pod away.
 pub fn tolerates_all(tolerations: &[Toleration], taints: &[Taint]) -> bool {
     let forbids = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
-    taints.iter().filter(forbids).all(|t| tolerates(tolerations, t))
-}
-
-pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    fn text(o: &Option<String>) -> &str {
-        o.as_deref().unwrap_or_default()
-    }
-    tolerations.iter().any(|t| {
-        let (effect, key, value) = (text(&t.effect), text(&t.key), text(&t.value));
-        (effect.is_empty() || effect == taint.effect)
-            && (key.is_empty() || key == taint.key)
-            && match t.operator.as_deref().unwrap_or("Equal") {
-                "Exists" => true,
-                "Equal" | "" => !key.is_empty() && value == text(&taint.value),
-                "Gt" => compare(&taint.value, value, |node, pod| node > pod),
-                "Lt" => compare(&taint.value, value, |node, pod| node < pod),
-                _ => false,
-            }
-    })
-}
-
-fn compare(node: &Option<String>, pod: &str, holds: fn(i64, i64) -> bool) -> bool {
-    match (node.as_deref().unwrap_or_default().parse(), pod.parse()) {
-        (Ok(node), Ok(pod)) => holds(node, pod),
-        _ => false,
-    }
+    taints.iter().filter(forbids).all(|t| tolerate(tolerations, t))
 }
 
 /// Whether the pod's node selector and required node affinity are met.
@@ -116,44 +92,7 @@ pub fn wants_node(needs: &Needs, node: &Facts) -> bool {
 
 /// Any of the terms holds.
 pub fn matches_selector(selector: &NodeSelector, node: &Facts) -> bool {
-    selector.node_selector_terms.iter().any(|t| matches_term(t, node))
-}
-
-/// All expressions hold; a term without any holds for no node.
-pub fn matches_term(term: &NodeSelectorTerm, node: &Facts) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|e| matches_requirement(e, node.labels.get(&e.key).map(String::as_str)))
-        && fields.iter().all(|e| matches_requirement(e, (e.key == "metadata.name").then_some(&*node.name)))
-}
-
-/// As [`matches_term`], of a node of which only the labels are known: whom a term names by a field it is not.
-pub fn matches_labels(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    !expressions.is_empty()
-        && term.match_fields.as_ref().is_none_or(Vec::is_empty)
-        && expressions.iter().all(|e| matches_requirement(e, labels.get(&e.key).map(String::as_str)))
-}
-
-fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let number = |holds: fn(i64, i64) -> bool| match (
-        value.and_then(|v| v.parse().ok()),
-        values.first().and_then(|v| v.parse().ok()),
-    ) {
-        (Some(theirs), Some(mine)) => holds(theirs, mine),
-        _ => false,
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|v| values.iter().any(|x| x == v)),
-        "NotIn" => value.is_none_or(|v| values.iter().all(|x| x != v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => number(|a, b| a > b),
-        "Lt" => number(|a, b| a < b),
-        _ => false,
-    }
+    selector.node_selector_terms.iter().any(|t| matches_term(t, &node.name, &node.labels))
 }
 
 /// The nodes that the pod's affinity names, when each of its terms does; they alone are looked at. `Some` of none: the terms

@@ -61,7 +61,6 @@ use tokio_util::sync::CancellationToken;
 
 use act::{Act, Room};
 use cycle::Cycle;
-pub(crate) use filter::matches_labels;
 use hints::Event;
 use needs::{Needs, Resident};
 use place::{Diagnosis, Placement, place};

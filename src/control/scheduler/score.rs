@@ -6,11 +6,11 @@
 use k8s_openapi::api::core::v1::PreferredSchedulingTerm;
 
 use super::cycle::Cycle;
-use super::filter::{matches_term, tolerates};
 use super::needs::Needs;
 use super::profile::{Plugin, Profile, SCORE_MAX};
 use super::snapshot::{Facts, Snapshot};
 use super::{affinity, resources, spread};
+use crate::nodes::{matches_term, tolerate};
 
 /// The best of `slots`; among equals the first. Upstream draws lots; here the same question has the same answer.
 pub fn best(cycle: &Cycle<'_>, snapshot: &mut Snapshot, slots: &[u32]) -> Option<u32> {
@@ -79,12 +79,12 @@ fn scores(
 
 fn soft_taints(needs: &Needs, node: &Facts) -> i64 {
     let soft = node.taints.iter().filter(|t| t.effect == "PreferNoSchedule");
-    soft.filter(|t| !tolerates(needs.tolerations(), t)).count() as i64
+    soft.filter(|t| !tolerate(needs.tolerations(), t)).count() as i64
 }
 
 fn preferred(terms: &[&[PreferredSchedulingTerm]], node: &Facts) -> i64 {
     let all = terms.iter().copied().flatten();
-    all.filter(|t| matches_term(&t.preference, node)).map(|t| i64::from(t.weight)).sum()
+    all.filter(|t| matches_term(&t.preference, &node.name, &node.labels)).map(|t| i64::from(t.weight)).sum()
 }
 
 /// Scales to 0..=100 by the largest; `reverse`: least is best.

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
     Affinity, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
 };
 
-use crate::controllers::taint_eviction::tolerates;
+use crate::nodes::{matches_term, tolerate};
 
 const NAME_FIELD: &str = "metadata.name";
 /// What befalls nodes is no reason for a daemon to leave, or not to come.
@@ -68,7 +68,7 @@ pub fn place(spec: &PodSpec, node: &Node) -> Place {
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let borne = |effects: &[&str]| {
         let mut of = taints.iter().filter(|t| effects.contains(&t.effect.as_str()));
-        of.all(|taint| tolerations.iter().any(|t| tolerates(t, taint)))
+        of.all(|taint| tolerate(tolerations, taint))
     };
     Place { comes: borne(&["NoSchedule", "NoExecute"]), stays: borne(&["NoExecute"]) }
 }
@@ -81,36 +81,7 @@ fn wants(spec: &PodSpec, node: &Node) -> bool {
     }
     let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
     let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    required.is_none_or(|r| r.node_selector_terms.iter().any(|t| holds(t, node.name(), labels)))
-}
-
-/// All of a term holds; a term of nothing never does.
-fn holds(term: &NodeSelectorTerm, name: &str, labels: &BTreeMap<String, String>) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    let field = |key: &str| (key == NAME_FIELD).then_some(name);
-    (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|e| is_met(e, labels.get(&e.key).map(String::as_str)))
-        && fields.iter().all(|e| is_met(e, field(&e.key)))
-}
-
-fn is_met(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = |value: &str| values.iter().any(|v| v == value);
-    let compare = |holds: fn(&i64, &i64) -> bool| {
-        let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
-        let (theirs, ours) = (number(value), number(values.first().map(String::as_str)));
-        theirs.zip(ours).is_some_and(|(theirs, ours)| holds(&theirs, &ours))
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(listed),
-        "NotIn" => !value.is_some_and(listed),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(i64::gt),
-        "Lt" => compare(i64::lt),
-        _ => false,
-    }
+    required.is_none_or(|r| r.node_selector_terms.iter().any(|t| matches_term(t, node.name(), labels)))
 }
 
 /// Sends a pod to a node, in place of what its affinity says about nodes.
