@@ -6,7 +6,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mimalloc::MiMalloc;
+use libmimalloc_sys::{
+    mi_free, mi_malloc, mi_malloc_aligned, mi_realloc, mi_realloc_aligned, mi_zalloc, mi_zalloc_aligned,
+};
 
 struct ByVerb;
 
@@ -16,47 +18,67 @@ static ALLOCATOR: ByVerb = ByVerb;
 /// Set before the first allocation of the process and never again.
 static IS_SHIM: AtomicBool = AtomicBool::new(false);
 
+/// Bytes to which any allocation of as many is aligned, as C promises of `malloc`. Source: mimalloc `include/mimalloc/types.h`
+/// `MI_MAX_ALIGN_SIZE`. The calls that take an alignment allocate more than is asked for and take a slower path.
+const MALLOC_ALIGNS: usize = 16;
+
+/// Whether `size` bytes need no call that takes an alignment.
+#[inline(always)]
+fn is_plain(size: usize, layout: Layout) -> bool {
+    layout.align() <= MALLOC_ALIGNS && layout.align() <= size
+}
+
 // JUSTIFICATION: choosing an allocator at run time is only possible by implementing `GlobalAlloc`.
-// SAFETY: every call is handed on unchanged, and always to the same allocator, because `IS_SHIM` is settled by a constructor
-// that runs before Rust's runtime allocates anything.
+// SAFETY: every call is handed on, and always to the same allocator, because `IS_SHIM` is settled by a constructor that runs
+// before Rust's runtime allocates anything; what comes back is aligned, see `MALLOC_ALIGNS`.
 unsafe impl GlobalAlloc for ByVerb {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if IS_SHIM.load(Ordering::Relaxed) {
-            // SAFETY: the caller keeps GlobalAlloc's contract, which is handed on.
-            unsafe { System.alloc(layout) }
-        } else {
-            // SAFETY: as above.
-            unsafe { MiMalloc.alloc(layout) }
+        // SAFETY: the caller keeps GlobalAlloc's contract, which is handed on.
+        unsafe {
+            if IS_SHIM.load(Ordering::Relaxed) {
+                System.alloc(layout)
+            } else if is_plain(layout.size(), layout) {
+                mi_malloc(layout.size()).cast()
+            } else {
+                mi_malloc_aligned(layout.size(), layout.align()).cast()
+            }
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if IS_SHIM.load(Ordering::Relaxed) {
-            // SAFETY: as above.
-            unsafe { System.alloc_zeroed(layout) }
-        } else {
-            // SAFETY: as above.
-            unsafe { MiMalloc.alloc_zeroed(layout) }
+        // SAFETY: as above.
+        unsafe {
+            if IS_SHIM.load(Ordering::Relaxed) {
+                System.alloc_zeroed(layout)
+            } else if is_plain(layout.size(), layout) {
+                mi_zalloc(layout.size()).cast()
+            } else {
+                mi_zalloc_aligned(layout.size(), layout.align()).cast()
+            }
         }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        if IS_SHIM.load(Ordering::Relaxed) {
-            // SAFETY: as above.
-            unsafe { System.dealloc(pointer, layout) }
-        } else {
-            // SAFETY: as above.
-            unsafe { MiMalloc.dealloc(pointer, layout) }
+        // SAFETY: as above.
+        unsafe {
+            if IS_SHIM.load(Ordering::Relaxed) {
+                System.dealloc(pointer, layout);
+            } else {
+                mi_free(pointer.cast());
+            }
         }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if IS_SHIM.load(Ordering::Relaxed) {
-            // SAFETY: as above.
-            unsafe { System.realloc(pointer, layout, size) }
-        } else {
-            // SAFETY: as above.
-            unsafe { MiMalloc.realloc(pointer, layout, size) }
+        // SAFETY: as above.
+        unsafe {
+            if IS_SHIM.load(Ordering::Relaxed) {
+                System.realloc(pointer, layout, size)
+            } else if is_plain(size, layout) {
+                mi_realloc(pointer.cast(), size).cast()
+            } else {
+                mi_realloc_aligned(pointer.cast(), size, layout.align()).cast()
+            }
         }
     }
 }

@@ -4,6 +4,8 @@
 use std::process::ExitCode;
 
 mod allocator;
+#[cfg(any(all(target_env = "musl", not(debug_assertions)), test))]
+mod memory;
 
 /// The hidden verb of the shim, as `runtime` spawns it.
 const SHIM: &str = "shim";

@@ -21,11 +21,12 @@ pub enum EventType {
     Bookmark,
 }
 
-/// One event. `line` is the whole line; [`WatchEvent::object`] borrows the object's JSON from it.
+/// One event.
 #[derive(Debug)]
 pub struct WatchEvent {
     pub event: EventType,
-    line: Bytes,
+    /// The object's JSON within the line.
+    object: Bytes,
 }
 
 #[derive(Deserialize)]
@@ -39,7 +40,7 @@ struct Line<'a> {
 impl WatchEvent {
     /// The object's JSON text.
     pub fn object(&self) -> &str {
-        serde_json::from_slice::<Line<'_>>(&self.line).map(|l| l.object.get()).unwrap_or_default()
+        str::from_utf8(&self.object).unwrap_or_default()
     }
     pub fn decode<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_str(self.object())
@@ -128,7 +129,8 @@ impl WatchStream {
                 return Err(bad(serde::de::Error::custom(why)));
             }
         };
-        Ok(WatchEvent { event, line })
+        let object = line.slice_ref(head.object.get().as_bytes());
+        Ok(WatchEvent { event, object })
     }
 }
 

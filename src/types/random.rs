@@ -1,10 +1,42 @@
 //! Names and ids that chance chooses. The only place, with `client::clock`, that draws random bytes.
 
+use std::cell::RefCell;
+
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
+/// Random bytes that are asked of the kernel at once: a dozen ids.
+const DRAWN: usize = 256;
+
+/// What a thread has drawn and not given out; given out is wiped.
+struct Drawn {
+    bytes: [u8; DRAWN],
+    left: usize,
+}
+
+thread_local! {
+    static DRAWN_BYTES: RefCell<Drawn> = const { RefCell::new(Drawn { bytes: [0; DRAWN], left: 0 }) };
+}
+
 /// Fills `buf` from the kernel's generator. The kernel's source cannot fail once it is seeded at boot.
-#[expect(clippy::disallowed_methods, reason = "this is where randomness enters")]
 pub fn fill(buf: &mut [u8]) {
+    if buf.len() > DRAWN {
+        return draw(buf);
+    }
+    DRAWN_BYTES.with_borrow_mut(|drawn| {
+        if drawn.left < buf.len() {
+            draw(&mut drawn.bytes);
+            drawn.left = DRAWN;
+        }
+        let start = drawn.left - buf.len();
+        let given = &mut drawn.bytes[start..start + buf.len()];
+        buf.copy_from_slice(given);
+        given.fill(0);
+        drawn.left = start;
+    });
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is where randomness enters")]
+fn draw(buf: &mut [u8]) {
     getrandom::fill(buf).expect("the kernel's random generator works");
 }
 
@@ -53,7 +85,12 @@ mod tests {
         let id = uuid();
         assert_eq!(id.len(), 36);
         assert_eq!(id.as_bytes()[14], b'4');
-        assert_ne!(id, uuid());
+        let all: std::collections::BTreeSet<String> = (0..1000).map(|_| uuid()).collect();
+        assert_eq!(all.len(), 1000);
+        assert!(!all.contains(&id));
+        let mut long = [0; DRAWN + 1];
+        fill(&mut long);
+        assert!(long.iter().any(|b| *b != 0));
         assert!(suffix(200).bytes().all(|b| SUFFIX_ALPHABET.contains(&b)));
         assert_eq!(safe_encode("0"), char::from(SUFFIX_ALPHABET[0x30 % 27]).to_string());
     }
