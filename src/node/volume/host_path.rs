@@ -1,5 +1,5 @@
 //! hostPath volumes: the path is used as it is, after the check or creation that its type asks for.
-//! Source: `pkg/volume/hostpath/host_path.go`.
+//! Source: `pkg/volume/hostpath/host_path.go`; containerd `internal/cri/opts/spec_linux_opts.go` (what is not there is made).
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -12,8 +12,9 @@ pub fn prepare(path: &Path, kind: &str) -> Result<(), String> {
     let io = |e: std::io::Error| format!("hostPath {shown}: {e}");
     let what = |expected: &str| Err(format!("hostPath type check failed: {shown} is not {expected}"));
     match (kind, &metadata) {
-        ("", _) => Ok(()),
-        ("DirectoryOrCreate", Err(_)) => {
+        ("", Ok(_)) => Ok(()),
+        // Without a type a folder is made too: upstream by the container runtime.
+        ("" | "DirectoryOrCreate", Err(_)) => {
             fs::create_dir_all(path).map_err(io)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(io)
         }
@@ -43,7 +44,7 @@ mod tests {
     fn types() {
         let tmp = tempfile::tempdir().unwrap();
         let (dir, file) = (tmp.path().join("d/e"), tmp.path().join("f"));
-        assert!(prepare(&dir, "").is_ok());
+        assert!(prepare(&tmp.path().join("any/thing"), "").is_ok() && tmp.path().join("any/thing").is_dir());
         assert_eq!(
             prepare(&dir, "Directory").unwrap_err(),
             format!("hostPath type check failed: {} is not a directory", dir.display())
@@ -52,7 +53,7 @@ mod tests {
         assert!(prepare(&dir, "Directory").is_ok());
         assert!(prepare(&file, "File").is_err());
         assert!(prepare(&file, "FileOrCreate").is_ok());
-        assert!(prepare(&file, "File").is_ok());
+        assert!(prepare(&file, "File").is_ok() && prepare(&file, "").is_ok());
         assert!(prepare(&file, "DirectoryOrCreate").is_err());
         assert!(prepare(Path::new("/dev/null"), "CharDevice").is_ok());
         assert!(prepare(Path::new("/dev/null"), "BlockDevice").is_err());
