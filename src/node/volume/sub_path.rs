@@ -6,14 +6,20 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
 
-/// Opens `sub` below `root`, making folders that are missing (0750, as upstream). Errors: a path that leaves the volume, by its text
-/// or through a link.
+/// What a new folder takes over from its volume's mode: permissions and the group of what is made in it, not the sticky bit.
+const TAKEN_OVER: u32 = 0o2777;
+
+/// Opens `sub` below `root`, making folders that are missing, open to those to whom the volume is.
+///
+/// # Errors
+/// A path that leaves the volume, by its text or through a link.
 pub fn open_beneath(root: &Path, sub: &Path) -> io::Result<OwnedFd> {
     let leaves = || io::Error::new(io::ErrorKind::InvalidInput, format!("subPath {} leaves its volume", sub.display()));
     if sub.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
@@ -21,22 +27,29 @@ pub fn open_beneath(root: &Path, sub: &Path) -> io::Result<OwnedFd> {
     }
     // The volume itself may be reached through links; it is the node's own choice.
     let mut at = open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let beneath = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(beneath);
     match openat2(&at, sub, how) {
         Ok(fd) => return Ok(fd),
         Err(nix::errno::Errno::ENOENT) => {}
         Err(nix::errno::Errno::EXDEV) => return Err(leaves()),
         Err(e) => return Err(e.into()),
     }
+    let mode = fstat(&at)?.st_mode & TAKEN_OVER;
     for part in sub.components().filter(|c| matches!(c, Component::Normal(_))) {
         let part = Path::new(part.as_os_str());
-        match mkdirat(&at, part, Mode::from_bits_truncate(0o750)) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        let made = match mkdirat(&at, part, Mode::from_bits_truncate(mode & 0o777)) {
+            Ok(()) => true,
+            Err(nix::errno::Errno::EEXIST) => false,
             Err(e) => return Err(e.into()),
-        }
+        };
+        // What was made just now is no link, unless a container has been quick.
+        let how = if made { how.resolve(beneath | ResolveFlag::RESOLVE_NO_SYMLINKS) } else { how };
         at = openat2(&at, part, how).map_err(|e| if e == nix::errno::Errno::EXDEV { leaves() } else { e.into() })?;
+        if made {
+            // Past the umask.
+            fs::set_permissions(format!("/proc/self/fd/{}", at.as_raw_fd()), fs::Permissions::from_mode(mode))?;
+        }
     }
     Ok(at)
 }
@@ -74,8 +87,11 @@ mod tests {
         symlink("../outside", root.join("relative")).unwrap();
         assert!(open_beneath(&root, Path::new("file")).is_ok());
         assert!(open_beneath(&root, Path::new("inner")).is_ok(), "as the files of a configMap are");
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o3777)).unwrap();
         assert!(open_beneath(&root, Path::new("new/deep")).is_ok());
-        assert!(root.join("new/deep").is_dir());
+        for made in ["new", "new/deep"] {
+            assert_eq!(fs::metadata(root.join(made)).unwrap().permissions().mode(), 0o42_777, "{made}");
+        }
         for bad in ["absolute", "relative", "absolute/x", "relative/x", "../outside", "/etc"] {
             assert!(open_beneath(&root, Path::new(bad)).is_err(), "{bad}");
         }
