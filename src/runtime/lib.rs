@@ -37,6 +37,6 @@ pub use error::{Error, Result};
 pub use fake::Fake;
 pub use shims::{Config, Shims};
 pub use spec::{
-    AttachSpec, ContainerId, ContainerSpec, ExecSpec, LogPolicy, Mount, MountSource, Namespace, NetworkNamespace,
-    PodId, PodSpec, Propagation, Resources, Rlimit, Rootfs, Seccomp, TerminalSize, User,
+    AttachSpec, ContainerId, ContainerSpec, Device, ExecSpec, LogPolicy, Mount, MountSource, Namespace,
+    NetworkNamespace, PodId, PodSpec, Propagation, Resources, Rlimit, Rootfs, Seccomp, TerminalSize, User,
 };

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::{
-    ContainerId, ContainerSpec, LogPolicy, Mount, Namespace, NetworkNamespace, PodId, PodSpec, Propagation, Rootfs,
-    Seccomp, User,
+    ContainerId, ContainerSpec, Device, LogPolicy, Mount, Namespace, NetworkNamespace, PodId, PodSpec, Propagation,
+    Rootfs, Seccomp, User,
 };
 
 use super::expand::expand;
@@ -84,6 +84,8 @@ pub struct Inputs<'a> {
     pub env: Vec<(String, String)>,
     /// Volume mounts, each with its source on the host already found.
     pub mounts: Vec<Mount>,
+    /// Block devices that are volumes.
+    pub devices: Vec<Device>,
     /// Files that the node manages: path on the host to path in the container. Left out where a volume is mounted there.
     pub files: Vec<(PathBuf, PathBuf)>,
     pub log: LogPolicy,
@@ -140,7 +142,7 @@ pub fn container_spec(i: Inputs<'_>) -> Result<ContainerSpec, String> {
         rootfs: i.rootfs,
         read_only_rootfs: context.and_then(|s| s.read_only_root_filesystem) == Some(true),
         mounts,
-        devices: Vec::new(),
+        devices: i.devices,
         capabilities: security::capabilities(c)?,
         privileged,
         no_new_privileges: context.and_then(|s| s.allow_privilege_escalation) == Some(false),
@@ -220,6 +222,11 @@ mod tests {
             seccomp: Seccomp::RuntimeDefault,
             env: vec![("WHO".into(), "me".into()), ("PATH".into(), "/mine".into())],
             mounts: vec![Mount::bind("/v/deep", "/data/deep", true), Mount::bind("/v/hosts", "/etc/hosts", false)],
+            devices: vec![Device {
+                host_path: "/dev/sdb".into(),
+                container_path: "/dev/data".into(),
+                permissions: "r".into(),
+            }],
             files: vec![
                 ("/pods/hosts".into(), "/etc/hosts".into()),
                 ("/pods/resolv.conf".into(), "/etc/resolv.conf".into()),

@@ -1,15 +1,18 @@
 //! Volumes behind claims: waits until the claim is bound, and finds where on this host its volume is. Deciding is pure.
 //!
-//! Served are sources on this node: `local` (local-path among them) and `hostPath`.
+//! Served are sources on this node: `local` (local-path among them; as a folder, or as the block device that it is) and
+//! `hostPath`.
 //!
 //! Source: `createVolumeSpec`, `getPVCExtractPV`, `getPVSpec` in
 //! `pkg/kubelet/volumemanager/populator/desired_state_of_world_populator.go`, `pkg/volume/{local,hostpath}`.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 
 use client::Object as _;
 use client::storage::Volume as PersistentVolume;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, PersistentVolumeClaim, Pod, Volume};
 
 use super::{Volumes, host_path, ownership};
 use crate::pod;
@@ -57,6 +60,8 @@ pub fn volume_of(pod: &Pod, name: &str, own: bool, claim: Option<&PersistentVolu
 pub enum Source {
     /// Must be there.
     Local(PathBuf),
+    /// A block device, which containers get as it is.
+    Device(PathBuf),
     /// With the type that is checked.
     HostPath(PathBuf, String),
 }
@@ -64,7 +69,7 @@ pub enum Source {
 impl Source {
     pub fn path(&self) -> &PathBuf {
         match self {
-            Source::Local(path) | Source::HostPath(path, _) => path,
+            Source::Local(path) | Source::Device(path) | Source::HostPath(path, _) => path,
         }
     }
 }
@@ -87,23 +92,34 @@ pub fn source(pod: &Pod, volume: &Volume, claim_uid: &str, found: &PersistentVol
         Some(_) => {}
     }
     let mode = found.spec.volume_mode.as_deref().unwrap_or("Filesystem");
-    let mounts =
-        pod::containers(pod).into_iter().any(|(_, c)| c.volume_mounts.iter().flatten().any(|m| m.name == volume.name));
-    if mode != "Filesystem" {
-        let what = &volume.name;
-        return Err(if mounts {
-            format!("volume {what} has volumeMode {mode}, but is specified in volumeMounts")
-        } else {
-            format!("volume {what} has volumeMode {mode}, which this node does not serve")
-        });
+    let (what, is_block) = (&volume.name, mode == "Block");
+    let named = |uses: &dyn Fn(&Container) -> bool| pod::containers(pod).into_iter().any(|(_, c)| uses(&c));
+    if is_block && named(&|c| c.volume_mounts.iter().flatten().any(|m| m.name == *what)) {
+        return Err(format!("volume {what} has volumeMode {mode}, but is specified in volumeMounts"));
+    }
+    if !is_block && named(&|c| c.volume_devices.iter().flatten().any(|d| d.name == *what)) {
+        return Err(format!("volume {what} has volumeMode {mode}, but is specified in volumeDevices"));
     }
     if let Some(local) = &found.spec.local {
-        return Ok(Source::Local(PathBuf::from(&local.path)));
+        let path = PathBuf::from(&local.path);
+        return Ok(if is_block { Source::Device(path) } else { Source::Local(path) });
+    }
+    if is_block {
+        return Err(format!("persistent volume \"{name}\" is no block device that this node serves: local ones are"));
     }
     if let Some(host) = &found.spec.host_path {
         return Ok(Source::HostPath(PathBuf::from(&host.path), host.type_.clone().unwrap_or_default()));
     }
     Err(format!("persistent volume \"{name}\" is of a kind that this node does not serve: local and hostPath are"))
+}
+
+/// Whether a path is a block device, or leads to one.
+fn device(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(found) if found.file_type().is_block_device() => Ok(()),
+        Ok(_) => Err(format!("path \"{}\" is not a block device", path.display())),
+        Err(error) => Err(format!("path \"{}\": {error}", path.display())),
+    }
 }
 
 /// Whether a volume is mounted for reading only, whatever its mounts say.
@@ -131,7 +147,8 @@ impl Volumes {
         let found = found.map_err(|e| of_claim(format!("failed to fetch PV from API server: {e}")))?;
         let claim_uid = claim.as_ref().map(|c| c.uid().to_owned()).unwrap_or_default();
         let source = source(pod, v, &claim_uid, &found).map_err(of_claim)?;
-        let set_up = |why: String| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", found.name());
+        let step = if matches!(source, Source::Device(_)) { "MapVolume.SetUpDevice" } else { "MountVolume.SetUp" };
+        let set_up = |why: String| format!("{step} failed for volume \"{}\" : {why}", found.name());
         let context = pod::spec(pod).security_context.as_ref();
         let group = context.and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
         let unless_done = context.and_then(|s| s.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
@@ -139,7 +156,12 @@ impl Volumes {
         let lies = source.clone();
         let ready = tokio::task::spawn_blocking(move || match lies {
             Source::HostPath(path, kind) => host_path::prepare(&path, &kind),
+            Source::Device(path) => device(&path),
             Source::Local(path) if !path.exists() => Err(format!("path \"{}\" does not exist", path.display())),
+            Source::Local(path) if device(&path).is_ok() => Err(format!(
+                "path \"{}\" is a block device, which this node serves with volumeMode Block",
+                path.display()
+            )),
             Source::Local(path) => match group {
                 Some(group) => ownership::give(&path, group, read_only, unless_done).map_err(|e| e.to_string()),
                 None => Ok(()),
@@ -229,6 +251,27 @@ mod tests {
             at(json!({"claimRef": {"uid": "cu"}, "hostPath": {"path": "/x", "type": "Directory"}})),
             Ok(Source::HostPath("/x".into(), "Directory".into()))
         );
+        let block = json!({"claimRef": {"uid": "cu"}, "volumeMode": "Block", "local": {"path": "/dev/x"}});
+        let mut raw = pod.clone();
+        let container = &mut raw.spec.as_mut().unwrap().containers[0];
+        container.volume_mounts = None;
+        container.volume_devices = serde_json::from_value(json!([{"name": "data", "devicePath": "/dev/d"}])).unwrap();
+        let of_raw = |spec: &Value| {
+            let found: PersistentVolume =
+                serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": spec})).unwrap();
+            source(&raw, &pod::spec(&raw).volumes.as_ref().unwrap()[0], "cu", &found)
+        };
+        assert_eq!(of_raw(&block), Ok(Source::Device("/dev/x".into())));
+        for (spec, why) in [
+            (
+                json!({"claimRef": {"uid": "cu"}, "local": {"path": "/x"}}),
+                "has volumeMode Filesystem, but is specified in volumeDevices",
+            ),
+            (json!({"claimRef": {"uid": "cu"}, "volumeMode": "Block", "hostPath": {"path": "/x"}}), "local ones are"),
+        ] {
+            assert!(of_raw(&spec).unwrap_err().ends_with(why), "{spec}");
+        }
+        assert_eq!(device(Path::new("/dev/null")), Err("path \"/dev/null\" is not a block device".into()));
         for (spec, why) in [
             (json!({"local": {"path": "/x"}}), "not yet bound to the claim"),
             (json!({"claimRef": {"uid": "other"}, "local": {"path": "/x"}}), "does not point to claim.UID cu"),

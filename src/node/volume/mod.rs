@@ -29,9 +29,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::Client;
-use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeDevice};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use runtime::{Mount, MountSource};
+use runtime::{Device, Mount, MountSource};
 use types::quantity::Quantity;
 
 use crate::pod;
@@ -261,6 +261,26 @@ impl Volumes {
         Ok(mounts)
     }
 
+    /// The block devices that one container gets.
+    ///
+    /// # Errors
+    /// A volume that is none, or is not ready.
+    pub fn devices(&self, pod: &Pod, c: &Container) -> Result<Vec<Device>, String> {
+        let one = |d: &VolumeDevice| {
+            let volume = pod::spec(pod).volumes.iter().flatten().find(|v| v.name == d.name);
+            let volume = volume
+                .filter(|v| claims::claim_name(pod, v).is_some())
+                .ok_or_else(|| format!("cannot find volume \"{}\" to pass into container \"{}\"", d.name, c.name))?;
+            let permissions = if claims::reads_only(volume) { "r" } else { "rwm" };
+            Ok(Device {
+                host_path: self.host_path(pod, volume)?,
+                container_path: PathBuf::from(&d.device_path),
+                permissions: permissions.to_owned(),
+            })
+        };
+        c.volume_devices.iter().flatten().map(one).collect()
+    }
+
     /// Removes everything of a pod. Idempotent. Nothing below something that is still mounted is ever deleted.
     pub async fn remove(&self, uid: &str) -> io::Result<()> {
         self.objects.release(uid);
@@ -404,6 +424,32 @@ mod tests {
         volumes.remove("u1").await.unwrap();
         assert_eq!((volumes.leftovers().len(), volumes.objects.watches()), (0, 0));
         volumes.remove("u1").await.unwrap();
+    }
+
+    #[test]
+    fn block_devices_are_what_claims_have() {
+        let (api, tmp) = (Fake::new(Clock::system()), tempfile::tempdir().unwrap());
+        let volumes = Volumes::new(api.client(), tmp.path(), tmp.path(), Allocatable::default(), Arc::new(|_| ()));
+        let mut pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {
+            "containers": [{"name": "c", "volumeDevices": [{"name": "raw", "devicePath": "/dev/d"}]}],
+            "volumes": [{"name": "raw", "persistentVolumeClaim": {"claimName": "raw", "readOnly": true}}]}}))
+            .unwrap();
+        let devices = |pod: &Pod| volumes.devices(pod, &pod::spec(pod).containers[0]);
+        assert_eq!(devices(&pod), Err("volume \"raw\" is not mounted yet".into()));
+        volumes.claimed.lock().entry("u".into()).or_default().insert("raw".into(), "/dev/sdb".into());
+        let device = |permissions: &str| Device {
+            host_path: "/dev/sdb".into(),
+            container_path: "/dev/d".into(),
+            permissions: permissions.into(),
+        };
+        assert_eq!(devices(&pod), Ok(vec![device("r")]));
+        let volume = &mut pod.spec.as_mut().unwrap().volumes.as_mut().unwrap()[0];
+        volume.persistent_volume_claim.as_mut().unwrap().read_only = None;
+        assert_eq!(devices(&pod), Ok(vec![device("rwm")]));
+        let volume = &mut pod.spec.as_mut().unwrap().volumes.as_mut().unwrap()[0];
+        (volume.persistent_volume_claim, volume.empty_dir) = (None, Some(Default::default()));
+        assert_eq!(devices(&pod), Err("cannot find volume \"raw\" to pass into container \"c\"".into()));
     }
 
     #[tokio::test]

@@ -131,17 +131,18 @@ pub(super) async fn start(
         let (host, pod, spec, env, logs) = (Arc::clone(&s.host), Arc::clone(pod), spec.clone(), env.clone(), logs);
         let task = tokio::task::spawn_blocking(move || -> Result<_, StartFailure> {
             let mounts = host.volumes.mounts(&pod, &spec, &env, restarts).map_err(StartFailure::Config)?;
+            let devices = host.volumes.devices(&pod, &spec).map_err(StartFailure::Config)?;
             let files = write_files(&host, &pod, &ips).map_err(|e| StartFailure::Create(format!("{e:#}")))?;
             fs::create_dir_all(&logs).map_err(|e| StartFailure::Create(e.to_string()))?;
             // The present and the previous instance's log are kept.
             if let Some(old) = restarts.checked_sub(2) {
                 remove_logs(&logs, old);
             }
-            Ok((mounts, files))
+            Ok((mounts, devices, files))
         });
         task.await.map_err(|e| StartFailure::Create(e.to_string()))??
     };
-    let (mounts, files) = prepared;
+    let (mounts, devices, files) = prepared;
     let runtime_spec = translate::container_spec(translate::Inputs {
         pod,
         container: &spec,
@@ -155,6 +156,7 @@ pub(super) async fn start(
         seccomp,
         env,
         mounts,
+        devices,
         files,
         log: LogPolicy {
             path: log_path.clone(),
