@@ -10,6 +10,7 @@ use super::needs::{Needs, Resident};
 use super::profile::{Plugin, Profile};
 use super::snapshot::{Facts, Load, Snapshot};
 use super::spread::Spread;
+use super::verdicts::OfKind;
 use super::volumes::Claims;
 
 pub struct Cycle<'a> {
@@ -37,7 +38,12 @@ impl<'a> Cycle<'a> {
     /// Why a node with this load cannot take the pod.
     pub fn refusal(&self, snapshot: &Snapshot, slot: u32, load: &Load) -> Option<Refusal> {
         filter::refusal(self.needs, self.profile, snapshot.facts(slot), load)
-            .or_else(|| self.storage_refusal(snapshot.facts(slot)))
+            .or_else(|| self.refusal_by_others(snapshot, slot))
+    }
+
+    /// Of the plugins that look at more than the node and its pods.
+    fn refusal_by_others(&self, snapshot: &Snapshot, slot: u32) -> Option<Refusal> {
+        self.storage_refusal(snapshot.facts(slot))
             .or_else(|| self.spread.refusal(self.needs, snapshot, slot))
             .or_else(|| self.affinity.refusal(snapshot, slot))
     }
@@ -83,15 +89,21 @@ impl<'a> Cycle<'a> {
     }
 
     /// As [`Cycle::judge`], of the node as it is.
-    pub fn judge_node(&mut self, snapshot: &mut Snapshot, slot: u32) -> Option<Refusal> {
+    pub fn judge_node(&mut self, snapshot: &mut Snapshot, kind: &mut OfKind, slot: u32) -> Option<Refusal> {
         if self.expected(snapshot, slot).is_empty() {
-            return self.refusal(snapshot, slot, &snapshot.node(slot).load);
+            return match kind.ask(snapshot, slot) {
+                Err(refusal) => Some(refusal.clone()),
+                Ok(_) => self.refusal_by_others(snapshot, slot),
+            };
         }
         let load = snapshot.node(slot).load.clone();
         self.judge(snapshot, slot, &load)
     }
 
     fn expected(&self, snapshot: &Snapshot, slot: u32) -> Vec<Arc<Resident>> {
+        if !snapshot.is_anybody_nominated() {
+            return Vec::new();
+        }
         let (own, name) = (&self.needs.resident, &snapshot.facts(slot).name);
         let before = |r: &&Arc<Resident>| r.priority() >= own.priority() && r.key() != own.key();
         snapshot.nominated(name).iter().filter(before).cloned().collect()

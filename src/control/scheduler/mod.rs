@@ -17,6 +17,7 @@
 //! | `queue`, `hints` | who is tried when |
 //! | `volumes` | which nodes suit a pod's claims, and what these get there |
 //! | `snapshot` | what is known, with `tally` and `topology` counted as pods and nodes come and go |
+//! | `verdicts` | nothing: it keeps what `filter` and `resources` said of nodes that have not changed |
 //!
 //! What never lives here: a placement decision outside these, a write outside `act`.
 //! Source: `pkg/scheduler/schedule_one.go`, `pkg/scheduler/eventhandlers.go`.
@@ -46,6 +47,7 @@ mod tally;
 #[cfg(test)]
 mod testing;
 mod topology;
+mod verdicts;
 mod volumes;
 
 use std::collections::BTreeMap;

@@ -69,7 +69,11 @@ impl Model {
         match *step {
             Step::Place { pod, app, node } => {
                 self.pods.insert(pod, (app, node));
-                snapshot.assume(Key::new("d", &format!("p{pod}")), NODES[node], resident(pod, app));
+                let key = Key::new("d", &format!("p{pod}"));
+                let mut spec = spec(app, 0);
+                spec["nodeName"] = NODES[node].into();
+                let bound = testing::pod(&key.name, json!({"app": APPS[app]}), &spec);
+                snapshot.set_pod(&key, Some(&bound));
             }
             Step::Forget { pod } => {
                 self.pods.remove(&pod);
@@ -84,7 +88,7 @@ impl Model {
                 let object = zone_name.map(|z| testing::node(NODES[node], &[("zone", z.as_str())]));
                 snapshot.set_node(NODES[node], object.as_ref());
             }
-            Step::Ask => drop(picture(snapshot)),
+            Step::Ask => drop((picture(snapshot), outcome(snapshot))),
         }
     }
 

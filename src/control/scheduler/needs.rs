@@ -41,7 +41,7 @@ impl HostPort {
 }
 
 /// A pod as it counts where it is: bound, about to be, or expected after others have gone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Resident {
     pub pod: Arc<Pod>,
     pub requests: Amounts,
@@ -62,6 +62,17 @@ impl Resident {
             terms: Terms::of(pod),
             pod: Arc::clone(pod),
         }
+    }
+
+    /// Whether it takes the same, and belongs to the same sets of pods, as another state of the pod.
+    pub fn counts_as(&self, other: &Self) -> bool {
+        let (mine, theirs) = (&self.pod.metadata, &other.pod.metadata);
+        self.requests == other.requests
+            && self.filled == other.filled
+            && self.ports == other.ports
+            && self.terms == other.terms
+            && mine.labels == theirs.labels
+            && mine.deletion_timestamp.is_some() == theirs.deletion_timestamp.is_some()
     }
 
     pub fn key(&self) -> Key {
@@ -85,7 +96,7 @@ impl Resident {
 }
 
 /// What a pod asks of the node that is to take it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Needs {
     pub resident: Arc<Resident>,
     /// Constraints on its spread that must hold, and such that should.
@@ -261,6 +272,34 @@ mod tests {
         assert_eq!(requests(&asks_nothing, false).memory, 0);
         let filled = requests(&asks_nothing, true);
         assert_eq!((filled.cpu, filled.memory), (1100, 400 << 20));
+    }
+
+    #[test]
+    fn states_of_a_pod_that_count_the_same() {
+        let of = |meta: Value, spec: Value, status: Value| {
+            let mut pod = json!({"metadata": {"name": "p", "labels": {"a": "b"}}, "status": status,
+                "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}});
+            for (part, change) in [("metadata", meta), ("spec", spec)] {
+                for (k, v) in change.as_object().unwrap() {
+                    pod[part][k] = v.clone();
+                }
+            }
+            Resident::of(&Arc::new(serde_json::from_value(pod).unwrap()))
+        };
+        let base = of(json!({}), json!({}), json!({}));
+        let larger = json!([{"name": "c", "resources": {"requests": {"cpu": "2"}}}]);
+        let affinity =
+            json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}});
+        for (name, meta, spec, status, expected) in [
+            ("placed", json!({}), json!({"nodeName": "n"}), json!({}), true),
+            ("running", json!({}), json!({}), json!({"phase": "Running"}), true),
+            ("larger", json!({}), json!({"containers": larger}), json!({}), false),
+            ("labels", json!({"labels": {"a": "c"}}), json!({}), json!({}), false),
+            ("terms", json!({}), json!({"affinity": affinity}), json!({}), false),
+            ("going", json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), json!({}), json!({}), false),
+        ] {
+            assert_eq!(base.counts_as(&of(meta, spec, status)), expected, "{name}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::filter::{Refusal, named_nodes};
 use super::profile::{Plugin, Plugins, Profile};
 use super::score;
 use super::snapshot::Snapshot;
+use super::verdicts::OfKind;
 
 /// Nodes that are searched at least, and the least percentage of them. Source: `schedule_one.go`.
 const NODES_MIN: usize = 100;
@@ -97,21 +98,43 @@ pub fn place(cycle: &mut Cycle<'_>, snapshot: &mut Snapshot) -> Placement {
         diagnosis.rejectors.insert(Plugin::NodeAffinity);
         return Placement::Nowhere(diagnosis);
     }
+    let Some(names) = named else {
+        let mut kind = snapshot.verdicts.take(cycle.needs, cycle.profile);
+        let slots = snapshot.order().to_vec();
+        let placement = search(cycle, snapshot, &mut kind, &slots, diagnosis);
+        snapshot.verdicts.keep(kind);
+        return placement;
+    };
+    // Nobody else asks for the same.
+    let mut kind = OfKind::new(cycle.needs, cycle.profile);
+    let slots: Vec<u32> = names.iter().filter_map(|n| snapshot.find(n)).collect();
+    let mut placement = search(cycle, snapshot, &mut kind, &slots, diagnosis);
+    if let Placement::Nowhere(diagnosis) = &mut placement {
+        diagnosis.others = Some("node(s) didn't satisfy plugin(s) [NodeAffinity]");
+        diagnosis.rejectors.insert(Plugin::NodeAffinity);
+    }
+    placement
+}
+
+/// The best of some nodes.
+fn search(
+    cycle: &mut Cycle<'_>,
+    snapshot: &mut Snapshot,
+    kind: &mut OfKind,
+    slots: &[u32],
+    mut diagnosis: Diagnosis,
+) -> Placement {
     // Others have made room for it there.
     if let Some(slot) = cycle.needs.resident.nominated().and_then(|n| snapshot.find(n))
-        && cycle.judge_node(snapshot, slot).is_none()
+        && cycle.judge_node(snapshot, kind, slot).is_none()
     {
         return Placement::On(slot);
     }
-    let slots: Vec<u32> = match &named {
-        Some(names) => names.iter().filter_map(|n| snapshot.find(n)).collect(),
-        None => snapshot.order().to_vec(),
-    };
     let enough = wanted(slots.len(), cycle.profile);
     let mut fitting = Vec::new();
     for i in 0..slots.len() {
         let slot = slots[(snapshot.start + i) % slots.len()];
-        match cycle.judge_node(snapshot, slot) {
+        match cycle.judge_node(snapshot, kind, slot) {
             None => fitting.push(slot),
             Some(refusal) => {
                 diagnosis.rejectors.insert(refusal.plugin);
@@ -122,15 +145,11 @@ pub fn place(cycle: &mut Cycle<'_>, snapshot: &mut Snapshot) -> Placement {
             break;
         }
     }
-    snapshot.start = (snapshot.start + fitting.len() + diagnosis.refusals.len()) % nodes;
-    if let Some(slot) = score::best(cycle, snapshot, &fitting) {
-        return Placement::On(slot);
+    snapshot.start = (snapshot.start + fitting.len() + diagnosis.refusals.len()) % diagnosis.nodes;
+    match score::best(cycle, snapshot, kind, &fitting) {
+        Some(slot) => Placement::On(slot),
+        None => Placement::Nowhere(diagnosis),
     }
-    if named.is_some() {
-        diagnosis.others = Some("node(s) didn't satisfy plugin(s) [NodeAffinity]");
-        diagnosis.rejectors.insert(Plugin::NodeAffinity);
-    }
-    Placement::Nowhere(diagnosis)
 }
 
 #[cfg(test)]

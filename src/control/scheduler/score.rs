@@ -3,25 +3,27 @@
 //! Source: `pkg/scheduler/framework/runtime/framework.go` (RunScorePlugins), `framework/plugins/{tainttoleration,nodeaffinity}`,
 //! `framework/plugins/helper/normalize_score.go`.
 
-use k8s_openapi::api::core::v1::PreferredSchedulingTerm;
+use k8s_openapi::api::core::v1::{NodeAffinity, PreferredSchedulingTerm};
 
 use super::cycle::Cycle;
 use super::needs::Needs;
 use super::profile::{Plugin, Profile, SCORE_MAX};
 use super::snapshot::{Facts, Snapshot};
+use super::verdicts::{OfKind, Points};
 use super::{affinity, resources, spread};
 use crate::nodes::{matches_term, tolerate};
 
 /// The best of `slots`; among equals the first. Upstream draws lots; here the same question has the same answer.
-pub fn best(cycle: &Cycle<'_>, snapshot: &mut Snapshot, slots: &[u32]) -> Option<u32> {
+pub fn best(cycle: &Cycle<'_>, snapshot: &mut Snapshot, kind: &mut OfKind, slots: &[u32]) -> Option<u32> {
     if let [only] = slots {
         return Some(*only);
     }
+    let points: Vec<Points> = slots.iter().map(|s| kind.ask(snapshot, *s).unwrap_or_default()).collect();
     let mut totals = vec![0; slots.len()];
     for plugin in Plugin::ALL {
         let weight = cycle.profile.weights[plugin as usize];
         if weight > 0
-            && let Some(scores) = scores(plugin, cycle.needs, cycle.profile, snapshot, slots)
+            && let Some(scores) = scores(plugin, cycle.needs, cycle.profile, snapshot, slots, &points)
         {
             for (total, score) in totals.iter_mut().zip(scores) {
                 *total += weight * score;
@@ -39,27 +41,19 @@ fn scores(
     profile: &Profile,
     snapshot: &mut Snapshot,
     slots: &[u32],
+    points: &[Points],
 ) -> Option<Vec<i64>> {
-    let each = |score: &dyn Fn(u32) -> i64| Some(slots.iter().map(|s| score(*s)).collect::<Vec<_>>());
+    let each = |score: fn(&Points) -> i32| points.iter().map(|p| i64::from(score(p))).collect::<Vec<_>>();
     match plugin {
         Plugin::TaintToleration => {
-            let any = slots.iter().any(|s| !snapshot.facts(*s).taints.is_empty());
-            any.then(|| normalized(slots.iter().map(|s| soft_taints(needs, snapshot.facts(*s))).collect(), true))
+            points.iter().any(|p| p.soft_taints > 0).then(|| normalized(each(|p| p.soft_taints), true))
         }
         Plugin::NodeAffinity => {
-            let own = needs.node_affinity();
-            let own = own.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
-            let added = profile.added_affinity.as_ref();
-            let added = added.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
-            let terms = [own.unwrap_or_default(), added.unwrap_or_default()];
-            let score = |slot: &u32| preferred(&terms, snapshot.facts(*slot));
-            terms.iter().any(|t| !t.is_empty()).then(|| normalized(slots.iter().map(score).collect(), false))
+            points.iter().any(|p| p.preferred > 0).then(|| normalized(each(|p| p.preferred), false))
         }
-        Plugin::NodeResourcesFit => {
-            each(&|s| resources::fit_score(&profile.fit, needs, snapshot.facts(s), &snapshot.node(s).load))
-        }
+        Plugin::NodeResourcesFit => Some(each(|p| p.fit)),
         Plugin::NodeResourcesBalancedAllocation if resources::is_balanced(&profile.balanced, needs) => {
-            each(&|s| resources::balance_score(&profile.balanced, needs, snapshot.facts(s), &snapshot.node(s).load))
+            Some(each(|p| p.balance))
         }
         Plugin::PodTopologySpread => spread::scores(needs, snapshot, slots),
         Plugin::InterPodAffinity => affinity::scores(needs, profile, snapshot, slots),
@@ -77,13 +71,18 @@ fn scores(
     }
 }
 
-fn soft_taints(needs: &Needs, node: &Facts) -> i64 {
+/// Taints that the pod would rather not have near it.
+pub fn soft_taints(needs: &Needs, node: &Facts) -> i64 {
     let soft = node.taints.iter().filter(|t| t.effect == "PreferNoSchedule");
     soft.filter(|t| !tolerate(needs.tolerations(), t)).count() as i64
 }
 
-fn preferred(terms: &[&[PreferredSchedulingTerm]], node: &Facts) -> i64 {
-    let all = terms.iter().copied().flatten();
+/// The weights of the terms that the node meets, the pod's and those that the profile adds.
+pub fn preferred(needs: &Needs, profile: &Profile, node: &Facts) -> i64 {
+    fn of(affinity: Option<&NodeAffinity>) -> &[PreferredSchedulingTerm] {
+        affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref()).unwrap_or_default()
+    }
+    let all = of(needs.node_affinity()).iter().chain(of(profile.added_affinity.as_ref()));
     all.filter(|t| matches_term(&t.preference, &node.name, &node.labels)).map(|t| i64::from(t.weight)).sum()
 }
 
@@ -109,7 +108,7 @@ mod tests {
         let needs = testing::needs(spec);
         let cycle = Cycle::of(&needs, profile, snapshot);
         let order = snapshot.order().to_vec();
-        let best = best(&cycle, snapshot, &order).unwrap();
+        let best = best(&cycle, snapshot, &mut OfKind::new(&needs, profile), &order).unwrap();
         snapshot.facts(best).name.to_string()
     }
 

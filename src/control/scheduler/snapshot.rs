@@ -12,6 +12,7 @@ use super::images::Images;
 use super::needs::{HostPort, Resident};
 use super::tally::{HeldTerms, PerNode, Tallies};
 use super::topology::Topologies;
+use super::verdicts::Verdicts;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const REGION: &str = "topology.kubernetes.io/region";
@@ -66,6 +67,12 @@ impl Load {
         self.pods.push(Arc::clone(resident));
     }
 
+    fn replace(&mut self, old: &Arc<Resident>, new: &Arc<Resident>) {
+        if let Some(at) = self.pods.iter().position(|r| Arc::ptr_eq(r, old)) {
+            self.pods[at] = Arc::clone(new);
+        }
+    }
+
     pub fn remove(&mut self, resident: &Arc<Resident>) {
         let Some(at) = self.pods.iter().position(|r| Arc::ptr_eq(r, resident)) else { return };
         self.pods.swap_remove(at);
@@ -87,6 +94,8 @@ pub struct NodeInfo {
     pub load: Load,
     /// Whether a Node object stands behind it; pods may be bound to a node that has not been seen yet.
     pub known: bool,
+    /// Another one after each change of what the node says or has; no two nodes ever have the same.
+    pub version: u64,
 }
 
 struct Placed {
@@ -102,6 +111,9 @@ pub struct Snapshot {
     slots: Vec<NodeInfo>,
     by_name: HashMap<Box<str>, u32>,
     free: Vec<u32>,
+    /// Versions given so far.
+    versions: u64,
+    pub verdicts: Verdicts,
     /// The nodes that exist, one zone after the other in turn, so that a search that ends early has seen all zones.
     order: Vec<u32>,
     ordered: bool,
@@ -168,6 +180,7 @@ impl Snapshot {
             self.slots.push(NodeInfo::default());
         }
         self.slots[slot as usize].facts = Arc::new(Facts { name: name.into(), ..Facts::default() });
+        self.changed(slot);
         self.by_name.insert(name.into(), slot);
         slot
     }
@@ -196,7 +209,9 @@ impl Snapshot {
         let facts = facts.unwrap_or_else(|| Facts { name: name.into(), ..Facts::default() });
         if *info.facts != facts {
             info.facts = Arc::new(facts);
+            self.changed(slot);
         }
+        let info = &self.slots[slot as usize];
         self.topologies.set(slot, info.known.then_some(&info.facts.labels));
         self.release(slot);
         before
@@ -224,10 +239,25 @@ impl Snapshot {
         }
         let (had, stays) = (known.is_some(), known.is_some_and(|k| Some(&*self.facts(k.slot).name) == node));
         match (pod, node) {
-            (Some(pod), Some(node)) => self.place(key.clone(), node, Arc::new(Resident::of(pod)), false),
+            (Some(pod), Some(node)) => {
+                let resident = Arc::new(Resident::of(pod));
+                if !stays || !self.replace(key, &resident) {
+                    self.place(key.clone(), node, resident, false);
+                }
+            }
             _ => drop(self.forget(key)),
         }
         had && !stays
+    }
+
+    /// Takes over a pod's newest state if it counts as before, as most do: what we assumed is told by the API, or its status
+    /// changed.
+    fn replace(&mut self, key: &Key, resident: &Arc<Resident>) -> bool {
+        let Some(placed) = self.placed.get_mut(key).filter(|p| p.resident.counts_as(resident)) else { return false };
+        self.slots[placed.slot as usize].load.replace(&placed.resident, resident);
+        placed.resident = Arc::clone(resident);
+        placed.assumed = false;
+        true
     }
 
     /// Counts a pod on a node before the API shows it, so that the next placement sees the room as taken.
@@ -239,6 +269,7 @@ impl Snapshot {
     pub fn forget(&mut self, key: &Key) -> bool {
         let Some(placed) = self.placed.remove(key) else { return false };
         self.slots[placed.slot as usize].load.remove(&placed.resident);
+        self.changed(placed.slot);
         self.count(placed.slot, &placed.resident, false);
         self.release(placed.slot);
         true
@@ -256,8 +287,14 @@ impl Snapshot {
         self.forget(&key);
         let slot = self.slot(node);
         self.slots[slot as usize].load.add(&resident);
+        self.changed(slot);
         self.count(slot, &resident, true);
         self.placed.insert(key, Placed { slot, resident, assumed });
+    }
+
+    fn changed(&mut self, slot: u32) {
+        self.versions += 1;
+        self.slots[slot as usize].version = self.versions;
     }
 
     fn count(&mut self, slot: u32, resident: &Resident, more: bool) {
@@ -295,10 +332,11 @@ impl Snapshot {
         self.nominated.values().flatten().any(|r| r.key() == *key)
     }
 
+    pub fn is_anybody_nominated(&self) -> bool {
+        !self.nominated.is_empty()
+    }
+
     pub fn nominated(&self, node: &str) -> &[Arc<Resident>] {
-        if self.nominated.is_empty() {
-            return &[];
-        }
         self.nominated.get(node).map_or(&[], Vec::as_slice)
     }
 }
