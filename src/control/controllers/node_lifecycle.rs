@@ -2,8 +2,7 @@
 //! conditions say. Pods leave by `taint_eviction`.
 //!
 //! Silence is measured on the monotonic clock from when a heartbeat was last *seen* to change, never by comparing a node's
-//! wall clock with ours. When no node at all is ready, nothing is tainted for eviction: then it is more likely that this
-//! server is cut off than that every node died, and there is nowhere to go.
+//! wall clock with ours. Tainting for eviction is paced, and stopped, by how many nodes of a zone are lost: see [`zones`].
 //!
 //! Source: kubernetes `pkg/controller/nodelifecycle/node_lifecycle_controller.go`.
 
@@ -11,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::queue::Queue;
 use client::runner::{Controller, Plan, Seen};
 use client::{Cache, Client, Clock, Key, Object, Patch, Recorder, Result, Selector};
 use jiff::{SignedDuration, Timestamp};
@@ -22,6 +22,10 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{Context, POD_BY_NODE, pods};
+
+mod zones;
+
+use zones::{Changed, Member, Turn, Zones};
 
 const NAME: &str = "node-controller";
 const LEASES: &str = "kube-node-lease";
@@ -49,10 +53,19 @@ pub struct Observed<'a> {
     /// How long nothing was heard of it.
     pub silent: Duration,
     pub grace: Duration,
-    /// Some node of the cluster is ready.
-    pub any_ready: bool,
+    /// Whether its pods may be told to go, should it be lost.
+    pub evicts: Evicts,
     /// Pods on the node.
     pub pods: &'a [Arc<Pod>],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evicts {
+    Yes,
+    /// Who has been told stays told.
+    NoMore,
+    /// Who has been told is told otherwise.
+    Nobody,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -91,7 +104,12 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<Action> {
         plan.again_at(now + left);
     }
 
-    let wanted = taints(&node, observed.any_ready, now);
+    let mut wanted = taints(&node, now);
+    // Its zone must have heard of it first, and both taints mean the same to pods that stay for one of them.
+    let (lost, told) = (lost(observed.node), is_told(observed.node));
+    if let Some(key) = lost.filter(|_| observed.evicts == Evicts::Yes || observed.evicts == Evicts::NoMore && told) {
+        wanted.push(taint(key, "NoExecute", now));
+    }
     let ours = |t: &Taint| t.key == UNSCHEDULABLE || BY_CONDITION.iter().any(|(_, _, key)| t.key == *key);
     let current = observed.node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
     let same = |a: &Taint, b: &Taint| a.key == b.key && a.effect == b.effect;
@@ -152,37 +170,55 @@ fn silence(node: &mut Node, now: Timestamp) -> bool {
     changed
 }
 
-fn taints(node: &Node, any_ready: bool, now: Timestamp) -> Vec<Taint> {
-    let taint = |key: &str, effect: &str| Taint {
-        key: key.into(),
-        effect: effect.into(),
-        value: None,
-        time_added: Some(Time(pods::whole_second(now))),
-    };
-    let mut wanted = Vec::new();
-    for (name, status, key) in BY_CONDITION {
-        if condition(node, name).is_some_and(|c| c.status == status) {
-            wanted.push(taint(key, "NoSchedule"));
-            if name == "Ready" && any_ready {
-                wanted.push(taint(key, "NoExecute"));
-            }
-        }
-    }
+fn taint(key: &str, effect: &str, now: Timestamp) -> Taint {
+    let time_added = Some(Time(pods::whole_second(now)));
+    Taint { key: key.into(), effect: effect.into(), value: None, time_added }
+}
+
+/// What keeps new pods away.
+fn taints(node: &Node, now: Timestamp) -> Vec<Taint> {
+    let troubles =
+        BY_CONDITION.iter().filter(|(name, status, _)| condition(node, name).is_some_and(|c| c.status == *status));
+    let mut wanted: Vec<Taint> = troubles.map(|(_, _, key)| taint(key, "NoSchedule", now)).collect();
     if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
-        wanted.push(taint(UNSCHEDULABLE, "NoSchedule"));
+        wanted.push(taint(UNSCHEDULABLE, "NoSchedule", now));
     }
     wanted
+}
+
+/// The taint that tells the pods to go, as the node's condition stands.
+fn lost(node: &Node) -> Option<&'static str> {
+    match condition(node, "Ready")?.status.as_str() {
+        "True" => None,
+        "False" => Some(NOT_READY),
+        _ => Some(UNREACHABLE),
+    }
+}
+
+/// Whether its pods have been told to go.
+fn is_told(node: &Node) -> bool {
+    let mut taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    taints.any(|t| t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&t.key.as_str()))
 }
 
 /// When a node was last heard of.
 #[derive(Default)]
 struct Heard(Mutex<HashMap<Box<str>, Instant>>);
 
+impl Heard {
+    /// Nobody could be heard: all begin anew.
+    fn all(&self, now: Instant) {
+        self.0.lock().values_mut().for_each(|at| *at = now);
+    }
+}
+
 struct Lifecycle {
     client: Client,
     nodes: Arc<Cache<Node>>,
     pods: Arc<Cache<Pod>>,
     heard: Arc<Heard>,
+    zones: Arc<Mutex<Zones>>,
+    queue: Arc<Queue>,
     recorder: Recorder,
     clock: Clock,
     grace: Duration,
@@ -195,8 +231,19 @@ pub fn start(context: &Context) {
     let nodes = context.informers.cache::<Node>(Selector::all());
     let leases = context.informers.cache::<Lease>(Selector::namespace(LEASES));
     let pods = context.pods();
-    let (dirty, all, ear) = (Arc::clone(&queue), Arc::clone(&nodes), Arc::clone(&heard));
+    let zones = Arc::new(Mutex::new(Zones::default()));
+    let (dirty, all, ear, map) = (Arc::clone(&queue), Arc::clone(&nodes), Arc::clone(&heard), Arc::clone(&zones));
     nodes.on_change(Box::new(move |old, new| {
+        let member = |n: &Arc<Node>| Member::of(n);
+        let Changed { nodes, all: turned } =
+            map.lock().change(old.map(member).as_ref(), new.map(member).as_ref(), clock.monotonic());
+        nodes.iter().for_each(|n| dirty.add(Key::cluster(n)));
+        if turned == Some(false) {
+            ear.all(clock.monotonic());
+        }
+        if turned.is_some() {
+            all.all().iter().for_each(|n| dirty.add(n.key()));
+        }
         let Some(node) = new else {
             if let Some(node) = old {
                 ear.0.lock().remove(node.name());
@@ -209,12 +256,6 @@ pub fn start(context: &Context) {
             ear.0.lock().insert(node.name().into(), clock.monotonic());
         }
         dirty.add(node.key());
-        // Whether others may be tainted for eviction depends on whether any is ready.
-        if old.is_some_and(|o| is_ready(o)) != is_ready(node) {
-            for other in all.all() {
-                dirty.add(other.key());
-            }
-        }
     }));
     let (dirty, all, ear) = (Arc::clone(&queue), Arc::clone(&nodes), Arc::clone(&heard));
     leases.on_change(Box::new(move |old, new| {
@@ -238,7 +279,8 @@ pub fn start(context: &Context) {
         }
     }));
     let grace = Duration::from_secs(context.config.node_grace_seconds.into());
-    context.run(Lifecycle { client, nodes, pods, heard, recorder, clock, grace }, queue, WORKERS);
+    let lifecycle = Lifecycle { client, nodes, pods, heard, zones, queue: Arc::clone(&queue), recorder, clock, grace };
+    context.run(lifecycle, queue, WORKERS);
 }
 
 impl Controller for Lifecycle {
@@ -252,10 +294,14 @@ impl Controller for Lifecycle {
         let Some(node) = self.nodes.get(key) else { return Plan::nothing() };
         let monotonic = self.clock.monotonic();
         let heard = *self.heard.0.lock().entry(key.name.clone()).or_insert(monotonic);
-        let any_ready = self.nodes.all().iter().any(|n| is_ready(n));
+        let (evicts, turn) = self.turn(&node, monotonic);
         let pods = self.pods.indexed(POD_BY_NODE, &key.name);
         let silent = monotonic.saturating_duration_since(heard);
-        plan(&Observed { node: &node, silent, grace: self.grace, any_ready, pods: &pods }, now)
+        let mut plan = plan(&Observed { node: &node, silent, grace: self.grace, evicts, pods: &pods }, now);
+        if let Some(at) = turn {
+            plan.again_at(now + SignedDuration::try_from(at - monotonic).unwrap_or_default());
+        }
+        plan
     }
 
     async fn apply(&self, key: &Key, action: Action) -> Result<Vec<Seen>> {
@@ -298,64 +344,26 @@ impl Controller for Lifecycle {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(ready: &str, taints: &[(&str, &str)]) -> Node {
-        let taints: Vec<_> = taints.iter().map(|(k, e)| json!({"key": k, "effect": e})).collect();
-        serde_json::from_value(json!({"metadata": {"name": "n1"}, "spec": {"taints": taints},
-            "status": {"conditions": [
-                {"type": "MemoryPressure", "status": "False"}, {"type": "DiskPressure", "status": "False"},
-                {"type": "PIDPressure", "status": "False"}, {"type": "Ready", "status": ready}]}}))
-        .unwrap()
-    }
-    fn now() -> Timestamp {
-        Timestamp::from_second(1_700_000_000).unwrap()
-    }
-    fn check(node: &Node, silent: u64, any_ready: bool) -> Plan<Action> {
-        let (silent, grace) = (Duration::from_secs(silent), Duration::from_secs(10));
-        plan(&Observed { node, silent, grace, any_ready, pods: &[] }, now())
-    }
-    fn keys(node: &Node) -> Vec<(String, String)> {
-        node.spec.iter().flat_map(|s| s.taints.iter().flatten()).map(|t| (t.key.clone(), t.effect.clone())).collect()
-    }
-
-    #[test]
-    fn a_node_that_is_heard_is_left_alone_until_its_deadline() {
-        let plan = check(&node("True", &[("mine", "NoSchedule")]), 3, true);
-        assert!(plan.actions.is_empty());
-        assert_eq!(plan.again, Some(now() + SignedDuration::from_secs(7)));
-    }
-
-    #[test]
-    fn a_silent_node_is_unknown_and_tainted_and_then_nothing_is_left() {
-        let plan = check(&node("True", &[("mine", "NoSchedule")]), 10, true);
-        let [Action::Status(status), Action::Say("NodeNotReady", text), Action::Taints(tainted)] = &plan.actions[..]
-        else {
-            panic!("{plan:?}")
-        };
-        assert_eq!(text, "Node n1 status is now: NodeNotReady");
-        assert!(VOUCHED.iter().all(|c| condition(status, c).unwrap().status == "Unknown"));
-        let unreachable = |effect: &str| (UNREACHABLE.to_owned(), effect.to_owned());
-        let mine = ("mine".to_owned(), "NoSchedule".to_owned());
-        assert_eq!(keys(tainted), [mine, unreachable("NoSchedule"), unreachable("NoExecute")]);
-        let mut after = (**tainted).clone();
-        after.status = status.status.clone();
-        let plan = check(&after, 60, true);
-        assert!(plan.actions.is_empty() && plan.again.is_none(), "{plan:?}");
-        // It comes back.
-        let mut back = after;
-        back.status = node("True", &[]).status;
-        let plan = check(&back, 0, true);
-        let [Action::Taints(clean)] = &plan.actions[..] else { panic!("{plan:?}") };
-        assert_eq!(keys(clean).len(), 1);
-    }
-
-    #[test]
-    fn nobody_is_evicted_when_no_node_is_ready() {
-        let plan = check(&node("Unknown", &[(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]), 0, false);
-        let [Action::Taints(tainted)] = &plan.actions[..] else { panic!("{plan:?}") };
-        assert_eq!(keys(tainted), [(UNREACHABLE.to_owned(), "NoSchedule".to_owned())]);
+impl Lifecycle {
+    /// Whether the node's pods may be told to go should it be lost; or when its turn is, if it waits for one.
+    fn turn(&self, node: &Node, now: Instant) -> (Evicts, Option<Instant>) {
+        let (mut zones, member) = (self.zones.lock(), Member::of(node));
+        if zones.all_lost() {
+            return (Evicts::Nobody, None);
+        }
+        if lost(node).is_none() || is_told(node) {
+            zones.done(&member).iter().for_each(|n| self.queue.add(Key::cluster(n)));
+            return (Evicts::Yes, None);
+        }
+        match zones.turn(&member, now) {
+            Turn::Now => (Evicts::Yes, None),
+            Turn::At(at) => (Evicts::NoMore, Some(at)),
+            Turn::Later => (Evicts::NoMore, None),
+            Turn::Nobody => (Evicts::Nobody, None),
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "node_lifecycle_tests.rs"]
+mod tests;
