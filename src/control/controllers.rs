@@ -16,6 +16,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod ephemeral_volume;
 pub mod garbage;
 pub mod job;
@@ -56,6 +57,7 @@ pub const ALL: &[fn(&Context)] = &[
     daemonset::start,
     endpoints::start,
     endpointslice::start,
+    endpointslice_mirroring::start,
     garbage::start,
     node_lifecycle::start,
     taint_eviction::start,

@@ -18,8 +18,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::{Context, pods};
 
 const NAME: &str = "endpointslice-controller";
-const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// Who keeps a slice.
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Endpoints per slice; upstream's `--max-endpoints-per-slice`.
 const SLICE_MAX: usize = 100;
@@ -167,7 +169,7 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
         labels.insert(HEADLESS.into(), String::new());
     }
     labels.insert(SERVICE_NAME.into(), service.name().into());
-    labels.insert(MANAGED_BY.0.into(), MANAGED_BY.1.into());
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
     labels
 }
 
@@ -327,7 +329,17 @@ struct Slices {
     port: u16,
 }
 
-const BY_SERVICE: &str = "service";
+/// The slices of a service, by its key.
+pub const BY_SERVICE: &str = "service";
+
+/// Every slice, indexed by service.
+pub fn slices_by_service(context: &Context) -> Arc<Cache<EndpointSlice>> {
+    let slices = context.informers.cache::<EndpointSlice>(Selector::all());
+    slices.add_index(BY_SERVICE, |s| {
+        s.label(SERVICE_NAME).map(|n| format!("{}/{n}", s.namespace())).into_iter().collect()
+    });
+    slices
+}
 
 /// Marks the services that select a pod, before or after its change.
 pub fn watch_pods(pods: &Cache<Pod>, services: &Arc<Cache<Service>>, queue: &Arc<client::queue::Queue>) {
@@ -347,10 +359,7 @@ pub fn start(context: &Context) {
     let recorder = context.recorder(&client, NAME);
     let services = context.informers.cache::<Service>(Selector::all());
     let nodes = context.informers.cache::<Node>(Selector::all());
-    let slices = context.informers.cache::<EndpointSlice>(Selector::all());
-    slices.add_index(BY_SERVICE, |s| {
-        s.label(SERVICE_NAME).map(|n| format!("{}/{n}", s.namespace())).into_iter().collect()
-    });
+    let slices = slices_by_service(context);
     let (pods, queue) = (context.pods(), context.queue());
     let dirty = Arc::clone(&queue);
     services.on_change(Box::new(move |old, new| {
@@ -389,7 +398,7 @@ impl Controller for Slices {
         let Some(service) = self.services.get(key) else { return Plan::nothing() };
         let pods = self.pods.in_namespace(&key.namespace);
         let mut slices = self.slices.indexed(BY_SERVICE, &key.to_string());
-        slices.retain(|s| s.label(MANAGED_BY.0) == Some(MANAGED_BY.1));
+        slices.retain(|s| s.label(MANAGED_BY) == Some(MANAGER));
         let zone = |name: &str| {
             let node = self.nodes.get(&Key::cluster(name))?;
             node.label("topology.kubernetes.io/zone").map(Into::into)

@@ -11,6 +11,7 @@ mod keys;
 mod kubectl;
 #[path = "../../local.rs"]
 mod local;
+mod mirroring;
 mod scheduling;
 mod signing;
 mod storage;
