@@ -230,6 +230,8 @@ impl ApiServer {
         let definitions = keep(custom::STORE_PREFIX, Box::<custom::keeper::Keeper>::default());
         let policies = keep(admission::policy::status::PREFIX, Box::new(admission::policy::status::Checker));
         let registrations = keep(aggregator::STORE_PREFIX, Box::<aggregator::keeper::Keeper>::default());
+        let addresses = keep(admission::allocate::keeper::STORE_PREFIX, Box::new(admission::allocate::keeper::Keeper));
+        let trust = keep(aggregator::trust::STORE_KEY, Box::new(aggregator::trust::Teller));
         let own_registrations = tokio::spawn(aggregator::automatic::follow(weak()));
         let followers = [
             ("webhooks", webhooks),
@@ -238,6 +240,8 @@ impl ApiServer {
             ("policies", policies),
             ("registrations", registrations),
             ("registrations of this server", own_registrations),
+            ("addresses", addresses),
+            ("what extension servers are told", trust),
             ("roles", roles),
             ("flow control", flows),
         ];

@@ -136,8 +136,7 @@ impl Request<'_> {
             return GroupVersionKind::new("", "v1", kind);
         }
         match kind.subresource(self.subresource).and_then(|s| s.response.clone()) {
-            // Of a Scale nobody sees but the object that it changes.
-            Some(response) if response.kind != "Scale" => response,
+            Some(response) => response,
             _ => kind.gvk(),
         }
     }

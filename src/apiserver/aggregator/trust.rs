@@ -4,19 +4,49 @@
 //!
 //! Source: `pkg/controlplane/controller/clusterauthenticationtrust`; kube-apiserver `--requestheader-*`.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
+use store::Event;
 
 use super::FrontProxy;
 use crate::auth::front_proxy;
+use crate::follow::Follower;
 use crate::hooks::json::{get, text};
+use crate::server::{ApiServer, Shared};
+use crate::verbs::start;
 
 /// After its end a certificate is told of for so long, for clocks that differ.
 const SLACK_SECONDS: i64 = 5 * 60;
+
+/// Where it is kept.
+pub const STORE_KEY: &str = "core/configmaps/kube-system/extension-apiserver-authentication";
+
+/// Follows the ConfigMap: what somebody takes out of it is told again.
+pub struct Teller;
+
+impl Follower for Teller {
+    fn whole<'a>(&'a mut self, shared: &'a Arc<Shared>) -> BoxFuture<'a, ()> {
+        Box::pin(tell(shared))
+    }
+
+    fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, _: &'a [Event]) -> BoxFuture<'a, ()> {
+        Box::pin(tell(shared))
+    }
+}
+
+async fn tell(shared: &Arc<Shared>) {
+    let Some(proxy) = &shared.config.front_proxy else { return };
+    if let Err(status) = start::tell(&ApiServer::of(shared.clone()), proxy).await {
+        tracing::warn!(why = status.message, "extension servers could not be told whom to believe");
+    }
+}
 
 /// The whole object, of what is there (null: nothing) and what must be.
 pub fn config_map(there: &Value, proxy: &FrontProxy, now: Timestamp) -> Value {

@@ -74,6 +74,21 @@ pub async fn scale(ask: &mut Ask<'_>, method: &Method, body: &Bytes) -> Result<A
     Err(Status::conflict(ask.kind, ask.name, types::status::OBJECT_MODIFIED))
 }
 
+/// What admission is asked about when the subresource is this one: the Scale of the object, never the object itself.
+pub fn exchanged(ask: &Ask<'_>, object: &Value) -> Result<Option<Value>, Status> {
+    if ask.subresource == "scale" { scale_of(ask.kind, object).map(Some) } else { Ok(None) }
+}
+
+/// Writes what admission made of the Scale into the object.
+///
+/// # Errors
+/// 422 when that is not valid.
+pub fn take(ask: &Ask<'_>, object: &mut Value, scale: &Value) -> Result<(), Status> {
+    check(ask, scale, true)?;
+    apply_to(ask.kind, object, scale);
+    Ok(())
+}
+
 /// The Scale of an object.
 fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
     match custom::of(kind) {

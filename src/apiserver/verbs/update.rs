@@ -10,7 +10,7 @@ use types::status::Status;
 
 use super::ask::{Answer, Ask, Change, Owners};
 use super::object::{self, meta, meta_mut};
-use super::{create, delete};
+use super::{create, delete, scale};
 use crate::admission::{self, Operation};
 use crate::managed::{self, Given, Managed};
 use crate::{auth, conversion, custom, hooks};
@@ -120,8 +120,20 @@ pub async fn replace(
         Owners::Known(managed) => managed,
     };
     let options = admission::Options::Query(ask.query);
-    let change = Change { operation: Operation::Update, name: ask.name, old: Some(&old), dry_run, options };
-    ask.mutate(change, Some(&mut new), &*view).await?;
+    let admitted = scale::exchanged(ask, &old)?;
+    let change = Change {
+        operation: Operation::Update,
+        name: ask.name,
+        old: Some(admitted.as_ref().unwrap_or(&old)),
+        dry_run,
+        options,
+    };
+    if let Some(mut scale) = scale::exchanged(ask, &new)? {
+        ask.mutate(change, Some(&mut scale), &*view).await?;
+        scale::take(ask, &mut new, &scale)?;
+    } else {
+        ask.mutate(change, Some(&mut new), &*view).await?;
+    }
     hooks.default(&mut new)?;
     hooks.prepare_update(&mut new, &old, &ask.context());
     let mut errors = hooks::metadata::validate_update(&new, &old);
@@ -136,7 +148,10 @@ pub async fn replace(
     if ask.subresource.is_empty() {
         ask.warnings.extend(hooks.warnings(&new));
     }
-    ask.validate(change, Some(&mut new), &*view).await?;
+    match scale::exchanged(ask, &new)? {
+        Some(mut scale) => ask.validate(change, Some(&mut scale), &*view).await?,
+        None => ask.validate(change, Some(&mut new), &*view).await?,
+    }
 
     let reservation = if super::allocates(ask.kind) && ask.subresource.is_empty() {
         Some(ask.shared.allocator.reserve_update(&mut new, &old, &*ask.view())?)

@@ -30,6 +30,7 @@ use crate::hooks::core::service::{is_headless, needs_cluster_ip};
 use crate::hooks::json::{get, list, text};
 
 mod families;
+pub mod keeper;
 mod objects;
 mod pool;
 mod ports;

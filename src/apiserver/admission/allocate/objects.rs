@@ -22,12 +22,12 @@ const LABEL_FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
 const LABEL_MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 const MANAGER: &str = "ipallocator.k8s.io";
 
-fn kind() -> Option<&'static Kind> {
+pub(super) fn kind() -> Option<&'static Kind> {
     by_kind("networking.k8s.io", "v1", "IPAddress")
 }
 
 /// The object of an address that a Service holds.
-fn put(kind: &'static Kind, ip: IpAddr, owner: &Owner, expect: Expect, now: Timestamp) -> Write {
+pub(super) fn put(kind: &'static Kind, ip: IpAddr, owner: &Owner, expect: Expect, now: Timestamp) -> Write {
     let (namespace, name) = owner.split_once('/').unwrap_or(("", owner));
     let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind,
         "metadata": {"name": ip.to_string(), "labels": {LABEL_FAMILY: family_of(ip), LABEL_MANAGED_BY: MANAGER}},
@@ -37,7 +37,7 @@ fn put(kind: &'static Kind, ip: IpAddr, owner: &Owner, expect: Expect, now: Time
     write(kind, &ip.to_string(), expect, Op::Put(value))
 }
 
-fn write(kind: &Kind, name: &str, expect: Expect, op: Op) -> Write {
+pub(super) fn write(kind: &Kind, name: &str, expect: Expect, op: Op) -> Write {
     Write { key: kind.store_key("", name).into(), expect, class: object::class(kind), op }
 }
 
@@ -61,7 +61,7 @@ impl Reservation<'_> {
 }
 
 impl Allocator {
-    fn ip(&self, item: Item) -> Option<IpAddr> {
+    pub(super) fn ip(&self, item: Item) -> Option<IpAddr> {
         match item {
             Item::Address(i, bits) => Some(address(bits, self.families[i].0 == "IPv4")),
             Item::NodePort(_) => None,

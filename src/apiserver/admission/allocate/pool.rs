@@ -55,6 +55,11 @@ impl Pool {
         self.held.entry(n).or_insert_with(|| owner.clone());
     }
 
+    /// Who holds the number.
+    pub fn owner(&self, n: u128) -> Option<&Owner> {
+        self.held.get(&n)
+    }
+
     /// Every number that is held, and by whom.
     pub fn all(&self) -> impl Iterator<Item = (u128, &Owner)> {
         self.held.iter().map(|(n, owner)| (*n, owner))

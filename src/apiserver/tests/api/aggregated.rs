@@ -474,27 +474,3 @@ async fn a_server_that_does_not_answer_stalls_nobody() {
         () = others => {}
     }
 }
-
-#[tokio::test]
-async fn extension_servers_are_told_whom_to_believe() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::start_in(folder, None).await;
-    let path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
-    let map = server.admin().get(path).await.expect(200).json();
-    let data = &map["data"];
-    let pem = |text: &str| text.replace("\r\n", "\n");
-    assert_eq!(pem(data["client-ca-file"].as_str().unwrap()), pem(server.pki.ca_pem()));
-    assert_eq!(pem(data["requestheader-client-ca-file"].as_str().unwrap()), pem(server.pki.front_proxy_ca_pem()));
-    for (key, value) in [
-        ("allowed-names", "front-proxy-client"),
-        ("username-headers", "X-Remote-User"),
-        ("uid-headers", "X-Remote-Uid"),
-        ("group-headers", "X-Remote-Group"),
-        ("extra-headers-prefix", "X-Remote-Extra-"),
-    ] {
-        assert_eq!(data[format!("requestheader-{key}")], format!("[{value:?}]"), "{key}");
-    }
-    let role =
-        "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles/extension-apiserver-authentication-reader";
-    server.admin().get(role).await.expect(200);
-}

@@ -23,7 +23,7 @@ fn schema() -> Value {
 }
 
 /// A definition with both subresources, columns and a selectable field.
-fn full() -> Value {
+pub fn full() -> Value {
     let mut definition = cars(&schema());
     let version = &mut definition["spec"]["versions"][0];
     version["subresources"] = json!({"status": {}, "scale": {"specReplicasPath": ".spec.replicas",

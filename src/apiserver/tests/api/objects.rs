@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::custom::until;
 use crate::harness::{Server, config_map};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -361,7 +362,13 @@ async fn addresses_in_use_have_objects() {
     for gives_up in [true, false] {
         let made = admin.post(services, &service).await.expect(201).json();
         let path = format!("{addresses}/{}", made["spec"]["clusterIP"].as_str().unwrap());
-        assert_eq!(admin.get(&path).await.expect(200).json()["spec"]["parentRef"]["name"], "s");
+        let object = admin.get(&path).await.expect(200).json();
+        assert_eq!(object["spec"]["parentRef"]["name"], "s");
+        admin.delete(&path).await.expect(200);
+        let again = until(&admin, &path, |answer| {
+            answer.code == 200 && answer.json()["metadata"]["uid"] != object["metadata"]["uid"]
+        });
+        assert_eq!(again.await.json()["spec"], object["spec"]);
         if gives_up {
             let external = json!({"spec": {"type": "ExternalName", "externalName": "a.example", "clusterIP": null,
                 "clusterIPs": null, "ipFamilies": null, "ipFamilyPolicy": null}});
