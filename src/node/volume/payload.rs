@@ -100,7 +100,7 @@ pub fn downward(
     Ok(payload)
 }
 
-/// Who may read a service account's token: everybody by the default mode, or only the one user that all containers share, or
+/// Who may read a service account's token: everybody by the default mode, or only the one user that all containers share, and
 /// the fsGroup. Source: `projected.go` collectData, KEP-2451.
 pub fn token(pod: &Pod, token: &str, default_mode: u32) -> File {
     let context = pod::spec(pod).security_context.as_ref();
@@ -111,8 +111,8 @@ pub fn token(pod: &Pod, token: &str, default_mode: u32) -> File {
     let first = users.next().flatten();
     let shared = first.filter(|uid| users.all(|u| u == Some(*uid))).and_then(|uid| u32::try_from(uid).ok());
     let (mode, uid) = match (fs_group, shared) {
-        (true, _) => (0o600, None),
-        (false, Some(uid)) => (0o600, Some(uid)),
+        (_, Some(uid)) => (0o600, Some(uid)),
+        (true, None) => (0o600, None),
         (false, None) => (default_mode, None),
     };
     File { data: token.as_bytes().to_vec(), mode, uid }
@@ -193,5 +193,9 @@ mod tests {
             (0o644, None),
         );
         check(json!({"securityContext": {"fsGroup": 5}, "containers": [{"name": "a"}]}), (0o600, None));
+        check(
+            json!({"securityContext": {"fsGroup": 5, "runAsUser": 6}, "containers": [{"name": "a"}]}),
+            (0o600, Some(6)),
+        );
     }
 }
