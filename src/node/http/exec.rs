@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming as RequestBody;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Container;
 use runtime::{AttachSpec, ContainerId, ExecSpec, PodId, Session};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -53,7 +54,14 @@ fn wanted(query: &Query) -> Wanted {
         // A terminal has one output.
         stderr: query.flag(&["error", "stderr"]) && !tty,
         tty,
+        leaves: false,
     }
+}
+
+/// Whether the end of a client's input ends what it attached to a container with, and nothing else: where it does not end the
+/// container's own input. Source: containerd `internal/cri/io/container_io.go` Attach.
+fn leaves(container: &Container) -> bool {
+    container.stdin_once != Some(true) || container.tty == Some(true)
 }
 
 impl Server {
@@ -70,7 +78,7 @@ impl Server {
             Ok(snapshot) => snapshot,
             Err(response) => return response,
         };
-        let wanted = wanted(query);
+        let mut wanted = wanted(query);
         if !(wanted.stdin || wanted.stdout || wanted.stderr) {
             return text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr");
         }
@@ -81,6 +89,8 @@ impl Server {
         let Some((_, id, _)) = snapshot.running.iter().find(|(n, _, _)| n == container) else {
             return text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{container}\")"));
         };
+        wanted.leaves =
+            kind == Kind::Attach && pod::container(&snapshot.pod, container).is_some_and(|(_, c)| leaves(&c));
         let (uid, id) = (PodId(pod::uid(&snapshot.pod).to_owned()), ContainerId(id.clone()));
         let server = Arc::clone(self);
         let begin = async move { server.session(kind, uid, id, command, wanted).await };
@@ -173,7 +183,7 @@ fn websocket_upgrade(
                 let (to_session, incoming) = mpsc::channel(QUEUE);
                 let (outgoing, from_session) = mpsc::channel(QUEUE);
                 tokio::join!(
-                    session::pump(session, incoming, outgoing),
+                    session::pump(session, incoming, outgoing, wanted.leaves),
                     websocket::serve(io, protocol, wanted, to_session, from_session)
                 );
             }
@@ -181,4 +191,19 @@ fn websocket_upgrade(
         }
     });
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_attaches_to_an_input_that_stays_open_leaves_at_the_end_of_his_own() {
+        for (stdin_once, tty, expected) in
+            [(None, None, true), (Some(false), None, true), (Some(true), None, false), (Some(true), Some(true), true)]
+        {
+            let container = Container { stdin: Some(true), stdin_once, tty, ..Container::default() };
+            assert_eq!(leaves(&container), expected, "{stdin_once:?} {tty:?}");
+        }
+    }
 }

@@ -126,7 +126,7 @@ where
             let (to_session, incoming) = mpsc::channel(QUEUE);
             let (outgoing, from_session) = mpsc::channel(QUEUE);
             tokio::join!(
-                session::pump(session, incoming, outgoing),
+                session::pump(session, incoming, outgoing, wanted.leaves),
                 carry(&mut streams, version, to_session, from_session)
             );
         }

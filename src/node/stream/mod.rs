@@ -45,6 +45,8 @@ pub struct Wanted {
     pub stdout: bool,
     pub stderr: bool,
     pub tty: bool,
+    /// The end of the input ends the session; the process goes on and may be joined again.
+    pub leaves: bool,
 }
 
 impl End {
