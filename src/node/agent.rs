@@ -87,11 +87,7 @@ impl Handle {
     /// What answers the HTTP requests, for tests without TLS.
     #[cfg(test)]
     pub(crate) fn server(&self) -> Arc<crate::http::Server> {
-        Arc::new(crate::http::Server {
-            host: Arc::clone(&self.host),
-            workers: self.workers.clone(),
-            meter: crate::measure::Meter::default(),
-        })
+        Arc::new(crate::http::Server::new(Arc::clone(&self.host), self.workers.clone()))
     }
 
     /// Whether the API server has this node as Ready.

@@ -365,7 +365,7 @@ async fn http(node: &Handle) -> std::net::SocketAddr {
             let service = hyper::service::service_fn(move |request| {
                 let server = Arc::clone(&server);
                 async move {
-                    let caller = Caller { name: "kube-apiserver-kubelet-client".into(), groups: vec![] };
+                    let caller = Caller { name: "kube-apiserver-kubelet-client".into(), ..Caller::default() };
                     Ok::<_, std::convert::Infallible>(server.handle(request, Some(&caller)).await)
                 }
             });
@@ -398,6 +398,17 @@ async fn logs_and_exec_over_both_protocols() {
     let mut answer = String::new();
     raw.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("world") && !answer.contains("hello"), "{answer}");
+
+    // An answer without a body, which over HTTP/2 nobody else sees to.
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let head = http::Request::head(format!("http://{address}/metrics"));
+    let answer = sender.send_request(head.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes().is_empty());
 
     for (protocol, ends) in [("v5.channel.k8s.io", "\"message\":\"3\""), ("v4.channel.k8s.io", "ExitCode")] {
         world.runtime.script_exec(&id, Ok((3, b"output".to_vec())));

@@ -1,4 +1,7 @@
-//! Who may call the node: only the API server, by its client certificate. Pure but for parsing what TLS has verified.
+//! Who calls the node, by a client certificate: the API server may do everything. What others may is asked of it, see
+//! [`super::delegate`]. Pure but for parsing what TLS has verified.
+
+use std::collections::BTreeMap;
 
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -10,7 +13,10 @@ const MASTERS: &str = "system:masters";
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Caller {
     pub name: String,
+    /// Empty but for tokens.
+    pub uid: String,
     pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Caller {
@@ -21,10 +27,11 @@ impl Caller {
         // The last one, as the API server reads its clients' certificates.
         let name = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
         let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
-        Some(Caller { name, groups })
+        Some(Caller { name, groups, ..Caller::default() })
     }
 
-    pub fn may(&self) -> bool {
+    /// Whether it may do everything, without a question.
+    pub fn is_trusted(&self) -> bool {
         self.groups.iter().any(|g| g == MASTERS) || self.name == KUBELET_CLIENT || self.name == KUBELET_CLIENT_KEDGE
     }
 }
@@ -34,11 +41,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_api_server() {
-        let caller = |name: &str, group: &str| Caller { name: name.into(), groups: vec![group.into()] };
-        assert!(caller("anyone", "system:masters").may());
-        assert!(caller("kube-apiserver-kubelet-client", "x").may());
-        assert!(!caller("system:node:n1", "system:nodes").may());
-        assert!(!Caller::default().may());
+    fn the_api_server_is_trusted() {
+        let caller =
+            |name: &str, group: &str| Caller { name: name.into(), groups: vec![group.into()], ..Caller::default() };
+        assert!(caller("anyone", "system:masters").is_trusted());
+        assert!(caller("kube-apiserver-kubelet-client", "x").is_trusted());
+        assert!(!caller("system:node:n1", "system:nodes").is_trusted());
+        assert!(!Caller::default().is_trusted());
     }
 }

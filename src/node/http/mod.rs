@@ -1,8 +1,9 @@
-//! The node's HTTPS server: logs, exec, attach, port-forward and a few looks inside, for the API server only.
+//! The node's HTTPS server: logs, exec, attach, port-forward and a few looks inside, for the API server and for whom it lets.
 //!
 //! Source: `pkg/kubelet/server/server.go` (paths, parameters, texts).
 
 pub mod authority;
+mod delegate;
 mod exec;
 mod forward;
 pub mod logs;
@@ -26,7 +27,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,8 @@ pub(crate) struct Server {
     pub host: Arc<Host>,
     pub workers: Workers,
     pub meter: Meter,
+    /// A permit for each question to the API server about a caller.
+    questions: Semaphore,
 }
 
 pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
@@ -59,6 +62,10 @@ pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+fn empty() -> Body {
+    http_body_util::Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
 fn json(value: &impl serde::Serialize) -> Response<Body> {
@@ -79,9 +86,9 @@ pub(crate) async fn serve(
     let fail = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let own = listener.local_addr().map_err(fail)?;
-    let server = Arc::new(Server { host, workers, meter: Meter::default() });
+    let server = Arc::new(Server::new(host, workers));
     tokio::spawn(async move {
-        let room = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
             let accepted = tokio::select! {
@@ -145,21 +152,63 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
 }
 
 impl Server {
+    pub fn new(host: Arc<Host>, workers: Workers) -> Self {
+        Self { host, workers, meter: Meter::default(), questions: Semaphore::new(delegate::QUESTIONS_MAX) }
+    }
+
     pub(crate) async fn handle(
         self: &Arc<Self>,
         request: Request<Incoming>,
         caller: Option<&Caller>,
     ) -> Response<Body> {
-        match caller {
-            None => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Some(caller) if !caller.may() => {
-                let verb = if request.method() == Method::GET { "get" } else { "create" };
-                let what =
-                    format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[proxy])", caller.name);
-                return text(StatusCode::FORBIDDEN, what);
-            }
-            Some(_) => {}
+        let head = request.method() == Method::HEAD;
+        let response = match self.admit(&request, caller).await {
+            Ok(()) => self.answer(request).await,
+            Err(refusal) => refusal,
+        };
+        if head { response.map(|_| empty()) } else { response }
+    }
+
+    /// Lets the API server in, and whomever it says; others get the answer that they are given.
+    async fn admit(&self, request: &Request<Incoming>, caller: Option<&Caller>) -> Result<(), Response<Body>> {
+        if caller.is_some_and(Caller::is_trusted) {
+            return Ok(());
         }
+        let unauthorized = || text(StatusCode::UNAUTHORIZED, "Unauthorized");
+        let token = delegate::token(request.headers());
+        if caller.is_none() && token.is_none() {
+            return Err(unauthorized());
+        }
+        let _question = self.questions.acquire().await.map_err(|_| unauthorized())?;
+        let client = &self.host.client;
+        let caller = match (caller, token) {
+            (Some(caller), _) => caller.clone(),
+            (None, token) => match delegate::identify(client, token.unwrap_or_default()).await {
+                Ok(caller) => caller.ok_or_else(unauthorized)?,
+                Err(error) => {
+                    tracing::warn!(%error, "it is not known whose token a caller has");
+                    return Err(unauthorized());
+                }
+            },
+        };
+        let verb = delegate::verb(request.method());
+        let subresources = delegate::subresources(request.uri().path());
+        let asked = delegate::may(client, &caller, &self.host.config.node_name, verb, subresources).await;
+        let what = |word: &str| {
+            let (name, all) = (&caller.name, subresources.join(" "));
+            format!("{word} (user={name}, verb={verb}, resource=nodes, subresource(s)=[{all}])")
+        };
+        match asked {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(text(StatusCode::FORBIDDEN, what("Forbidden"))),
+            Err(error) => {
+                tracing::warn!(%error, "it is not known what a caller may do");
+                Err(text(StatusCode::INTERNAL_SERVER_ERROR, what("Authorization error")))
+            }
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let parts: Vec<String> = path.split('/').filter(|p| !p.is_empty()).map(query::decode).collect();
