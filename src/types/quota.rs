@@ -5,7 +5,7 @@
 //!
 //! Source: `pkg/quota/v1/evaluator/core`, apiserver `pkg/quota/v1/generic/evaluator.go`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -15,6 +15,9 @@ use crate::resources::{self, List, Sum};
 use crate::selector::{LabelSelector, Labels};
 
 const STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
+const DEVICE_CLASS: &str = ".deviceclass.resource.k8s.io/devices";
+/// What a request for all devices may get at most. Source: `resource/v1` `AllocationResultsMaxSize`.
+const DEVICES_MAX: i64 = 32;
 const PRIORITY_CLASS: &str = "PriorityClass";
 const ATTRIBUTES_CLASS: &str = "VolumeAttributesClass";
 const POD_RESOURCES: &[&str] = &[
@@ -74,7 +77,14 @@ impl Resource<'_> {
             let plain = |name: &str| matches!(name, "persistentvolumeclaims" | "requests.storage");
             return plain(name) || name.split_once(STORAGE_CLASS).is_some_and(|(_, rest)| plain(rest));
         }
+        if self.is_device_claims() {
+            return name.ends_with(DEVICE_CLASS);
+        }
         self.group.is_empty() && ALIASED.contains(&self.plural) && name == self.plural
+    }
+
+    fn is_device_claims(&self) -> bool {
+        self.group == "resource.k8s.io" && self.plural == "resourceclaims"
     }
 
     /// What the object costs.
@@ -89,6 +99,8 @@ impl Resource<'_> {
             service_usage(&mut usage, object);
         } else if self.is("persistentvolumeclaims") {
             claim_usage(&mut usage, object);
+        } else if self.is_device_claims() {
+            device_usage(&mut usage, object);
         } else if self.group.is_empty() && ALIASED.contains(&self.plural) {
             usage.insert(self.plural.to_owned(), Quantity::from_units(1));
         }
@@ -273,6 +285,35 @@ fn claim_usage(usage: &mut List, claim: &Value) {
     insert("requests.storage", whole);
 }
 
+/// The most devices of each class that a claim may get: of alternatives, the one that takes most.
+///
+/// Source: `pkg/quota/v1/evaluator/core/resource_claims.go` `Usage`.
+fn device_usage(usage: &mut List, claim: &Value) {
+    let asked = |of: &Value| -> (String, i64) {
+        let count = match of["allocationMode"].as_str() {
+            Some("All") => DEVICES_MAX,
+            Some("ExactCount") => of["count"].as_i64().unwrap_or(0),
+            _ => 0,
+        };
+        (format!("{}{DEVICE_CLASS}", of["deviceClassName"].as_str().unwrap_or_default()), count)
+    };
+    let mut total: BTreeMap<String, i64> = BTreeMap::new();
+    for request in claim["spec"]["devices"]["requests"].as_array().into_iter().flatten() {
+        let mut most: BTreeMap<String, i64> = BTreeMap::new();
+        let alternatives = request["firstAvailable"].as_array().into_iter().flatten();
+        let exact = Some(&request["exactly"]).filter(|exact| exact.is_object());
+        for (class, count) in alternatives.chain(exact).map(asked) {
+            let entry = most.entry(class).or_default();
+            *entry = count.max(*entry);
+        }
+        for (class, count) in most {
+            let entry = total.entry(class).or_default();
+            *entry = entry.saturating_add(count);
+        }
+    }
+    usage.extend(total.into_iter().map(|(class, count)| (class, Quantity::from_units(count))));
+}
+
 /// What containers of a pod must say because a quota names it, and do not.
 ///
 /// # Errors
@@ -320,6 +361,37 @@ mod tests {
         let usage: Vec<(String, String)> = usage.into_iter().map(|(n, q)| (n, q.to_string())).collect();
         let usage: Vec<(&str, &str)> = usage.iter().map(|(n, q)| (n.as_str(), q.as_str())).collect();
         assert_eq!(usage, expected, "{object}");
+    }
+
+    #[test]
+    fn devices() {
+        let claims = Resource { group: "resource.k8s.io", plural: "resourceclaims" };
+        for (name, counted) in [
+            ("gold.deviceclass.resource.k8s.io/devices", true),
+            ("count/resourceclaims.resource.k8s.io", true),
+            ("gold.storageclass.storage.k8s.io/requests.storage", false),
+            ("resourceclaims", false),
+        ] {
+            assert_eq!(claims.is_counted_by(name), counted, "{name}");
+        }
+        assert!(!PODS.is_counted_by("gold.deviceclass.resource.k8s.io/devices"));
+        let claim = json!({"spec": {"devices": {"requests": [
+            {"name": "a", "exactly": {"deviceClassName": "gold", "allocationMode": "ExactCount", "count": 2}},
+            {"name": "b", "exactly": {"deviceClassName": "gold", "allocationMode": "All"}},
+            {"name": "c", "firstAvailable": [
+                {"name": "x", "deviceClassName": "silver", "allocationMode": "ExactCount", "count": 1},
+                {"name": "y", "deviceClassName": "silver", "allocationMode": "ExactCount", "count": 3},
+                {"name": "z", "deviceClassName": "gold", "allocationMode": "ExactCount", "count": 1}]},
+        ]}}});
+        check(
+            claims,
+            &claim,
+            &[
+                ("count/resourceclaims.resource.k8s.io", "1"),
+                ("gold.deviceclass.resource.k8s.io/devices", "35"),
+                ("silver.deviceclass.resource.k8s.io/devices", "3"),
+            ],
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use client::runner::{Controller, Plan, Seen};
 use client::watch::EventType;
 use client::{Cache, Client, Clock, Key, Object, Result, Selector};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -29,15 +29,16 @@ use crate::{Context, pods};
 const NAME: &str = "resourcequota-controller";
 /// Source: `--concurrent-resource-quota-syncs`.
 const WORKERS: usize = 5;
-/// Kinds with names of their own in quotas, besides `count/…`.
-const NAMED: &[&str] = &[
-    "pods",
-    "services",
-    "persistentvolumeclaims",
-    "configmaps",
-    "replicationcontrollers",
-    "resourcequotas",
-    "secrets",
+/// Kinds with names of their own in quotas, besides `count/…`, with their groups.
+const NAMED: &[(&str, &str)] = &[
+    ("", "pods"),
+    ("", "services"),
+    ("", "persistentvolumeclaims"),
+    ("", "configmaps"),
+    ("", "replicationcontrollers"),
+    ("", "resourcequotas"),
+    ("", "secrets"),
+    ("resource.k8s.io", "resourceclaims"),
 ];
 
 #[derive(Debug, Clone, PartialEq)]
@@ -109,8 +110,8 @@ pub fn counted_resources(quota: &ResourceQuota) -> BTreeSet<(String, String)> {
             }
             None => NAMED
                 .iter()
-                .filter(|plural| Resource { group: "", plural }.is_counted_by(name))
-                .map(|plural| (String::new(), (*plural).to_owned()))
+                .filter(|(group, plural)| Resource { group, plural }.is_counted_by(name))
+                .map(|(group, plural)| ((*group).to_owned(), (*plural).to_owned()))
                 .collect(),
         })
         .collect()
@@ -150,8 +151,7 @@ pub fn start(context: &Context) {
     }));
     let (dirty, all) = (Arc::clone(&queue), Arc::clone(&quotas));
     context.pods().on_change(Box::new(move |old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>| {
-        let ended = |pod: Option<&Arc<Pod>>| pod.is_none_or(|p| pods::is_finished(p));
-        if let Some(pod) = new.or(old).filter(|_| old.is_none() || ended(old) != ended(new)) {
+        if let Some(pod) = new.or(old).filter(|_| costs_otherwise(old.map(|p| &**p), new.map(|p| &**p))) {
             mark(&all, &dirty, pod.namespace());
         }
     }));
@@ -166,6 +166,26 @@ pub fn start(context: &Context) {
 fn frees((_, group, plural): &Place, event: EventType) -> bool {
     let changes = group.is_empty() && matches!(plural.as_str(), "services" | "persistentvolumeclaims");
     matches!(event, EventType::Added | EventType::Deleted) || (event == EventType::Modified && changes)
+}
+
+/// Whether quotas count a pod otherwise than before: it comes, ends or goes, moves from one scope into another, or has been
+/// resized.
+///
+/// Source: `pkg/quota/v1/install/update_filter.go`.
+fn costs_otherwise(old: Option<&Pod>, new: Option<&Pod>) -> bool {
+    let ended = |pod: Option<&Pod>| pod.is_none_or(pods::is_finished);
+    let (Some(before), Some(after)) = (old, new) else { return old.is_none() || ended(old) != ended(new) };
+    let scoped =
+        |pod: &Pod| pod.spec.as_ref().and_then(|s| s.active_deadline_seconds).is_some_and(|seconds| seconds >= 0);
+    let statuses = |pod: &Pod| -> BTreeMap<String, Option<ResourceRequirements>> {
+        let lists = pod.status.iter().flat_map(|s| [&s.container_statuses, &s.init_container_statuses]);
+        lists.flatten().flatten().map(|c| (c.name.clone(), c.resources.clone())).collect()
+    };
+    let resized = || {
+        let after = statuses(after);
+        statuses(before).iter().any(|(name, resources)| after.get(name).is_some_and(|now| now != resources))
+    };
+    ended(old) != ended(new) || scoped(before) != scoped(after) || resized()
 }
 
 /// Every quota of the namespace wants to be counted again.
@@ -304,14 +324,47 @@ mod tests {
     }
 
     #[test]
+    fn pods_that_cost_otherwise() {
+        let pod = |spec: Value, status: Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec, "status": status})).unwrap()
+        };
+        let cpu = |cpu: &str| {
+            json!({"phase": "Running", "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true,
+                "restartCount": 0, "resources": {"requests": {"cpu": cpu}}}]})
+        };
+        let (plain, waiting) = (json!({"containers": []}), json!({"phase": "Pending"}));
+        let limited = json!({"containers": [], "activeDeadlineSeconds": 5});
+        let running = pod(plain.clone(), cpu("1"));
+        for (case, old, new, expected) in [
+            ("all well", Some(&running), Some(&running), false),
+            ("begins", Some(&pod(plain.clone(), waiting.clone())), Some(&running), false),
+            ("comes", None, Some(&running), true),
+            ("goes", Some(&running), None, true),
+            ("ends", Some(&running), Some(&pod(plain.clone(), json!({"phase": "Failed"}))), true),
+            ("moves into another scope", Some(&running), Some(&pod(limited, cpu("1"))), true),
+            ("is resized", Some(&running), Some(&pod(plain.clone(), cpu("2"))), true),
+        ] {
+            assert_eq!(costs_otherwise(old, new), expected, "{case}");
+        }
+    }
+
+    #[test]
     fn what_is_counted() {
         let hard = json!({"limits.cpu": "1", "services.nodeports": "1", "gold.storageclass.storage.k8s.io/requests.storage": "1",
-            "count/deployments.apps": "1", "secrets": "1"});
+            "count/deployments.apps": "1", "secrets": "1", "gold.deviceclass.resource.k8s.io/devices": "1"});
         let found: Vec<String> = counted_resources(&quota(hard, json!({})))
             .into_iter()
             .map(|(group, plural)| format!("{plural}.{group}"))
             .collect();
-        assert_eq!(found, ["persistentvolumeclaims.", "pods.", "secrets.", "services.", "deployments.apps"]);
+        let expected = [
+            "persistentvolumeclaims.",
+            "pods.",
+            "secrets.",
+            "services.",
+            "deployments.apps",
+            "resourceclaims.resource.k8s.io",
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]
