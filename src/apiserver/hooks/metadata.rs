@@ -48,6 +48,9 @@ pub fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
     }
     common(meta, &mut errors);
     finalizers(meta, &mut errors);
+    if knows_finalizers(kind) {
+        standard_finalizers(meta, &mut errors);
+    }
     errors
 }
 
@@ -74,7 +77,7 @@ pub fn validate_embedded(meta: &Value, path: &Path) -> Vec<FieldError> {
 }
 
 /// Checks the metadata of a changed object against what it was.
-pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
+pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     let (meta, before) = (get(new, "metadata"), get(old, "metadata"));
     let mut errors = Vec::new();
     let path = || Path::new("metadata");
@@ -107,7 +110,20 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
         }
     }
     common(meta, &mut errors);
+    if knows_finalizers(kind) {
+        standard_finalizers(meta, &mut errors);
+    }
     errors
+}
+
+/// Whether finalizers without a domain must be known ones: for the kinds whose validation upstream is core's, which leaves out
+/// custom kinds and the groups that any API server could serve.
+///
+/// Source: `pkg/apis/core/validation` `ValidateObjectMeta`, and who calls apimachinery's instead.
+fn knows_finalizers(kind: &Kind) -> bool {
+    const GENERIC: [&str; 4] =
+        ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "coordination.k8s.io"];
+    !kind.extension.is_some() && !GENERIC.contains(&&*kind.group)
 }
 
 /// The suffix of five characters onto a `generateName`, cut so that the whole stays a label.
@@ -186,7 +202,7 @@ fn finalizers(meta: &Value, errors: &mut Vec<FieldError>) {
     }
     let path = Path::new("metadata.finalizers");
     for finalizer in all.iter().filter_map(Value::as_str) {
-        finalizer_name(finalizer, &path, errors);
+        errors.extend(names::qualified_name(finalizer).into_iter().map(|e| FieldError::invalid(&path, finalizer, e)));
     }
     if all.iter().any(|f| f == "orphan") && all.iter().any(|f| f == "foregroundDeletion") {
         let words = "finalizer orphan and foregroundDeletion cannot be both set";
@@ -194,11 +210,22 @@ fn finalizers(meta: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// A finalizer is a qualified name, and one without a domain must be a known one.
+fn standard_finalizers(meta: &Value, errors: &mut Vec<FieldError>) {
+    let path = Path::new("metadata.finalizers");
+    for (i, finalizer) in list(meta, "finalizers").iter().enumerate() {
+        errors.extend(finalizer.as_str().and_then(|name| not_standard(name, &path.index(i))));
+    }
+}
+
+/// One without a domain must be a known one.
+fn not_standard(name: &str, path: &Path) -> Option<FieldError> {
+    let unknown = !name.contains('/') && !STANDARD_FINALIZERS.contains(&name);
+    let words = "name is neither a standard finalizer name nor is it fully qualified";
+    unknown.then(|| FieldError::invalid(path, name, words))
+}
+
+/// A finalizer of a Namespace is a qualified name, and one without a domain must be a known one.
 pub fn finalizer_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) {
     errors.extend(names::qualified_name(name).into_iter().map(|e| FieldError::invalid(path, name, e)));
-    if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
-        let words = "name is neither a standard finalizer name nor is it fully qualified";
-        errors.push(FieldError::invalid(path, name, words));
-    }
+    errors.extend(not_standard(name, path));
 }

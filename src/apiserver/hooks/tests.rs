@@ -219,7 +219,7 @@ fn metadata_is_checked() {
         (
             json!({"finalizers": ["mine"]}),
             vec![
-                "metadata.finalizers: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully \
+                "metadata.finalizers[0]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully \
              qualified",
             ],
         ),
@@ -241,8 +241,30 @@ fn metadata_is_checked() {
     assert_eq!(generated.len(), 63);
 }
 
+/// Custom objects may have any qualified name, and so may the kinds that upstream checks as if they were custom ones.
+#[test]
+fn finalizers_without_a_domain() {
+    for (group, version, name, known) in [
+        ("apps", "v1", "Deployment", true),
+        ("coordination.k8s.io", "v1", "Lease", false),
+        ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", false),
+    ] {
+        let kind = by_kind(group, version, name).unwrap();
+        let mut object = good(group, name);
+        object["metadata"]["finalizers"] = json!(["example.com/ours", "mine"]);
+        let refused =
+            |errors: Vec<types::field::FieldError>| errors.iter().any(|e| e.path.as_str() == "metadata.finalizers[1]");
+        assert_eq!(refused(metadata::validate(kind, &object)), known, "{name}");
+        assert_eq!(refused(metadata::validate_update(kind, &object, &object)), known, "{name}");
+        object["metadata"]["finalizers"] = json!(["not qualified"]);
+        let errors = metadata::validate(kind, &object);
+        assert!(errors.iter().any(|e| e.path.as_str() == "metadata.finalizers"), "{name}");
+    }
+}
+
 #[test]
 fn metadata_updates_are_checked() {
+    let kind = by_kind("", "v1", "ConfigMap").unwrap();
     let mut old = good("", "ConfigMap");
     merge(
         &mut old["metadata"],
@@ -256,10 +278,17 @@ fn metadata_updates_are_checked() {
             json!({"resourceVersion": null}),
             vec!["metadata.resourceVersion: Invalid value: \"\": must be specified for an update"],
         ),
+        (
+            json!({"finalizers": ["mine"]}),
+            vec![
+                "metadata.finalizers[0]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully \
+             qualified",
+            ],
+        ),
     ] {
         let mut new = old.clone();
         merge(&mut new["metadata"], &meta);
-        let errors: Vec<String> = metadata::validate_update(&new, &old).iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = metadata::validate_update(kind, &new, &old).iter().map(ToString::to_string).collect();
         assert_eq!(errors, expected, "{meta}");
     }
 }

@@ -136,7 +136,7 @@ pub async fn replace(
     }
     hooks.default(&mut new)?;
     hooks.prepare_update(&mut new, &old, &ask.context());
-    let mut errors = hooks::metadata::validate_update(&new, &old);
+    let mut errors = hooks::metadata::validate_update(ask.kind, &new, &old);
     if ask.subresource.is_empty() {
         errors.extend(hooks.validate(&new));
     }
