@@ -41,15 +41,6 @@ pub async fn create_object(
     dry_run: bool,
 ) -> Result<Answer, Status> {
     check_namespace(ask, &object)?;
-    if !meta(&object, "resourceVersion").is_empty() && meta(&object, "resourceVersion") != "0" {
-        // Upstream answers so, without a reason.
-        let mut status = Status::new(
-            types::status::Reason::InternalError,
-            "resourceVersion should not be set on objects to be created",
-        );
-        status.reason = String::new();
-        return Err(status);
-    }
     object = conversion::keep(ask.served, object);
     let prefix = meta(&object, "generateName").to_owned();
     let generated = meta(&object, "name").is_empty() && !prefix.is_empty();
@@ -104,6 +95,7 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
         let _ = tokio::time::timeout(ACCOUNT_WAIT, appeared(ask, &key, view.revision())).await;
         view = ask.view();
     }
+    let versioned = !matches!(meta(&object, "resourceVersion"), "" | "0");
     object::fill_new(&mut object, namespace, ask.now);
     hooks.default(&mut object)?;
     let managed = match owners {
@@ -140,6 +132,12 @@ async fn attempt(ask: &mut Ask<'_>, mut object: Value, owners: Owners, dry_run: 
     ask.warnings.extend(hooks.warnings(&object));
     ask.warnings.extend(hooks.warnings_create(&object));
     ask.validate(change, Some(&mut object), &*view).await?;
+    if versioned {
+        // Found out by the store upstream, after everybody else has had a say, and answered without a reason.
+        let words = "resourceVersion should not be set on objects to be created";
+        let status = Status::new(types::status::Reason::InternalError, words);
+        return Err(Status { reason: String::new(), ..status }.into());
+    }
 
     custom::complete(ask, &mut object);
     let key = ask.kind.store_key(namespace, &name);

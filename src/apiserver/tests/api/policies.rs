@@ -93,6 +93,10 @@ async fn a_policy_denies() {
         403,
         "configmaps \"a\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no bad label",
     );
+    // A mistake that the store would find is found after everybody has had a say.
+    let mut versioned = object.clone();
+    versioned["metadata"]["resourceVersion"] = json!("7");
+    admin.post(MAPS, &versioned).await.expect(422);
     admin.post(MAPS, &config_map("a", &json!({}))).await.expect(201);
     // without its binding nothing is in force
     admin.delete(&format!("{BINDINGS}/b")).await.expect(200);
