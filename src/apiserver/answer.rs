@@ -88,6 +88,8 @@ impl ApiServer {
             Path::Resource(resource) => resource,
             Path::Other => {
                 trace.labels.verb = method_name(&method);
+                // All of them are answered at once; what asks for a nonsensical time is refused all the same.
+                deadline::of(&query)?;
                 let attributes = Attributes { identity: &identity, verb, target: Target::Path(&path) };
                 let decision =
                     shared.authorizer.authorize(&attributes, &*view).map_err(|why| attributes.forbidden(&why));

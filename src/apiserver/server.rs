@@ -227,6 +227,7 @@ impl ApiServer {
         let parameters = anew(custom::STORE_PREFIX, |shared| shared.admission.changed(custom::GROUP));
         let roles = anew(rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed());
         let flows = anew(flow::STORE_PREFIX, |shared| shared.flow.changed(&*shared.store.snapshot()));
+        let dangling = keep(flow::STORE_PREFIX, Box::new(flow::dangling::Keeper));
         let definitions = keep(custom::STORE_PREFIX, Box::<custom::keeper::Keeper>::default());
         let policies = keep(admission::policy::status::PREFIX, Box::new(admission::policy::status::Checker));
         let registrations = keep(aggregator::STORE_PREFIX, Box::<aggregator::keeper::Keeper>::default());
@@ -244,6 +245,7 @@ impl ApiServer {
             ("what extension servers are told", trust),
             ("roles", roles),
             ("flow control", flows),
+            ("status of flow schemas", dangling),
         ];
         let _ = shared.followers.set(followers.map(|(what, task)| (what, task.abort_handle())).into());
         let server = Self { shared };

@@ -31,7 +31,8 @@ impl Lost {
             let gone = u8::from(remote.is_some_and(|remote| !remote.link.is_available()));
             let _ = writeln!(text, "{GAUGE}{{name=\"{}\"}} {gone}", registration.name);
         }
-        let _ = writeln!(text, "# HELP {TOTAL} How often APIServices ceased to be available.\n# TYPE {TOTAL} unknown");
+        // Without a type: the counter would be of one name with the gauge, and Prometheus' own format does not know `unknown`.
+        let _ = writeln!(text, "# HELP {TOTAL} How often APIServices ceased to be available.");
         let mut lost = self.0.lock();
         lost.retain(|(name, _), _| registered.named(name).is_some());
         for ((name, reason), count) in &*lost {

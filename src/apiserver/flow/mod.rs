@@ -9,6 +9,7 @@
 //!
 //! Source: KEP-1040; apiserver `pkg/util/flowcontrol`, `pkg/server/filters/priority-and-fairness.go`.
 
+pub mod dangling;
 mod rules;
 mod seats;
 
@@ -120,6 +121,18 @@ impl Flow {
         let woken = self.seats.lock().configure(SEATS, rules.levels());
         self.rules.store(Arc::new(rules));
         self.wake(woken);
+    }
+
+    /// What `/metrics` shows of the levels: the seats that each has by its shares.
+    pub fn write_metrics(&self, text: &mut String) {
+        text.push_str(
+            "# HELP apiserver_flowcontrol_nominal_limit_seats Seats of each priority level by its shares.\n\
+             # TYPE apiserver_flowcontrol_nominal_limit_seats gauge\n",
+        );
+        for (level, seats) in self.seats.lock().nominal() {
+            let line = format!("apiserver_flowcontrol_nominal_limit_seats{{priority_level=\"{level}\"}} {seats}\n");
+            text.push_str(&line);
+        }
     }
 
     /// Which schema and level a request belongs to.

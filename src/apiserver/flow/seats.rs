@@ -35,6 +35,8 @@ pub struct Seats<T> {
 }
 
 struct State<T> {
+    /// What its shares make.
+    nominal: u32,
     /// What it never lends.
     kept: u32,
     /// What it has at most.
@@ -47,7 +49,7 @@ struct State<T> {
 
 impl<T> Default for State<T> {
     fn default() -> Self {
-        Self { kept: 0, most: 0, used: 0, queuing: None, queues: Vec::new(), waiting: 0 }
+        Self { nominal: 0, kept: 0, most: 0, used: 0, queuing: None, queues: Vec::new(), waiting: 0 }
     }
 }
 
@@ -78,6 +80,7 @@ impl<T> Seats<T> {
             let mut state = old.remove(name).unwrap_or_default();
             let nominal = (u64::from(total) * u64::from(level.shares)).div_ceil(shares) as u32;
             let percent = |of: u32, percent: u32| (u64::from(of) * u64::from(percent)).div_ceil(100) as u32;
+            state.nominal = nominal;
             state.kept = nominal.saturating_sub(percent(nominal, level.lendable_percent));
             state.most = level.borrowing_percent.map_or(total, |p| nominal.saturating_add(percent(nominal, p)));
             state.queuing = level.queuing;
@@ -91,6 +94,11 @@ impl<T> Seats<T> {
             }
         }
         self.fill()
+    }
+
+    /// The seats of each level by its shares.
+    pub fn nominal(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.levels.iter().map(|(name, state)| (name, state.nominal))
     }
 
     pub fn enter(&mut self, level: &Arc<str>, flow: u64) -> Entry<T> {

@@ -70,8 +70,13 @@ pub fn answer(
         ["version"] => return json_only(headers, &version(shared)),
         ["metrics"] => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            let text = shared.metrics.text(&*shared.store.snapshot(), &shared.aggregator);
+            let text = shared.metrics.text(&*shared.store.snapshot(), &shared.aggregator, &shared.flow);
             return Ok(respond::bytes(200, content_type, text));
+        }
+        ["metrics", "slis"] => {
+            let found = health::now(&*shared.store, &shared.out_of_step(), shared.stopping());
+            let content_type = "text/plain; version=0.0.4; charset=utf-8";
+            return Ok(respond::bytes(200, content_type, shared.metrics.indicators.text(&found)));
         }
         ["openid", "v1", "jwks"] => {
             let body = shared.authenticator.tokens.jwks().to_string();
@@ -150,6 +155,7 @@ fn paths(shared: &Shared) -> Vec<String> {
         "/livez/log",
         "/livez/ping",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",

@@ -12,27 +12,38 @@ struct Check {
     result: Result<(), String>,
 }
 
-const START_HOOKS: [&str; 3] = [
+/// What upstream does after its start, and monitors ask for by name.
+/// Source: kubernetes `test/e2e/apimachinery/health_handlers.go`, and the hooks' names at `AddPostStartHook`.
+const START_HOOKS: [&str; 20] = [
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/priority-and-fairness-config-consumer",
+    "poststarthook/priority-and-fairness-filter",
+    "poststarthook/storage-readiness",
+    "poststarthook/start-apiextensions-informers",
+    "poststarthook/start-apiextensions-controllers",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/start-service-ip-repair-controllers",
     "poststarthook/rbac/bootstrap-roles",
     "poststarthook/scheduling/bootstrap-system-priority-classes",
     "poststarthook/priority-and-fairness-config-producer",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/start-kube-aggregator-informers",
+    "poststarthook/apiservice-registration-controller",
+    "poststarthook/apiservice-status-local-available-controller",
+    "poststarthook/apiservice-status-remote-available-controller",
+    "poststarthook/kube-apiserver-autoregistration",
 ];
+/// Those that upstream lists after the hooks.
+const AGGREGATION: [&str; 2] = ["autoregister-completion", "poststarthook/apiservice-openapi-controller"];
 
-/// Answers a health path: `Some((code, text))` when it is one.
-///
-/// `out_of_step`: what memory does not hold as the store does any more.
-pub fn answer(
-    path: &str,
-    query: &Query,
-    store: &dyn Store,
-    out_of_step: &[&str],
-    stopping: bool,
-) -> Option<(u16, String)> {
-    let mut parts = path.trim_start_matches('/').splitn(2, '/');
-    let root = parts.next()?;
-    if !matches!(root, "livez" | "readyz" | "healthz") {
-        return None;
-    }
+/// The health paths.
+pub const ROOTS: [&str; 3] = ["healthz", "livez", "readyz"];
+
+/// What is looked at under one of them. `out_of_step`: what memory does not hold as the store does any more.
+fn checks(root: &str, store: &dyn Store, out_of_step: &[&str], stopping: bool) -> Vec<Check> {
     let passed = |name| Check { name, result: Ok(()) };
     let mut checks = vec![passed("ping"), passed("log")];
     // A store that takes no writes still serves: the process is alive, but others should be asked.
@@ -47,10 +58,37 @@ pub fn answer(
     }
     // What these hooks do upstream is done before the first request comes, too.
     checks.extend(START_HOOKS.map(passed));
+    checks.extend(AGGREGATION.map(passed));
     if root == "readyz" {
         let stopping = if stopping { Err("process is shutting down".into()) } else { Ok(()) };
         checks.push(Check { name: "shutdown", result: stopping });
     }
+    checks
+}
+
+/// How each check of each path ends now, by `(check, path, passed)`.
+pub fn now(store: &dyn Store, out_of_step: &[&str], stopping: bool) -> Vec<(&'static str, &'static str, bool)> {
+    let all =
+        |root| checks(root, store, out_of_step, stopping).into_iter().map(move |c| (c.name, root, c.result.is_ok()));
+    ROOTS.into_iter().flat_map(all).collect()
+}
+
+/// Answers a health path: `Some((code, text))` when it is one.
+///
+/// `out_of_step`: as for [`now`], what memory does not hold as the store does any more.
+pub fn answer(
+    path: &str,
+    query: &Query,
+    store: &dyn Store,
+    out_of_step: &[&str],
+    stopping: bool,
+) -> Option<(u16, String)> {
+    let mut parts = path.trim_start_matches('/').splitn(2, '/');
+    let root = parts.next()?;
+    if !ROOTS.contains(&root) {
+        return None;
+    }
+    let checks = checks(root, store, out_of_step, stopping);
     if let Some(single) = parts.next().filter(|s| !s.is_empty()) {
         let check = checks.iter().find(|c| c.name == single)?;
         return Some(match &check.result {
@@ -89,6 +127,22 @@ pub fn answer(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_upstream_does_after_its_start_is_listed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let facts = std::sync::Arc::new(crate::facts_of);
+        let store = store::SqliteStore::open(&folder.path().join("s"), facts, store::Options::default()).unwrap();
+        for (root, own) in [("livez", "etcd"), ("healthz", "etcd"), ("readyz", "informer-sync")] {
+            let (code, text) =
+                answer(&format!("/{root}"), &Query::parse(Some("verbose=1")), &*store, &[], false).unwrap();
+            assert_eq!(code, 200);
+            for check in ["ping", own, "poststarthook/bootstrap-controller", "autoregister-completion"] {
+                assert_eq!(text.lines().filter(|line| *line == format!("[+]{check} ok")).count(), 1, "{root} {check}");
+            }
+        }
+        assert_eq!(now(&*store, &[], true).iter().filter(|(.., passed)| !passed).count(), 1);
+    }
 
     #[test]
     fn what_is_out_of_step_is_not_ready() {

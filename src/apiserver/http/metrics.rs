@@ -119,6 +119,8 @@ pub struct Metrics {
     /// The custom kinds that have labels of their own.
     custom: Mutex<HashSet<String>>,
     others: Mutex<Vec<Others>>,
+    /// What `/metrics/slis` shows.
+    pub indicators: super::slis::Indicators,
 }
 
 /// Counts one request or open watch until it is dropped.
@@ -164,7 +166,8 @@ impl Metrics {
         }
         let started_seconds = (config.clock)().as_second();
         let (custom, others) = (Mutex::default(), Mutex::default());
-        Self { registry, requests, durations, in_flight, watches, panics, started_seconds, custom, others }
+        let indicators = super::slis::Indicators::default();
+        Self { registry, requests, durations, in_flight, watches, panics, started_seconds, custom, others, indicators }
     }
 
     /// What is said of a request for a kind.
@@ -256,7 +259,7 @@ impl Metrics {
     }
 
     /// The text of `/metrics`. What is stored is counted as it is asked for.
-    pub fn text(&self, view: &dyn View, aggregator: &Aggregator) -> String {
+    pub fn text(&self, view: &dyn View, aggregator: &Aggregator, flow: &Flow) -> String {
         let mut text = String::new();
         // Writing to memory does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -269,6 +272,7 @@ impl Metrics {
                 writeln!(text, "apiserver_storage_objects{{resource=\"{}{dot}{}\"}} {count}", kind.plural, kind.group);
         }
         aggregator.write_metrics(&mut text);
+        flow.write_metrics(&mut text);
         process::write(&mut text, self.started_seconds);
         self.others.lock().iter().for_each(|write| write(&mut text));
         text.push_str(END);

@@ -15,4 +15,5 @@ mod process;
 pub mod query;
 pub mod respond;
 pub mod router;
+pub mod slis;
 pub mod trace_context;

@@ -156,7 +156,22 @@ async fn documents() {
     let verbose = admin.get("/readyz?verbose").await.expect(200).text();
     assert!(verbose.contains("[+]ping ok\n") && verbose.ends_with("readyz check passed\n"), "{verbose}");
     assert_eq!(admin.get("/livez").await.expect(200).text(), "ok");
-    assert!(admin.get("/metrics").await.expect(200).text().contains("apiserver_request_total"));
+    let metrics = admin.get("/metrics").await.expect(200).text();
+    assert!(metrics.contains("apiserver_request_total"));
+    assert!(
+        metrics.contains("apiserver_flowcontrol_nominal_limit_seats{priority_level=\"global-default\"} 49"),
+        "{metrics}"
+    );
+    // OpenMetrics that who reads Prometheus' own format understands, too.
+    for line in metrics.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let sort = line.rsplit(' ').next().unwrap_or_default();
+        assert!(["counter", "gauge", "histogram", "summary", "untyped"].contains(&sort), "{line}");
+    }
+    let indicators = admin.get("/metrics/slis").await.expect(200).text();
+    assert!(indicators.contains("kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1"), "{indicators}");
+    let nonsense = "invalid timeout specified in the request URL - time: invalid duration \"invalid\"";
+    admin.get("/version?timeout=invalid").await.refused(400, nonsense);
+    admin.get("/version?timeout=3m").await.expect(200);
     assert!(admin.get("/").await.expect(200).json()["paths"].as_array().unwrap().contains(&json!("/apis/apps/v1")));
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let first = admin.clone().with(&[("accept", accept)]).get("/apis").await.expect(200);
