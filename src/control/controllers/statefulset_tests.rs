@@ -420,6 +420,19 @@ fn availability_comes_with_time() {
 }
 
 #[test]
+fn a_pod_of_neither_revision_is_replaced_and_not_taken_off_the_current_ones() {
+    let mut world = World::settled(set(1, "one", json!({"podManagementPolicy": "Parallel"})));
+    // As one that is adopted from a set that was deleted without its pods: its revision is none of this set's.
+    world.pods[0].metadata.labels.as_mut().unwrap().insert(POD_LABEL.into(), "strange".into());
+    let plan = world.plan();
+    let Some(Action::Status(new)) = plan.actions.first() else { panic!("{:?}", plan.actions) };
+    assert_eq!(new.status.as_ref().unwrap().current_replicas, Some(0));
+    world.rest();
+    assert_eq!(world.images(), ["web-0 one"]);
+    assert_eq!(world.set.status.as_ref().unwrap().current_replicas, Some(1));
+}
+
+#[test]
 fn a_rollout_ends_in_a_new_current_revision_and_can_be_undone() {
     let mut world = World::settled(set(
         3,

@@ -31,10 +31,14 @@ struct Steps<'a, 'v> {
 /// Plans the next step. Returns how many pods of the current revision it takes away for an update.
 pub fn next(view: &View<'_>, plan: &mut Plan<Action>) -> i32 {
     let mut steps = Steps { view, plan, creates: Vec::new(), deletes: Vec::new() };
-    let mut lost = 0;
-    if steps.wanted() == Go::On && steps.unwanted() == Go::On && view.strategy() != "OnDelete" {
-        lost = steps.update();
-    }
+    let old = if steps.wanted() == Go::On && steps.unwanted() == Go::On && view.strategy() != "OnDelete" {
+        steps.update()
+    } else {
+        Vec::new()
+    };
+    // One that is of neither revision has not been counted as one of the current: it was adopted, or made in between.
+    let lost = old.iter().filter(|pod| pod.label(POD_LABEL) == Some(view.current.name())).count();
+    steps.deletes.extend(old);
     let Steps { plan, creates, mut deletes, .. } = steps;
     if !creates.is_empty() {
         let why = format!("{} pods are missing, from {} on", creates.len(), creates[0].pod.name());
@@ -46,10 +50,10 @@ pub fn next(view: &View<'_>, plan: &mut Plan<Action>) -> i32 {
         let deletes = deletes.iter().map(|p| (p.key(), p.uid().to_owned())).collect();
         plan.push(Action::Delete(deletes), why);
     }
-    lost
+    i32::try_from(lost).unwrap_or(i32::MAX)
 }
 
-impl Steps<'_, '_> {
+impl<'a> Steps<'a, '_> {
     fn wanted(&mut self) -> Go {
         for ordinal in self.view.range.clone() {
             if self.creates.len() >= BURST {
@@ -139,8 +143,8 @@ impl Steps<'_, '_> {
         Go::On
     }
 
-    /// Takes away pods of other revisions, from the last on down to the partition. Returns how many.
-    fn update(&mut self) -> i32 {
+    /// The pods of other revisions that may go now, from the last on down to the partition.
+    fn update(&self) -> Vec<&'a Arc<Pod>> {
         let view = self.view;
         let rolling = view.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
         let partition = rolling.and_then(|r| r.partition).unwrap_or(0);
@@ -150,15 +154,12 @@ impl Steps<'_, '_> {
             // One at a time, and each waits for those above it.
             for ordinal in (first..view.range.end).rev() {
                 match view.members.get(&ordinal).copied() {
-                    Some(pod) if is_old(pod) => {
-                        self.deletes.push(pod);
-                        return 1;
-                    }
+                    Some(pod) if is_old(pod) => return vec![pod],
                     Some(pod) if !view.is_unavailable(pod) => {}
-                    _ => return 0,
+                    _ => return Vec::new(),
                 }
             }
-            return 0;
+            return Vec::new();
         };
         let replicas = view.spec.replicas.unwrap_or(1);
         // Rounded down, but for a rollout that could not begin.
@@ -168,10 +169,7 @@ impl Steps<'_, '_> {
         let unavailable = i64::from(replicas) - i64::try_from(well).unwrap_or(i64::MAX);
         let budget = usize::try_from(most - unavailable).unwrap_or(0);
         let old = view.members.range(first.min(view.range.end)..view.range.end).rev().filter(|(_, p)| is_old(p));
-        let old: Vec<_> = old.map(|(_, p)| *p).take(budget).collect();
-        let count = i32::try_from(old.len()).unwrap_or(i32::MAX);
-        self.deletes.extend(old);
-        count
+        old.map(|(_, p)| *p).take(budget).collect()
     }
 }
 
