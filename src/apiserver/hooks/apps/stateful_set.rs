@@ -10,8 +10,8 @@ use super::super::check::{self, Errors};
 use super::super::core::persistent_volume_claim as claim;
 use super::super::core::pod::{defaults, validate as pod, warnings};
 use super::super::json::{
-    blank, copy, each_mut, ensure_object, get, int, list, map, object_mut, remove, same, set, set_absent, set_blank,
-    text,
+    at, blank, copy, each_mut, ensure_object, get, int, list, map, object_mut, remove, same, set, set_absent,
+    set_blank, text,
 };
 use super::super::strategy::first_generation;
 use super::super::{Context, Hooks, metadata, selectors};
@@ -20,7 +20,7 @@ use super::{collisions_grow, not_negative, rolling, runs_forever, selected};
 pub static HOOKS: Hooks = Hooks {
     default,
     prepare_create,
-    prepare_update: super::prepare_update,
+    prepare_update,
     validate,
     validate_update,
     validate_name: names::dns1123_label,
@@ -52,7 +52,6 @@ fn default(object: &mut Value) {
         if text(strategy, "type") == "RollingUpdate"
             && let Some(update) = object_mut(strategy, "rollingUpdate")
         {
-            // maxUnavailable has no default: upstream serves it behind a gate that is off by default (MaxUnavailableStatefulSet).
             set_absent(update, "partition", 0);
         }
     }
@@ -71,9 +70,28 @@ fn default(object: &mut Value) {
 }
 
 fn prepare_create(object: &mut Value, _: &Context) {
+    drop_gated(object, &Value::Null);
     // these counts are shown even when they are zero
     set(object, "status", json!({"replicas": 0, "availableReplicas": 0}));
     first_generation(object);
+}
+
+fn prepare_update(new: &mut Value, old: &Value, context: &Context) {
+    drop_gated(new, old);
+    super::prepare_update(new, old, context);
+}
+
+/// Upstream serves `maxUnavailable` behind a gate that is off by default (MaxUnavailableStatefulSet): it is kept where it has
+/// been, and means nothing.
+fn drop_gated(new: &mut Value, old: &Value) {
+    let path = ["spec", "updateStrategy", "rollingUpdate"];
+    if !get(at(old, &path), "maxUnavailable").is_null() {
+        return;
+    }
+    let update = path.iter().try_fold(new, |value, field| object_mut(value, field));
+    if let Some(update) = update {
+        remove(update, "maxUnavailable");
+    }
 }
 
 fn validate(object: &Value) -> Errors {

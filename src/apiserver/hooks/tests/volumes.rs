@@ -225,6 +225,18 @@ fn sets() {
         "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
          'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
     );
+    // What is behind a gate is dropped, except where it was let through before.
+    let gated = |most: Value| {
+        let mut set = old.clone();
+        set["spec"]["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}});
+        set
+    };
+    let kept = |set: &Value| set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"].clone();
+    let (mut created, mut updated, mut again) = (gated(json!(2)), gated(json!(2)), gated(json!(3)));
+    (hooks.prepare_create)(&mut created, &context(""));
+    (hooks.prepare_update)(&mut updated, &old, &context(""));
+    (hooks.prepare_update)(&mut again, &gated(json!(2)), &context(""));
+    assert_eq!((kept(&created), kept(&updated), kept(&again)), (Value::Null, Value::Null, json!(3)));
     check(
         "apps",
         "DaemonSet",

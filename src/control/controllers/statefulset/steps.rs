@@ -31,13 +31,10 @@ struct Steps<'a, 'v> {
 /// Plans the next step. Returns how many pods of the current revision it takes away for an update.
 pub fn next(view: &View<'_>, plan: &mut Plan<Action>) -> i32 {
     let mut steps = Steps { view, plan, creates: Vec::new(), deletes: Vec::new() };
-    let old = if steps.wanted() == Go::On && steps.unwanted() == Go::On && view.strategy() != "OnDelete" {
-        steps.update()
-    } else {
-        Vec::new()
-    };
+    let rolls = steps.wanted() == Go::On && steps.unwanted() == Go::On && view.strategy() != "OnDelete";
+    let old = if rolls { steps.update() } else { None };
     // One that is of neither revision has not been counted as one of the current: it was adopted, or made in between.
-    let lost = old.iter().filter(|pod| pod.label(POD_LABEL) == Some(view.current.name())).count();
+    let lost = old.is_some_and(|pod| pod.label(POD_LABEL) == Some(view.current.name()));
     steps.deletes.extend(old);
     let Steps { plan, creates, mut deletes, .. } = steps;
     if !creates.is_empty() {
@@ -50,7 +47,7 @@ pub fn next(view: &View<'_>, plan: &mut Plan<Action>) -> i32 {
         let deletes = deletes.iter().map(|p| (p.key(), p.uid().to_owned())).collect();
         plan.push(Action::Delete(deletes), why);
     }
-    i32::try_from(lost).unwrap_or(i32::MAX)
+    i32::from(lost)
 }
 
 impl<'a> Steps<'a, '_> {
@@ -143,33 +140,22 @@ impl<'a> Steps<'a, '_> {
         Go::On
     }
 
-    /// The pods of other revisions that may go now, from the last on down to the partition.
-    fn update(&self) -> Vec<&'a Arc<Pod>> {
+    /// The pod of another revision that may go now: the last one, not below the partition.
+    fn update(&self) -> Option<&'a Arc<Pod>> {
         let view = self.view;
         let rolling = view.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
         let partition = rolling.and_then(|r| r.partition).unwrap_or(0);
         let first = view.range.start + i64::from(partition);
         let is_old = |p: &Pod| p.label(POD_LABEL) != Some(view.update.name()) && !p.is_terminating();
-        let Some(most) = rolling.and_then(|r| r.max_unavailable.as_ref()) else {
-            // One at a time, and each waits for those above it.
-            for ordinal in (first..view.range.end).rev() {
-                match view.members.get(&ordinal).copied() {
-                    Some(pod) if is_old(pod) => return vec![pod],
-                    Some(pod) if !view.is_unavailable(pod) => {}
-                    _ => return Vec::new(),
-                }
+        // One at a time, and each waits for those above it.
+        for ordinal in (first..view.range.end).rev() {
+            match view.members.get(&ordinal).copied() {
+                Some(pod) if is_old(pod) => return Some(pod),
+                Some(pod) if !view.is_unavailable(pod) => {}
+                _ => return None,
             }
-            return Vec::new();
-        };
-        let replicas = view.spec.replicas.unwrap_or(1);
-        // Rounded down, but for a rollout that could not begin.
-        let most = i64::from(pods::share(most, replicas, false).max(1));
-        let there = view.members.range(view.range.clone());
-        let well = there.filter(|(_, p)| !view.is_unavailable(p)).count();
-        let unavailable = i64::from(replicas) - i64::try_from(well).unwrap_or(i64::MAX);
-        let budget = usize::try_from(most - unavailable).unwrap_or(0);
-        let old = view.members.range(first.min(view.range.end)..view.range.end).rev().filter(|(_, p)| is_old(p));
-        old.map(|(_, p)| *p).take(budget).collect()
+        }
+        None
     }
 }
 
