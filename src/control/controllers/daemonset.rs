@@ -325,8 +325,14 @@ pub fn start(context: &Context) {
     let (dirty, all) = (Arc::clone(&queue), Arc::clone(&sets));
     pods.on_change(Box::new(move |old, new| pods::wake(&dirty, "DaemonSet", old, new, &|pod| takers(&all, pod))));
     let (dirty, all) = (Arc::clone(&queue), Arc::clone(&sets));
-    revisions
-        .on_change(Box::new(move |old, new| pods::wake(&dirty, "DaemonSet", old, new, &|meta| takers(&all, meta))));
+    revisions.on_change(Box::new(move |old, new| {
+        // One that comes with its owner asks for nothing by itself: ours is known already, and somebody's second one of the
+        // same template stays until there is something to do.
+        if old.is_none() && new.is_some_and(|r| r.controller_owner().is_some()) {
+            return;
+        }
+        pods::wake(&dirty, "DaemonSet", old, new, &|meta| takers(&all, meta));
+    }));
     let (dirty, all) = (Arc::clone(&queue), Arc::clone(&sets));
     nodes.on_change(Box::new(move |old, new| {
         // Of a heartbeat nothing here depends.

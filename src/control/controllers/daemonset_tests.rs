@@ -495,3 +495,32 @@ async fn a_pod_that_fails_at_once_is_made_again_ever_more_rarely() {
     assert!((5..=9).contains(&posts), "{posts} in two minutes");
     c.stop().await;
 }
+
+/// As upstream's suite does it ("should manage the lifecycle of a ControllerRevision").
+#[tokio::test(start_paused = true)]
+async fn somebodys_second_revision_stays_until_there_is_something_to_do() {
+    let c = Cluster::start(Kubelet::Works).await;
+    let plain = json!({"metadata": {"name": "log", "namespace": "shop"}, "spec": {"selector": {"matchLabels": {"app": "log"}},
+        "revisionHistoryLimit": 10, "updateStrategy": rolling(json!(0), json!(1)),
+        "template": {"metadata": {"labels": {"app": "log"}}, "spec": {"containers": [{"name": "c", "image": "one"}]}}}});
+    c.create::<DaemonSet>(plain).await;
+    c.until("one", done(1)).await;
+    assert_eq!(c.writes_at_rest().await, Vec::<String>::new());
+    let revisions = async || c.client.list::<ControllerRevision>("shop", &Default::default()).await.unwrap().items;
+    let [first] = &revisions().await[..] else { panic!("more than one revision") };
+    let metadata = ObjectMeta {
+        name: Some("log-second".into()),
+        namespace: Some("shop".into()),
+        labels: first.metadata.labels.clone(),
+        owner_references: first.metadata.owner_references.clone(),
+        ..ObjectMeta::default()
+    };
+    c.client.create(&ControllerRevision { metadata, data: first.data.clone(), revision: 2 }).await.unwrap();
+    assert_eq!(c.writes_at_rest().await, Vec::<String>::new());
+    assert_eq!(revisions().await.len(), 2);
+    c.client.delete::<ControllerRevision>("shop", first.name(), &client::DeleteParams::default()).await.unwrap();
+    assert_eq!(c.writes_at_rest().await, Vec::<String>::new());
+    let left: Vec<String> = revisions().await.iter().map(|r| r.name().to_owned()).collect();
+    assert_eq!(left, ["log-second"], "it serves as well");
+    c.stop().await;
+}
