@@ -244,5 +244,5 @@ async fn health_has_upstreams_checks() {
         assert!(ready.contains(&format!("[+]{check} ok\n")), "{check}: {ready}");
         server.admin().get(&format!("/readyz/{check}")).await.expect(200);
     }
-    assert!(!stranger.get("/livez?verbose").await.expect(200).text().contains("informer-sync"));
+    assert!(!stranger.get("/livez?verbose").await.expect(200).text().contains("]informer-sync"));
 }
