@@ -4,6 +4,7 @@
 //! architecture. Why not Debian's own `libseccomp.a`: it is compiled against glibc's fortified headers.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -132,6 +133,11 @@ fn libseccomp_source(tools: &Path) -> Result<PathBuf> {
         return Ok(found);
     }
     let (lists, parts) = (tools.join("apt/lists/partial"), tools.join("apt/parts"));
+    // What the machine's sources were last time does not count.
+    match fs::remove_dir_all(&parts) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     fs::create_dir_all(&lists)?;
     fs::create_dir_all(&parts)?;
     fs::create_dir_all(&dir)?;
