@@ -130,9 +130,12 @@ impl Bench {
                     let dirs = entries.map(|e| e.unwrap().path()).filter(|p| p.is_dir());
                     found.extend(dirs.map(|p| p.display().to_string()));
                 }
-                // Processes that are dying are still listed for a moment; these are shims that have answered.
+                // Processes that are dying are still listed for a moment, as shims that have answered are. They have closed
+                // their sockets, and before that given up their memory with the program in it.
                 if let Ok(procs) = fs::read_to_string(class.join("cgroup.procs")) {
-                    found.extend(procs.lines().map(|pid| format!("process {pid} in {}", class.display())));
+                    let lives = |pid: &&str| fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+                    let living = procs.lines().filter(lives);
+                    found.extend(living.map(|pid| format!("process {pid} in {}", class.display())));
                 }
             }
         }
