@@ -521,7 +521,9 @@ async fn what_was_there_before_replica_sets() {
     let (name, ..) = apps(&pods.all(), "old").swap_remove(0);
     let _: Pod = admin.patch("shop", &name, Patch::Merge(&free)).await.unwrap();
     cluster.until::<Pod>("released", |all| shop(all).any(|p| p.name() == name && p.controller_owner().is_none())).await;
-    cluster.until("three again", has(3)).await;
+    // The status may still be that of before the release: the pods tell.
+    cluster.until::<Pod>("three again", |all| apps(all, "old").len() == 3).await;
+    cluster.until("counted", has(3)).await;
     let orphan = DeleteParams::default().propagation(Propagation::Orphan);
     admin.delete::<ReplicationController>("shop", "old", &orphan).await.unwrap();
     cluster.until::<ReplicationController>("none", |all| shop(all).count() == 0).await;
