@@ -32,6 +32,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// `/var/log/pods`, and `/var/log/containers` for the links.
     pub pod_logs_dir: PathBuf,
+    /// What `/logs/` of the node's server shows.
+    pub system_logs_dir: PathBuf,
     pub container_logs_dir: PathBuf,
     /// Where the HTTPS server listens; port 0: the kernel chooses.
     pub listen: SocketAddr,
@@ -81,6 +83,7 @@ impl Config {
             volumes_dir: "/var/lib/kedge/volumes".into(),
             run_dir: "/run/kedge".into(),
             pod_logs_dir: "/var/log/pods".into(),
+            system_logs_dir: "/var/log".into(),
             container_logs_dir: "/var/log/containers".into(),
             listen: SocketAddr::new(IpAddr::from([0, 0, 0, 0]), KUBELET_PORT),
             tls: None,

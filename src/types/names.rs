@@ -74,7 +74,7 @@ pub fn dns1123_subdomain(s: &str) -> Vec<String> {
     errors
 }
 
-/// RFC 1035 label: as an RFC 1123 label, but beginning with a letter. Service names are these.
+/// RFC 1035 label: as an RFC 1123 label, but beginning with a letter.
 pub fn dns1035_label(s: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if s.len() > LABEL_MAX {

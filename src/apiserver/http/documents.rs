@@ -7,14 +7,15 @@ use std::sync::Arc;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response};
 use serde_json::{Value, json};
+use types::registry::GroupVersionKind;
 use types::status::Status;
 
 use super::query::Query;
 use super::{discovery, health, respond};
 use crate::Body;
 use crate::aggregator::Registration;
-use crate::codec::Accepted;
 use crate::codec::negotiate::choose;
+use crate::codec::{Accepted, Media, protobuf};
 use crate::custom::publish;
 use crate::schema::openapi;
 use crate::server::Shared;
@@ -105,7 +106,14 @@ pub fn answer(
         _ => return Err(Status::no_such_path()),
     };
     let accepted = accepted?;
-    let mut response = respond::value(200, &accepted, &value);
+    let mut response = match accepted.media {
+        // The one answer that names no version of its own: upstream's protobuf of it is meta/v1's all the same.
+        Media::Protobuf if value.get("apiVersion").is_none() => {
+            let kind = GroupVersionKind::new("", "v1", "APIVersions");
+            respond::bytes(200, accepted.content_type(), protobuf::encode(&kind, &value)?)
+        }
+        _ => respond::value(200, &accepted, &value),
+    };
     if matches!(segments.first(), Some(&("api" | "apis"))) {
         response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     }

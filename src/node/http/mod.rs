@@ -5,6 +5,7 @@
 pub mod authority;
 mod delegate;
 mod exec;
+mod files;
 mod forward;
 pub mod logs;
 pub mod query;
@@ -236,6 +237,12 @@ impl Server {
             }
             ["portForward", namespace, name] | ["portForward", namespace, name, _] => {
                 self.port_forward(request, namespace, name, &query)
+            }
+            ["logs", ref rest @ ..] => {
+                if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                    return text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+                }
+                files::answer(&self.host.config.system_logs_dir, &rest.join("/"), path.ends_with('/')).await
             }
             ["volumes", name] => self.volumes(request.method(), name.to_owned()).await,
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),

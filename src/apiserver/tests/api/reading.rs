@@ -210,6 +210,16 @@ async fn protobuf_there_and_back() {
     let frame = http_body_util::BodyExt::frame(&mut response.into_body()).await.unwrap().unwrap().into_data().unwrap();
     let length = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
     assert_eq!(length, frame.len() - 4);
+    // As client-go asks when it reads a path raw.
+    let raw = admin.clone().with(&[("accept", "application/vnd.kubernetes.protobuf, */*")]);
+    for path in ["/api", "/apis", "/apis/apps", "/api/v1", "/apis/apps/v1"] {
+        let answer = raw.get(path).await.expect(200);
+        assert_eq!(answer.headers["content-type"], "application/vnd.kubernetes.protobuf", "{path}");
+        assert!(answer.body.starts_with(b"k8s\0"), "{path}");
+    }
+    for path in ["/healthz", "/version", "/openapi/v2", "/metrics"] {
+        raw.get(path).await.expect(200);
+    }
 }
 
 #[tokio::test]

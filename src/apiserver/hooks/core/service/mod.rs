@@ -17,7 +17,8 @@ pub static HOOKS: Hooks = Hooks {
     prepare_update,
     validate: validate::service,
     validate_update: validate::update,
-    validate_name: names::dns1035_label,
+    // KEP-5311: also one that begins with a digit.
+    validate_name: names::dns1123_label,
     create_on_update: true,
     delete_returns_object: true,
     ..Hooks::NEUTRAL
