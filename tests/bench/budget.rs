@@ -41,6 +41,10 @@ const BUDGETS: &[(&str, Budget)] = &[
     ("shim_private_memory", AtMost(976.0)),
     ("schedule_pods_1000_nodes", AtLeast(5_000.0)),
     ("schedule_constrained_pods_1000_nodes", AtLeast(1_000.0)),
+    ("deployment_of_10000_bound", AtMost(10.0)),
+    ("memory_of_a_pod_beyond_its_bytes", AtMost(6.0)),
+    ("roll_of_100_for_each_pod", AtMost(2.0)),
+    ("replacement_p99", AtMost(5.0)),
     ("services_change_one_of_1000x3", AtMost(5.0)),
 ];
 

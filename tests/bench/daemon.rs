@@ -114,17 +114,21 @@ pub fn log_text() -> String {
 pub struct Usage {
     /// Nanoseconds on a core, all threads.
     pub cpu_ns: u64,
+    /// Times that a thread waited for something and was woken.
+    pub wakeups: u64,
     /// Bytes that it caused to be written to a disk.
     pub written: u64,
 }
 
 pub fn usage(pid: u32) -> Result<Usage> {
-    let mut cpu_ns = 0;
+    let (mut cpu_ns, mut wakeups) = (0, 0);
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let task = task?.path();
+        wakeups += number(&task.join("status"), "voluntary_ctxt_switches:")?;
+        let text = fs::read_to_string(task.join("schedstat"))?;
         cpu_ns += text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).context("schedstat")?;
     }
-    Ok(Usage { cpu_ns, written: number(&PathBuf::from(format!("/proc/{pid}/io")), "write_bytes:")? })
+    Ok(Usage { cpu_ns, wakeups, written: number(&PathBuf::from(format!("/proc/{pid}/io")), "write_bytes:")? })
 }
 
 /// KiB of a field of `/proc/PID/status` or `smaps_rollup`.

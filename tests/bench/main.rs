@@ -18,6 +18,7 @@ mod pods;
 mod quiet;
 mod report;
 mod wire;
+mod workloads;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,9 @@ const BENCHMARKS: &[(&str, bool)] = &[
     ("crds", true),
     ("webhook", true),
     ("namespace", true),
+    ("bound", true),
+    ("rolled", true),
+    ("quiet", true),
     ("pods", true),
     ("store", false),
     ("net", false),
@@ -202,6 +206,7 @@ fn on_host(args: &[String]) -> Result<()> {
             "start" => quiet::start(cgroup).await,
             "api_only" | "with_node" => quiet::idle(cgroup, name).await,
             "pods" => pods::run(cgroup).await,
+            "bound" | "rolled" | "quiet" => workloads::run(cgroup, name).await,
             "crds" | "webhook" | "namespace" => extend::run(cgroup, name).await,
             other => api::run(cgroup, other).await,
         }

@@ -9,9 +9,9 @@ use crate::report::{Row, ms, percentile};
 
 const STARTS: usize = 11;
 /// After this the start's own work is over, and what only it needed is not given back yet.
-const SETTLE: Duration = Duration::from_secs(10);
+pub const SETTLE: Duration = Duration::from_secs(10);
 /// After as long again it is given back: `AFTER` in src/daemon/settled.rs.
-const GIVEN_BACK: Duration = Duration::from_secs(10);
+pub const GIVEN_BACK: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// The first requests after idleness, for whom pages of the program are mapped again.
 const FIRST_GETS: usize = 100;
@@ -60,6 +60,7 @@ pub async fn idle(cgroup: &str, name: &str) -> Result<Vec<Row>> {
     tokio::time::sleep(IDLE).await;
     let after = daemon::usage(daemon.pid())?;
     let cpu = (after.cpu_ns - before.cpu_ns) as f64 / IDLE.as_nanos() as f64 * 100.0;
+    let wakeups = (after.wakeups - before.wakeups) as f64;
     let written = (after.written - before.written) as f64;
     let settled = [memory("status", "VmRSS:")?, memory("status", "RssAnon:")?];
     let mut connection = daemon.admin.http1().await?;
@@ -76,6 +77,7 @@ pub async fn idle(cgroup: &str, name: &str) -> Result<Vec<Row>> {
         Row::new(format!("idle_{name}_resident"), vec![settled[0]], "MB"),
         Row::new(format!("idle_{name}_anonymous"), vec![settled[1]], "MB"),
         Row::new(format!("idle_{name}_cpu"), vec![cpu], "%"),
+        Row::new(format!("idle_{name}_wakeups_in_60_s"), vec![wakeups], "1"),
         Row::new(format!("idle_{name}_written_in_60_s"), vec![written], "B"),
         Row::new(format!("idle_{name}_first_get"), vec![first], "ms"),
         Row::new(format!("idle_{name}_first_{FIRST_GETS}_gets_p50"), vec![percentile(&mut gets, 0.5)?], "ms"),

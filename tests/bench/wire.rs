@@ -94,8 +94,17 @@ pub fn request(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
 
 /// As [`request`]; the answer is to be of a media type.
 pub fn request_for(accept: &str, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+    message(accept, "application/json", method, path, body)
+}
+
+/// A merge patch as it is sent.
+pub fn merge(path: &str, body: &[u8]) -> Vec<u8> {
+    message("application/json", "application/merge-patch+json", "PATCH", path, body)
+}
+
+fn message(accept: &str, content_type: &str, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
     let mut out = format!(
-        "{method} {path} HTTP/1.1\r\nHost: kubernetes\r\nAccept: {accept}\r\nContent-Type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: kubernetes\r\nAccept: {accept}\r\nContent-Type: {content_type}\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     )
