@@ -9,6 +9,7 @@ use std::time::Duration;
 use ::http::header::HeaderValue;
 use ::http::{Method, Request, Response};
 use bytes::Bytes;
+use types::percent::percent_decode;
 use types::registry::WriteClass;
 use types::status::Status;
 
@@ -23,7 +24,7 @@ use crate::conversion;
 use crate::flow::Seat;
 use crate::http::body::Body;
 use crate::http::metrics::method_name;
-use crate::http::query::{Query, percent_decode};
+use crate::http::query::Query;
 use crate::http::router::{self, Path, Resource};
 use crate::http::{deadline, documents, gzip, hop, respond};
 use crate::request::{Asked, Trace, authorize, authorized, is_stream, negotiate, request_object, response_object};

@@ -12,7 +12,7 @@
 //! Objects are one untyped JSON value from the wire to the store and back; what is known about their types comes from
 //! tables (`schema`), what is special about a kind from its hooks (`hooks`). Kinds that definitions make at run time bring both
 //! with them (`custom`); one stored object is served in several versions through `conversion`; expressions of rules and policies
-//! are `cel`'s; whoever is asked over HTTPS about a request is asked through `webhook`. Groups that other servers serve are
+//! are the room `cel`'s; whoever is asked over HTTPS about a request is asked through `webhook`. Groups that other servers serve are
 //! theirs: `aggregator` carries requests for them there once they are authorized.
 //!
 //! What never lives here: a per-kind handler, typed Kubernetes structs, SQLite, a controller, but for those that only keep what
@@ -23,7 +23,6 @@ pub mod aggregator;
 mod answer;
 pub mod audit;
 pub mod auth;
-pub mod cel;
 pub mod codec;
 pub mod conversion;
 pub mod custom;

@@ -4,7 +4,9 @@
 
 pub mod cron;
 pub mod field;
+pub mod json;
 pub mod names;
+pub mod percent;
 pub mod quantity;
 pub mod quota;
 pub mod random;

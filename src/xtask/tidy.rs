@@ -8,11 +8,12 @@ use anyhow::{Result, bail};
 /// Which rooms a room may name in its manifest; `daemon` may use every room, nobody may use `daemon` but the binary.
 const DOORS: &[(&str, &[&str])] = &[
     ("types", &[]),
+    ("cel", &["types"]),
     ("store", &[]),
     ("cluster", &["store"]),
-    ("apiserver", &["types", "store"]),
+    ("apiserver", &["types", "cel", "store"]),
     ("client", &["types"]),
-    ("control", &["client", "types"]),
+    ("control", &["client", "types", "cel"]),
     ("runtime", &[]),
     ("net", &[]),
     ("node", &["client", "types", "runtime", "net"]),

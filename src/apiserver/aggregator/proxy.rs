@@ -13,13 +13,14 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use store::Store;
 use tokio::time::Instant;
+use types::percent::{IN_PATH, percent_encode};
 use types::status::Status;
 
 use super::link::{Failed, Outgoing};
 use super::{Registration, Remote};
 use crate::auth::front_proxy;
 use crate::flow::Seat;
-use crate::http::query::{IN_PATH, Query, percent_encode};
+use crate::http::query::Query;
 use crate::http::{hop, respond};
 use crate::verbs::connect::{self, Broken};
 use crate::{Body, Identity};

@@ -232,7 +232,7 @@ pub fn impersonate(
 }
 
 fn percent_decoded(text: &str) -> String {
-    crate::http::query::percent_decode(text, false)
+    types::percent::percent_decode(text, false)
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use types::field::{FieldError, Path};
 
 use super::identity::Identity;
 use super::settings::{Issuer, Mapping};
-use crate::cel::types::Type;
-use crate::cel::{Activation, CALL_COST_MAX, Decl, Env, Program, Value, issue};
 use crate::hooks::check;
+use cel::types::Type;
+use cel::{Activation, CALL_COST_MAX, Decl, Env, Program, Value, issue};
 
 static CLAIMS: LazyLock<Env> = LazyLock::new(|| Env::default().with("claims", Decl::map(Decl::dynamic())));
 static USER: LazyLock<Env> = LazyLock::new(|| {

@@ -27,7 +27,7 @@ pub fn identity(headers: &HeaderMap) -> Option<Identity> {
     let mut identity = Identity { user, uid, groups: texts(GROUP), ..Identity::default() };
     for (name, value) in headers {
         if let (Some(key), Ok(value)) = (name.as_str().strip_prefix(EXTRA_PREFIX), value.to_str()) {
-            let key = crate::http::query::percent_decode(key, false);
+            let key = types::percent::percent_decode(key, false);
             identity.extra.entry(key).or_default().push(value.to_owned());
         }
     }

@@ -182,7 +182,7 @@ mod tests {
             (-3_600_000_000_000, "-1h0m0s"),
         ] {
             assert_eq!(super::duration_text(nanos), text);
-            assert_eq!(crate::cel::library::time::parse_duration(text), Some(nanos), "{text}");
+            assert_eq!(cel::library::time::parse_duration(text), Some(nanos), "{text}");
         }
     }
 }

@@ -23,8 +23,8 @@ use types::registry::Kind;
 use types::status::Status;
 
 use crate::auth::identity::Identity;
-use crate::cel::schema::REQUEST_BYTES_MAX;
 use crate::custom::{self, Custom};
+use cel::schema::REQUEST_BYTES_MAX;
 
 pub mod addresses;
 pub mod admissionregistration;

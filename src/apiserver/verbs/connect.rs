@@ -15,13 +15,13 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
+use types::percent::percent_encode;
 use types::status::{Reason, Status};
 
 use super::ask::{Answer, Ask, Change};
 use super::{log_options, message_socket, object};
 use crate::Body;
 use crate::admission::{self, Operation};
-use crate::http::query::percent_encode;
 use crate::http::{hop, respond};
 
 /// What of an agent's error text is passed on. Source: apimachinery `maxReadLength` of the response checker.

@@ -10,7 +10,7 @@ use super::expression::Composition;
 use crate::hooks::json::{get, has, list, text};
 
 /// The error of one expression that does not compile; an absent one is somebody else's to miss.
-fn check(env: &crate::cel::Env, of: &Json, field: &str, returns: Returns, path: &Path, errors: &mut Vec<FieldError>) {
+fn check(env: &cel::Env, of: &Json, field: &str, returns: Returns, path: &Path, errors: &mut Vec<FieldError>) {
     let expression = text(of, field).trim();
     if expression.is_empty() {
         return;

@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 
 use super::environment::{Options, Returns};
 use super::expression::{Composition, Expression, evaluate};
-use crate::cel::{Activation, MATCH_CONDITIONS_COST_MAX, Value};
 use crate::hooks::json::{list, text};
+use cel::{Activation, MATCH_CONDITIONS_COST_MAX, Value};
 
 pub struct Conditions(Vec<Expression>);
 

@@ -7,10 +7,10 @@ use serde_json::Value as Json;
 use store::View;
 use types::registry::{GroupVersionKind, by_kind, by_resource};
 
-use crate::cel::schema::{Decl, escape, of_schema};
-use crate::cel::types::Type;
 use crate::hooks::json::{at, boolean, get, list, text};
 use crate::schema::{self, Container, Field, Item};
+use cel::schema::{Decl, escape, of_schema};
+use cel::types::Type;
 
 /// A kind and, if it is known, the type of its objects.
 pub struct Declared {

@@ -5,9 +5,9 @@
 
 use std::sync::OnceLock;
 
-use crate::cel::schema::Decl;
-use crate::cel::types::Type;
-use crate::cel::{Env, Program, issue};
+use cel::schema::Decl;
+use cel::types::Type;
+use cel::{Env, Program, issue};
 
 /// Which variables there are besides those that are always there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

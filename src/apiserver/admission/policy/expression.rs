@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use serde_json::Value as Json;
 
 use super::environment::{self, Options, Returns};
-use crate::cel::types::Type;
-use crate::cel::value::fault;
-use crate::cel::{Activation, CALL_COST_MAX, Env, EvalError, Program, Value, Variables};
 use crate::hooks::json::{list, text};
+use cel::types::Type;
+use cel::value::fault;
+use cel::{Activation, CALL_COST_MAX, Env, EvalError, Program, Value, Variables};
 
 /// What is said when the budget does not suffice for all expressions.
 pub const OUT_OF_BUDGET: &str =

@@ -13,7 +13,7 @@ use crate::admission::Request;
 use crate::admission::versions::Seen;
 use crate::auth::identity::{GROUP_SERVICE_ACCOUNTS, Identity, SERVICE_ACCOUNT_PREFIX};
 use crate::auth::{Attributes, Authorizer, Target};
-use crate::cel::{Activation, Authorization, Authorize, Decision, Question, Value};
+use cel::{Activation, Authorization, Authorize, Decision, Question, Value};
 
 static NULL: Json = Json::Null;
 

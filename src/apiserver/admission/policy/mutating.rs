@@ -18,9 +18,9 @@ use super::input::Input;
 use super::{Binding, Current, params, subject};
 use crate::admission::Request;
 use crate::admission::versions::{self, Seen};
-use crate::cel::{OBJECT_COST_MAX, Value};
 use crate::hooks::json::{self, get, has, list, text};
 use crate::{managed, patch};
+use cel::{OBJECT_COST_MAX, Value};
 
 /// A stored policy, compiled.
 pub struct Policy {

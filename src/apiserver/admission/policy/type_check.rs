@@ -10,10 +10,10 @@ use types::registry::GroupVersionKind;
 
 use super::declare::{self, Declared};
 use super::environment::{Options, environment, variables};
-use crate::cel::schema::Decl;
-use crate::cel::types::Type;
-use crate::cel::{Env, issue};
 use crate::hooks::json::{get, has, list, text, texts};
+use cel::schema::Decl;
+use cel::types::Type;
+use cel::{Env, issue};
 
 /// The most kinds that a rule is checked against. Source: `maxTypesToCheck`.
 const KINDS_MAX: usize = 10;

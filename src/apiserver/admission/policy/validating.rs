@@ -19,8 +19,8 @@ use super::{Binding, params, subject};
 use crate::admission::Request;
 use crate::admission::versions::Seen;
 use crate::audit::Annotations;
-use crate::cel::{Activation, OBJECT_COST_MAX, Value};
 use crate::hooks::json::{get, has, list, text};
+use cel::{Activation, OBJECT_COST_MAX, Value};
 
 /// Source: apiserver `pkg/apis/cel/config.go` `MaxEvaluatedMessageExpressionSizeBytes`.
 const MESSAGE_BYTES_MAX: usize = 5 * 1024;

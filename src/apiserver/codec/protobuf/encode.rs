@@ -5,9 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
 use super::wire::Result;
-use crate::cel::library::time::parse_duration;
 use crate::codec::tape::{self, Shape};
 use crate::schema::{Container, Field, Item, TYPES, Type, WireField, type_named};
+use cel::library::time::parse_duration;
 
 const JSON_SCHEMA_PROPS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use types::field::{FieldError, Path, Problem};
 
 use super::{Additional, Schema, list};
-use crate::cel::types::Type;
-use crate::cel::{Activation, CALL_COST_MAX, Decl, Env, OBJECT_COST_MAX, Program, issue, schema, value};
+use cel::types::Type;
+use cel::{Activation, CALL_COST_MAX, Decl, Env, OBJECT_COST_MAX, Program, issue, schema, value};
 
 /// Longer messages are not shown. Source: apiserver `pkg/apis/cel/config.go` `MaxEvaluatedMessageExpressionSizeBytes`.
 const MESSAGE_BYTES_MAX: usize = 5 * 1024;

@@ -1,7 +1,7 @@
 //! Lists as sets. Source: cel-go `ext/sets.go`.
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, EvalError, List, Value, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, EvalError, List, Value, no_overload};
 
 pub const FUNCTIONS: &[Function] = &[
     Function {

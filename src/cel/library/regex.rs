@@ -9,8 +9,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use regex::Regex;
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, EvalError, ITEMS_MAX, Value, bounded, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, EvalError, ITEMS_MAX, Value, bounded, fault, no_overload};
 
 /// The largest compiled expression in bytes: a tenth of the crate's default, far above what rules for names need.
 const COMPILED_BYTES_MAX: usize = 1 << 20;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use types::names;
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, Text, Value, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, Text, Value, fault, no_overload};
 
 /// Answers questions of an expression.
 pub trait Authorize: Send + Sync {

@@ -2,8 +2,8 @@
 //!
 //! Source: cel-go `cel/library.go` `optionalLib`.
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, List, Value, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, List, Value, fault, no_overload};
 
 pub const FUNCTIONS: &[Function] = &[
     Function {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::number_text::double;
 use super::standard::{int, overflow, uint, unsigned_overflow};
 use super::time;
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, EvalError, Text, Value, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, EvalError, Text, Value, fault, no_overload};
 
 pub const FUNCTIONS: &[Function] = &[
     Function { run: |args| Ok(Value::Type(args[0].type_name().into())), overloads: &[("type", "type", "(A) type(A)")] },

@@ -5,8 +5,8 @@
 use types::names;
 
 use super::{time, url};
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, Value, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, Value, no_overload};
 
 #[derive(Debug)]
 pub struct NamedFormat {

@@ -6,8 +6,8 @@
 use std::cmp::Ordering;
 
 use super::standard::add;
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, EvalError, ITEMS_MAX, List, Value, bounded, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, EvalError, ITEMS_MAX, List, Value, bounded, fault, no_overload};
 
 pub const FUNCTIONS: &[Function] = &[
     Function {

@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, Value, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, Value, fault, no_overload};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Semver {

@@ -1,9 +1,9 @@
 //! `jsonpatch.escapeKey`, which only mutating policies have. Source: apiserver `pkg/cel/library/jsonpatch.go`.
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Value, no_overload};
+use crate::signature::Function;
+use crate::value::{Value, no_overload};
 
-/// The one name of this library; [`crate::cel::Env`] says whether it exists.
+/// The one name of this library; [`crate::Env`] says whether it exists.
 pub const NAME: &str = "jsonpatch.escapeKey";
 
 pub const FUNCTIONS: &[Function] = &[Function {

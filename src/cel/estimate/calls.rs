@@ -1,12 +1,12 @@
 //! What single calls cost at most, library by library.
 
 use super::{Arg, Call, Estimator, Range};
-use crate::cel::ast::{Id, Literal, Node};
-use crate::cel::cost::{
+use crate::ast::{Id, Literal, Node};
+use crate::cost::{
     AUTHORIZER_CHECK, LIST_CREATE, REGEX_LENGTH, SELECTOR_REQUIREMENT, SELECTOR_REQUIREMENTS_PER_CHAR,
     STRING_TRAVERSAL, is_text_comparison,
 };
-use crate::cel::types::Type;
+use crate::types::Type;
 
 /// How long the regular expression of a named format is taken to be. Source: apiserver `pkg/cel/limits.go`.
 const FORMAT_REGEX_SIZE: f64 = 128.0;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use types::quantity::Quantity;
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, Value, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, Value, fault, no_overload};
 
 pub const FUNCTIONS: &[Function] = &[
     Function { run: parse, overloads: &[("quantity", "string_to_quantity", "(string) kubernetes.Quantity")] },

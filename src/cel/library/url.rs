@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, Key, Value, fault, no_overload};
-use crate::http::query::{IN_PATH, percent_encode};
+use crate::signature::Function;
+use crate::value::{Answer, Key, Value, fault, no_overload};
+use types::percent::{IN_PATH, percent_encode};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Url {

@@ -5,8 +5,8 @@
 
 use super::conversions::to_text;
 use super::number_text;
-use crate::cel::types::Type;
-use crate::cel::value::{EvalError, List, Map, TEXT_BYTES_MAX, Value, bounded, fault};
+use crate::types::Type;
+use crate::value::{EvalError, List, Map, TEXT_BYTES_MAX, Value, bounded, fault};
 
 /// Digits behind the point when a clause does not say. Source: cel-go `defaultPrecision`.
 const PRECISION: usize = 6;

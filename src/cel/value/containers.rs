@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::index::{self, Index};
 use super::{Answer, EvalError, Text, Value};
-use crate::cel::schema::{Decl, ListType, ObjectDecl};
+use crate::schema::{Decl, ListType, ObjectDecl};
 
 #[derive(Debug, Clone)]
 pub enum List<'a> {

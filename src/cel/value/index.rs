@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{List, Map, Value};
-use crate::cel::schema::{Decl, DeclKind, ListType};
+use crate::schema::{Decl, DeclKind, ListType};
 
 /// The places of items by their fingerprints.
 #[derive(Default)]

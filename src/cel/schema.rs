@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::types::Type;
-use crate::hooks::json;
+use types::json;
 
 /// The largest request that is accepted, in bytes: no value can be larger. Source: apiserver `pkg/apis/cel/config.go`.
 pub const REQUEST_BYTES_MAX: i64 = 3 << 20;

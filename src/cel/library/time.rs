@@ -4,8 +4,8 @@
 
 use jiff::tz::TimeZone;
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, Value, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, Value, fault, no_overload};
 
 /// CEL's timestamps are of the years 1 to 9999.
 const SECONDS_MIN: i64 = -62_135_596_800;

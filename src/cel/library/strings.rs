@@ -3,8 +3,8 @@
 //! Source: cel-go `common/types/string.go`, `ext/strings.go`.
 
 use super::string_format;
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, ITEMS_MAX, TEXT_BYTES_MAX, Value, bounded, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, ITEMS_MAX, TEXT_BYTES_MAX, Value, bounded, fault, no_overload};
 
 pub const FUNCTIONS: &[Function] = &[
     Function {

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::cel::signature::Function;
-use crate::cel::value::{Answer, Value, fault, no_overload};
+use crate::signature::Function;
+use crate::value::{Answer, Value, fault, no_overload};
 
 pub const FUNCTIONS: &[Function] = &[
     Function {

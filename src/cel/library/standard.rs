@@ -1,6 +1,6 @@
 //! cel-go's standard functions: operators, sizes and membership.
 //!
-//! `&&`, `||`, `?:`, `==`, `!=` and optional selection run in [`crate::cel::eval`]; here are their types.
+//! `&&`, `||`, `?:`, `==`, `!=` and optional selection run in [`crate::eval`]; here are their types.
 //!
 //! Source: cel-go `common/stdlib/standard.go`, `common/types`.
 
@@ -8,11 +8,9 @@ use std::cmp::Ordering;
 
 use super::conversions::plain;
 use super::time;
-use crate::cel::signature::Function;
-use crate::cel::value::index::{self, Index};
-use crate::cel::value::{
-    Answer, EvalError, ITEMS_MAX, Key, List, Map, TEXT_BYTES_MAX, Value, bounded, fault, no_overload,
-};
+use crate::signature::Function;
+use crate::value::index::{self, Index};
+use crate::value::{Answer, EvalError, ITEMS_MAX, Key, List, Map, TEXT_BYTES_MAX, Value, bounded, fault, no_overload};
 
 /// Run by the evaluator itself.
 pub fn never<'a>(_: &[Value<'a>]) -> Answer<'a> {
@@ -246,7 +244,7 @@ pub fn add<'a>(args: &[Value<'a>]) -> Answer<'a> {
 /// The lists joined; declared sets stay sets, and the items of declared maps replace those with their keys.
 /// Source: apiserver `pkg/cel/common/valuesunstructured.go` `unstructuredSetList.Add`, `unstructuredMapList.Add`.
 pub fn append<'a>(a: List<'a>, b: &List<'a>) -> Answer<'a> {
-    use crate::cel::schema::ListType;
+    use crate::schema::ListType;
     let (kind, decl) = match &a {
         List::Json { kind, decl, .. } => (*kind, *decl),
         List::Made(_) => (&ListType::Atomic, None),
