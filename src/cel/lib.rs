@@ -19,6 +19,7 @@
 mod ast;
 mod check;
 mod cost;
+pub mod device;
 mod estimate;
 mod eval;
 pub mod issue;
@@ -64,6 +65,7 @@ struct Declared {
     variables: BTreeMap<Arc<str>, Arc<Decl>>,
     objects: HashMap<Arc<str>, Arc<ObjectDecl>>,
     mutates: bool,
+    binds: bool,
 }
 
 impl Env {
@@ -85,13 +87,19 @@ impl Env {
         Decl::object("JSONPatch", patch).collect_objects(&mut declared.objects);
         self
     }
+    /// The environment in which `cel.bind` names a value.
+    #[must_use]
+    fn with_bindings(mut self) -> Self {
+        Arc::make_mut(&mut self.0).binds = true;
+        self
+    }
 
     /// Compiles an expression.
     ///
     /// # Errors
     /// At least one issue; [`issue::render`] makes cel-go's text of them.
     pub fn compile(&self, text: &str) -> Result<Program, Vec<Issue>> {
-        let (mut ast, root) = parser::parse(text)?;
+        let (mut ast, root) = parser::parse(text, self.0.binds)?;
         let checked = check::check(&mut ast, root, self)?;
         let issues = literals::check(&ast, root, &checked);
         if !issues.is_empty() {

@@ -1,6 +1,7 @@
 //! Macros: calls that the parser replaces by comprehensions and conditions before anything is checked.
 //!
-//! The accumulator is `@result`, a name nobody can write. `cel.bind` is not among them: upstream does not enable it.
+//! The accumulator is `@result`, a name nobody can write. `cel.bind` is one only in the environment of devices: upstream enables it
+//! nowhere else.
 //!
 //! Source: cel-go `parser/macro.go`, `ext/comprehensions.go`, `ext/lists.go` (`sortBy`), `cel/library.go` (`optMap`).
 
@@ -69,6 +70,12 @@ pub fn receiver(parser: &mut Parser, at: u32, target: Id, function: &str, args: 
             let step = m.filtered(filter, step);
             let init = m.add(Node::Map(Vec::new()));
             Ok(Some(m.fold(target, var, Some(var2), init, step)))
+        }
+        ("bind", &[var, value, result]) if m.parser.binds && m.variable(target).as_deref() == Some("cel") => {
+            match m.variable(var) {
+                Some(name) => Ok(Some(m.bind(name, value, result))),
+                None => refuse(m.parser, var, "cel.bind() variable names must be simple identifiers"),
+            }
         }
         ("sortBy", &[_, key]) => m.sort_by(target, args[0], key).map(Some),
         ("optMap" | "optFlatMap", &[var, transform]) => {

@@ -50,14 +50,15 @@ const RESERVED: [&str; 21] = [
 ///
 /// # Errors
 /// At least one issue.
-pub fn parse(text: &str) -> Result<(Ast, Id), Vec<Issue>> {
+/// `binds`: whether `cel.bind` is a macro.
+pub fn parse(text: &str, binds: bool) -> Result<(Ast, Id), Vec<Issue>> {
     let size = text.chars().count();
     if size > CODE_POINTS_MAX {
         let message = format!("expression code point size exceeds limit: size: {size}, limit {CODE_POINTS_MAX}");
         return Err(vec![Issue::new(0, message)]);
     }
     let (words, issues) = lex(text);
-    let mut parser = Parser { words, next: 0, depth: 0, ast: Ast::default(), issues };
+    let mut parser = Parser { words, next: 0, depth: 0, ast: Ast::default(), issues, binds };
     let root = parser.whole();
     match root {
         Ok(root) if parser.issues.is_empty() => Ok((parser.ast, root)),
@@ -76,6 +77,7 @@ pub struct Parser {
     depth: u16,
     pub ast: Ast,
     issues: Vec<Issue>,
+    pub binds: bool,
 }
 
 impl Parser {

@@ -34,6 +34,8 @@ pub struct Decl {
     pub min_size: i64,
     pub nullable: bool,
     pub list_type: ListType,
+    /// Of a map: what is selected by a name is known to be no larger than the values are.
+    pub by_name: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -85,7 +87,7 @@ impl DeclKind {
 
 impl Decl {
     fn new(kind: DeclKind, max_elements: i64, min_size: i64) -> Self {
-        Self { kind, max_elements, min_size, nullable: false, list_type: ListType::Atomic }
+        Self { kind, max_elements, min_size, nullable: false, list_type: ListType::Atomic, by_name: false }
     }
     pub fn dynamic() -> Self {
         Self::new(DeclKind::Dyn, REQUEST_BYTES_MAX - 2, 1)
@@ -119,6 +121,12 @@ impl Decl {
         let object = ObjectDecl { name: name.into(), fields: fields.collect() };
         Self::new(DeclKind::Object(Arc::new(object)), 0, 2)
     }
+    /// With so many elements at most.
+    #[must_use]
+    pub fn at_most(mut self, elements: i64) -> Self {
+        self.max_elements = elements;
+        self
+    }
     #[must_use]
     pub fn nullable(mut self) -> Self {
         self.nullable = true;
@@ -149,6 +157,7 @@ impl Decl {
                 Some(Cow::Owned(Decl::new(DeclKind::Scalar(Type::String), 0, 2)))
             }
             (DeclKind::Object(object), name) => object.fields.get(name)?.decl.at(rest),
+            (DeclKind::Map(value), _) if self.by_name => value.at(rest),
             _ => None,
         }
     }

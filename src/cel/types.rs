@@ -86,6 +86,15 @@ impl Type {
             Type::Param(_) => "type_param",
         }
     }
+    /// As cel-go's `String()` has it, which differs from that of its errors in a few names.
+    pub fn plain(&self) -> String {
+        match self {
+            Type::List(item) => format!("list({})", item.plain()),
+            Type::Map(entry) => format!("map({}, {})", entry.0.plain(), entry.1.plain()),
+            Type::Optional(inner) => format!("optional_type({})", inner.plain()),
+            other => other.runtime_name().to_owned(),
+        }
+    }
     /// A built-in type by the name that an expression may use for it.
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {

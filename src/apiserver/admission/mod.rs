@@ -24,6 +24,7 @@ use crate::{conversion, custom};
 
 pub mod allocate;
 mod certificates;
+mod devices;
 mod ingress_class;
 mod limit_ranger;
 pub mod matching;
@@ -279,6 +280,7 @@ fn built_in_validate(request: &mut Request) -> Result<(), Status> {
         }
         ("scheduling.k8s.io", "PriorityClass") => priority::class(request)?,
         ("certificates.k8s.io", "CertificateSigningRequest") => certificates::validate(request)?,
+        ("resource.k8s.io", "ResourceClaim" | "ResourceClaimTemplate") => devices::validate(request)?,
         _ => {}
     }
     node_restriction::validate(request)?;

@@ -9,6 +9,7 @@ use types::registry::by_kind;
 
 use super::*;
 
+mod devices;
 mod limits;
 mod nodes;
 mod pod_security;

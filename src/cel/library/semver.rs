@@ -153,6 +153,14 @@ fn capital(word: &str) -> String {
 }
 
 impl Semver {
+    /// Reads a version as its specification has it.
+    ///
+    /// # Errors
+    /// What the parser's author says is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        parse(text)
+    }
+
     /// The order of versions; build metadata has no part in it.
     pub fn precedence(&self, other: &Semver) -> Ordering {
         self.numbers.cmp(&other.numbers).then_with(|| match (self.pre.is_empty(), other.pre.is_empty()) {

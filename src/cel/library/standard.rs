@@ -345,7 +345,7 @@ fn ordered<'a>(args: &[Value<'a>], wanted: fn(Ordering) -> bool) -> Answer<'a> {
 fn contained<'a>(args: &[Value<'a>]) -> Answer<'a> {
     match args {
         [item, Value::List(list)] => Ok(Value::Bool(list.contains(item)?)),
-        [key, Value::Map(map)] => Ok(Value::Bool(map.find(key).is_some())),
+        [key, Value::Map(map)] => Ok(Value::Bool(map.contains(key))),
         _ => no_overload(),
     }
 }

@@ -25,8 +25,13 @@ pub enum Shape<'a> {
 
 #[derive(Debug, Clone)]
 pub enum Map<'a> {
-    Json { fields: &'a serde_json::Map<String, Json>, shape: Shape<'a> },
+    Json {
+        fields: &'a serde_json::Map<String, Json>,
+        shape: Shape<'a>,
+    },
     Made(Arc<BTreeMap<Key, Value<'a>>>),
+    /// Made, and an empty map stands behind every other key: domains of a device's attributes.
+    Open(Arc<BTreeMap<Key, Value<'a>>>),
 }
 
 /// A key of a map. Integers that are equal are one key, whatever their type.
@@ -135,7 +140,7 @@ impl<'a> Map<'a> {
     pub fn len(&self) -> usize {
         match self {
             Map::Json { fields, .. } => fields.len(),
-            Map::Made(entries) => entries.len(),
+            Map::Made(entries) | Map::Open(entries) => entries.len(),
         }
     }
     /// The value of a field by its name.
@@ -153,6 +158,10 @@ impl<'a> Map<'a> {
                 Some(Value::typed(json, &field.decl))
             }
             Map::Made(entries) => entries.get(&Key::String(name.into())).map(|v| Ok(v.clone())),
+            Map::Open(entries) => {
+                let found = entries.get(&Key::String(name.into())).cloned();
+                Some(Ok(found.unwrap_or_else(|| Value::map(BTreeMap::new()))))
+            }
         }
     }
     pub fn find(&self, key: &Value<'a>) -> Option<Answer<'a>> {
@@ -170,7 +179,14 @@ impl<'a> Map<'a> {
                 };
                 found.map(|v| Ok(v.clone()))
             }
+            (Map::Open(_), _) => Some(Ok(Value::map(BTreeMap::new()))),
             _ => None,
+        }
+    }
+    pub fn contains(&self, key: &Value<'a>) -> bool {
+        match self {
+            Map::Open(entries) => Key::of(key).is_some_and(|key| entries.contains_key(&key)),
+            map => map.find(key).is_some(),
         }
     }
     pub fn keys(&self) -> Vec<Value<'a>> {
@@ -182,7 +198,7 @@ impl<'a> Map<'a> {
                 .map(|(name, _)| Value::text(name.clone()))
                 .collect(),
             Map::Json { fields, .. } => fields.keys().map(|key| Value::String(Text::Borrowed(key))).collect(),
-            Map::Made(entries) => entries.keys().map(Key::value).collect(),
+            Map::Made(entries) | Map::Open(entries) => entries.keys().map(Key::value).collect(),
         }
     }
     pub fn entries(&self) -> impl Iterator<Item = (Value<'a>, Answer<'a>)> + '_ {
@@ -193,7 +209,7 @@ impl<'a> Map<'a> {
     }
     pub fn into_entries(self) -> Result<BTreeMap<Key, Value<'a>>, EvalError> {
         match self {
-            Map::Made(entries) => Ok(Arc::unwrap_or_clone(entries)),
+            Map::Made(entries) | Map::Open(entries) => Ok(Arc::unwrap_or_clone(entries)),
             map => {
                 let entries = map.entries().filter_map(|(key, value)| Some((Key::of(&key)?, value)));
                 entries.map(|(key, value)| Ok((key, value?))).collect()

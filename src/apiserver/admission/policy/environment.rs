@@ -80,17 +80,7 @@ pub fn compile(env: &Env, text: &str, returns: Returns) -> Result<Program, Strin
         Returns::Patches => (*given == Type::list(Type::object("JSONPatch")), "list(JSONPatch)"),
         Returns::Configuration => (*given == Type::object("Object"), "Object"),
     };
-    if fits { Ok(program) } else { Err(format!("must evaluate to {wanted} but got {}", plain(given))) }
-}
-
-/// A type as cel-go's `String()` has it, which differs from that of its errors in a few names.
-fn plain(t: &Type) -> String {
-    match t {
-        Type::List(item) => format!("list({})", plain(item)),
-        Type::Map(entry) => format!("map({}, {})", plain(&entry.0), plain(&entry.1)),
-        Type::Optional(inner) => format!("optional_type({})", plain(inner)),
-        other => other.runtime_name().to_owned(),
-    }
+    if fits { Ok(program) } else { Err(format!("must evaluate to {wanted} but got {}", given.plain())) }
 }
 
 fn text() -> Decl {

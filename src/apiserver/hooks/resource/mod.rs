@@ -1,7 +1,5 @@
 //! The kinds of resource.k8s.io. Source: `pkg/apis/resource/validation/validation.go`, `pkg/apis/resource/v1/defaults.go`,
 //! `pkg/registry/resource/*/strategy.go`.
-//!
-//! Whether the expressions of selectors compile is not asked here: that is for whoever can compile them.
 
 use super::{Hooks, strategy};
 

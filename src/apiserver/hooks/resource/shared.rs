@@ -83,8 +83,19 @@ pub fn selectors(of: &Value, path: &Path, errors: &mut Errors) {
         let path = path.child("cel");
         if !has(selector, "cel") {
             errors.push(FieldError::required(&path, ""));
-        } else if text(get(selector, "cel"), "expression").len() > EXPRESSION_MAX_BYTES {
-            errors.push(FieldError::too_long(&path.child("expression"), EXPRESSION_MAX_BYTES));
+            continue;
+        }
+        let (expression, path) = (text(get(selector, "cel"), "expression"), path.child("expression"));
+        if expression.len() > EXPRESSION_MAX_BYTES {
+            errors.push(FieldError::too_long(&path, EXPRESSION_MAX_BYTES));
+            continue;
+        }
+        match cel::device::Selector::compile(expression) {
+            Err(why) => errors.push(FieldError::invalid(&path, expression, why)),
+            Ok(selector) if !selector.is_cheap() => {
+                errors.push(FieldError::forbidden(&path, "too complex, exceeds cost limit"));
+            }
+            Ok(_) => {}
         }
     }
 }

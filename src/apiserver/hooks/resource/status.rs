@@ -6,6 +6,7 @@ use types::field::{FieldError, Path};
 use super::super::addresses;
 use super::super::check::{self, Errors, IMMUTABLE, items};
 use super::super::conditions;
+use super::super::core::pod::placement;
 use super::super::json::{get, has, list, remove, same, set, text};
 use super::claim;
 use super::shared::{self, CONFIG_MAX};
@@ -80,6 +81,9 @@ pub fn validate_update(new: &Value, old: &Value) -> Errors {
     let path = path.child("allocation");
     if was.is_null() {
         self::allocation(allocation, get(get(new, "spec"), "devices"), &path.child("devices"), &mut errors);
+        if has(allocation, "nodeSelector") {
+            placement::node_selector(get(allocation, "nodeSelector"), &path.child("nodeSelector"), &mut errors);
+        }
     } else if !allocation.is_null() && !same(allocation, was) {
         errors.push(FieldError::invalid(&path, allocation, IMMUTABLE));
     }

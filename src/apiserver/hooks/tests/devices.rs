@@ -14,6 +14,14 @@ fn device_classes() {
         &[
             (json!({"spec": {"selectors": [{}]}}), &["spec.selectors[0].cel: Required value"]),
             (
+                json!({"spec": {"selectors": [{"cel": {"expression": "device.driver"}}]}}),
+                &["spec.selectors[0].cel.expression: Invalid value: \"device.driver\": must evaluate to bool or the unknown type, not string"],
+            ),
+            (
+                json!({"spec": {"selectors": [{"cel": {"expression": "cel.bind(d, device.attributes['a.io'], d.x && d.y)"}}]}}),
+                &[],
+            ),
+            (
                 json!({"spec": {"config": [{}, {"opaque": {"driver": "a.io", "parameters": [1]}}]}}),
                 &[
                     "spec.config[0].opaque: Required value",
