@@ -19,6 +19,7 @@ pub mod autoscaler;
 pub mod cache;
 pub mod clock;
 pub mod definition;
+pub mod devices;
 mod error;
 pub mod events;
 pub mod fake;

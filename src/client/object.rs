@@ -90,6 +90,10 @@ objects! {
     crate::aggregated::Registration,
     crate::autoscaler::Autoscaler,
     crate::definition::Definition,
+    crate::devices::Claim,
+    crate::devices::Class,
+    crate::devices::Slice,
+    crate::devices::Template,
     crate::storage::Volume,
 }
 

@@ -26,6 +26,7 @@ pub mod node_lifecycle;
 pub mod pod_garbage;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resource_claim;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
@@ -72,6 +73,8 @@ pub const ALL: &[fn(&Context)] = &[
     volume_binder::start,
     storage_protection::start,
     ephemeral_volume::start,
+    resource_claim::start,
+    resource_claim::release::start,
     local_path::start,
     autoscaler::start,
 ];

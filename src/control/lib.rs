@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub mod controllers;
+pub mod claims;
 mod failures;
 mod history;
 pub mod keys;
@@ -150,6 +151,7 @@ fn queue_name(controller: &str) -> &str {
         "node-controller" => "node_lifecycle_controller",
         "pod-garbage-collector" => "orphaned_pods_nodes",
         "replication-controller" => "replicationmanager",
+        "resource-claim-controller" => "resource_claim",
         "resourcequota-controller" => "resourcequota_primary",
         "root-ca-cert-publisher" => "root_ca_cert_publisher",
         "service-account-controller" => "serviceaccount",
