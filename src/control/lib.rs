@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub mod controllers;
 pub mod claims;
+pub mod controllers;
 mod failures;
 mod history;
 pub mod keys;

@@ -4,11 +4,13 @@
 
 use std::sync::Arc;
 
+use client::devices::Claim;
 use client::{Clock, DeleteParams, Error, Object as _, Patch, Result, WriteParams};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
+use super::devices::Binding;
 use super::needs::Resident;
 use super::volumes::Choice;
 use super::{NAME, Scheduler, preempt};
@@ -23,9 +25,21 @@ pub enum Act {
         node: String,
         /// What its claims get there first.
         choice: Choice,
+        /// And its claims of devices.
+        bindings: Vec<Binding>,
     },
+    /// Nobody can tell whether a node fits.
+    Fail { pod: Arc<Pod>, message: String },
     /// No node fits. `node`: the one that it hopes for; `Some` of none: it gives that up.
-    Report { pod: Arc<Pod>, message: String, node: Option<String>, room: Option<Room> },
+    /// `give_back`: a claim whose devices are in its way.
+    Report { pod: Arc<Pod>, message: String, node: Option<String>, room: Option<Room>, give_back: Option<Arc<Claim>> },
+}
+
+impl Act {
+    /// Whether it may take long and asks the API for nothing meanwhile.
+    pub fn waits(&self) -> bool {
+        matches!(self, Act::Bind { choice, bindings, .. } if !choice.is_empty() || bindings.iter().any(Binding::waits))
+    }
 }
 
 /// Room that is to be made on the node of the report.
@@ -37,8 +51,12 @@ pub struct Room {
 impl Scheduler {
     pub(super) async fn act(&self, act: Act) {
         match act {
-            Act::Bind { pod, node, choice } => self.bind(&pod, &node, &choice).await,
-            Act::Report { pod, message, node, room } => {
+            Act::Bind { pod, node, choice, bindings } => self.bind(&pod, &node, &choice, &bindings).await,
+            Act::Fail { pod, message } => self.fail(&pod, &message).await,
+            Act::Report { pod, message, node, room, give_back } => {
+                if let Some(claim) = &give_back {
+                    self.devices.give_back(&self.client, claim).await;
+                }
                 let report = self.report(&pod, &message, node.as_deref());
                 match &room {
                     None => report.await,
@@ -56,13 +74,11 @@ impl Scheduler {
         }
     }
 
-    async fn bind(&self, pod: &Pod, node: &str, choice: &Choice) {
-        if !choice.is_empty()
-            && let Err(why) = self.storage.bind(&self.client, choice, node).await
-        {
+    async fn bind(&self, pod: &Pod, node: &str, choice: &Choice, bindings: &[Binding]) {
+        if let Err(why) = self.prepare(pod, node, choice, bindings).await {
             tracing::warn!(pod = %pod.key(), %node, why, "its claims are not bound");
-            self.recorder.warning(pod, "FailedScheduling", shortened(why.clone()));
-            self.write(pod, condition_patch(pod, "SchedulerError", &why, None, self.clock.now())).await;
+            self.fail(pod, &why).await;
+            self.devices.give_up(&self.client, pod, bindings).await;
             return self.unbound(pod, false);
         }
         let (key, path) = (pod.key(), format!("/api/v1/namespaces/{}/pods/{}/binding", pod.namespace(), pod.name()));
@@ -82,17 +98,38 @@ impl Scheduler {
                     tracing::warn!(pod = %key, %node, %error, "binding failed");
                     self.report_failure(pod, &error).await;
                 }
+                self.devices.give_up(&self.client, pod, bindings).await;
                 self.unbound(pod, error.is_not_found());
             }
         }
     }
 
+    /// Has the pod's claims written before the pod is bound.
+    async fn prepare(&self, pod: &Pod, node: &str, choice: &Choice, bindings: &[Binding]) -> Result<(), String> {
+        if !choice.is_empty() {
+            self.storage.bind(&self.client, choice, node).await?;
+        }
+        if bindings.is_empty() {
+            return Ok(());
+        }
+        self.devices.bind(&self.client, pod, bindings, self.clock.now()).await?;
+        if bindings.iter().any(Binding::waits) {
+            let message = format!("waiting for binding conditions for device on node {node}");
+            self.recorder.normal(pod, "BindingConditionsPending", message);
+            self.devices.ready(bindings).await?;
+        }
+        Ok(())
+    }
+
+    async fn fail(&self, pod: &Pod, message: &str) {
+        self.recorder.warning(pod, "FailedScheduling", shortened(message.to_owned()));
+        self.write(pod, condition_patch(pod, "SchedulerError", message, None, self.clock.now())).await;
+    }
+
     async fn report_failure(&self, pod: &Pod, error: &Error) {
         // A conflict is the pod's own doing: it is gone, going, or somebody else has bound it.
         if !error.is_conflict() {
-            let message = format!("binding rejected: {error}");
-            self.recorder.warning(pod, "FailedScheduling", shortened(message.clone()));
-            self.write(pod, condition_patch(pod, "SchedulerError", &message, None, self.clock.now())).await;
+            self.fail(pod, &format!("binding rejected: {error}")).await;
         }
     }
 

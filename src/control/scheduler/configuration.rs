@@ -22,14 +22,8 @@ use super::{Configuration, NAME};
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const KIND: &str = "KubeSchedulerConfiguration";
 /// Plugins of upstream that decide nothing here: naming them is no error.
-const ELSEWHERE: [&str; 6] = [
-    "PrioritySort",
-    "DefaultBinder",
-    "DynamicResources",
-    "NodeDeclaredFeatures",
-    "GangScheduling",
-    "PodGroupPodsCount",
-];
+const ELSEWHERE: [&str; 5] =
+    ["PrioritySort", "DefaultBinder", "NodeDeclaredFeatures", "GangScheduling", "PodGroupPodsCount"];
 const EXTENSION_POINTS: [&str; 15] = [
     "multiPoint",
     "preEnqueue",

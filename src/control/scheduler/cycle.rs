@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::affinity::Affinity;
+use super::devices::{Asked, Devices};
 use super::filter::{self, Refusal};
 use super::needs::{Needs, Resident};
 use super::profile::{Plugin, Profile};
@@ -19,6 +20,7 @@ pub struct Cycle<'a> {
     spread: Spread,
     affinity: Affinity,
     claims: Option<&'a Claims>,
+    devices: Option<(&'a Devices, &'a Asked)>,
 }
 
 impl<'a> Cycle<'a> {
@@ -27,12 +29,24 @@ impl<'a> Cycle<'a> {
         let on = |plugin| profile.filters.has(plugin);
         let spread = if on(Plugin::PodTopologySpread) { Spread::of(needs, snapshot) } else { Spread::default() };
         let affinity = if on(Plugin::InterPodAffinity) { Affinity::of(needs, snapshot) } else { Affinity::default() };
-        Self { needs, profile, spread, affinity, claims: None }
+        Self { needs, profile, spread, affinity, claims: None, devices: None }
     }
 
     /// The pod has claims, which its node must suit too.
     pub fn with(self, claims: &'a Claims) -> Self {
         Self { claims: Some(claims), ..self }
+    }
+
+    /// The pod has claims of devices, which its node must suit too.
+    pub fn with_devices(self, devices: &'a Devices, asked: Option<&'a Asked>) -> Self {
+        Self { devices: asked.map(|asked| (devices, asked)), ..self }
+    }
+
+    /// What the choice of devices on each node is worth; `None`: all the same.
+    pub fn device_points(&self, snapshot: &Snapshot, slots: &[u32]) -> Option<Vec<i64>> {
+        let (devices, asked) = self.devices?;
+        let nodes: Vec<&Facts> = slots.iter().map(|slot| snapshot.facts(*slot)).collect();
+        devices.points(asked, &nodes)
     }
 
     /// Why a node with this load cannot take the pod.
@@ -46,6 +60,7 @@ impl<'a> Cycle<'a> {
         self.storage_refusal(snapshot.facts(slot))
             .or_else(|| self.spread.refusal(self.needs, snapshot, slot))
             .or_else(|| self.affinity.refusal(snapshot, slot))
+            .or_else(|| self.devices.and_then(|(devices, asked)| devices.refusal(asked, snapshot.facts(slot))))
     }
 
     fn storage_refusal(&self, node: &Facts) -> Option<Refusal> {

@@ -3,7 +3,8 @@
 //! Source: `EventsToRegister` and the hints of each plugin under `pkg/scheduler/framework/plugins`,
 //! `pkg/scheduler/framework/events.go`.
 
-use client::Key;
+use client::devices::Claim;
+use client::{Key, Object as _};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::among::{Namespaces, Term, in_all, terms};
@@ -28,6 +29,13 @@ pub enum Event<'a> {
     },
     /// A volume, a class, or this claim came or changed.
     Storage(Option<&'a Key>),
+    /// A claim of devices came or changed.
+    Claim {
+        old: Option<&'a Claim>,
+        new: &'a Claim,
+    },
+    /// Devices, or a class of them, came or changed.
+    Offer,
 }
 
 /// Plugins that could change their mind.
@@ -48,6 +56,7 @@ pub fn concerned(event: Event<'_>) -> Plugins {
             VolumeZone,
             PodTopologySpread,
             InterPodAffinity,
+            DynamicResources,
         ]),
         Event::Node { old: Some(old), new: Some(new) } => {
             let mut all = Plugins::NONE;
@@ -58,11 +67,18 @@ pub fn concerned(event: Event<'_>) -> Plugins {
                 all = all.with(NodeUnschedulable).with(TaintToleration).with(PodTopologySpread);
             }
             if old.labels != new.labels {
-                let by_label = these(&[NodeAffinity, VolumeBinding, VolumeZone, PodTopologySpread, InterPodAffinity]);
+                let by_label = these(&[
+                    NodeAffinity,
+                    VolumeBinding,
+                    VolumeZone,
+                    PodTopologySpread,
+                    InterPodAffinity,
+                    DynamicResources,
+                ]);
                 all = all.and(by_label);
             }
             if old.allocatable != new.allocatable || old.pods_max != new.pods_max {
-                all = all.with(NodeResourcesFit);
+                all = all.with(NodeResourcesFit).with(DynamicResources);
             }
             all
         }
@@ -89,6 +105,7 @@ pub fn concerned(event: Event<'_>) -> Plugins {
         ]),
         Event::Pod { old: None, new: None } => Plugins::NONE,
         Event::Storage(_) => these(&[VolumeRestrictions, VolumeBinding]),
+        Event::Claim { .. } | Event::Offer => these(&[DynamicResources]),
     }
 }
 
@@ -101,8 +118,17 @@ pub fn worth_it(plugin: Plugin, needs: &Needs, profile: &Profile, event: Event<'
         }
         Event::Node { old: None, new: None } => false,
         Event::Pod { old, new } => pod_helps(plugin, needs, old, new, namespaces),
+        Event::Claim { old, new } => claim_helps(needs.pod(), old, new),
+        Event::Offer => true,
         Event::Storage(claim) => claim.is_none_or(|key| crate::storage::claim_keys(needs.pod()).any(|own| own == *key)),
     }
+}
+
+/// A claim gave its devices back, or is the pod's own and says something else than before.
+fn claim_helps(pod: &Pod, old: Option<&Claim>, new: &Claim) -> bool {
+    let has = |claim: &Claim| claim.status.allocation.is_some();
+    old.is_some_and(has) && !has(new)
+        || old.is_none_or(|old| old.status != new.status) && crate::claims::keys(pod).any(|key| key == new.key())
 }
 
 fn node_helps(plugin: Plugin, needs: &Needs, profile: &Profile, old: Option<&Facts>, new: &Facts) -> bool {
@@ -149,7 +175,8 @@ fn node_helps(plugin: Plugin, needs: &Needs, profile: &Profile, old: Option<&Fac
         | Plugin::VolumeRestrictions
         | Plugin::NodeVolumeLimits
         | Plugin::VolumeBinding
-        | Plugin::VolumeZone => true,
+        | Plugin::VolumeZone
+        | Plugin::DynamicResources => true,
         Plugin::SchedulingGates
         | Plugin::DefaultPreemption
         | Plugin::NodeResourcesBalancedAllocation
@@ -229,12 +256,14 @@ pub fn own_change(rejectors: Plugins, needs: &Needs, old: &Pod, new: &Pod) -> bo
     let tolerations = |p: &Pod| p.spec.as_ref().and_then(|s| s.tolerations.as_ref()).map_or(0, Vec::len);
     let relabelled = old.metadata.labels != new.metadata.labels;
     let tolerant = tolerations(old) != tolerations(new);
+    let claims = |p: &Pod| crate::claims::keys(p).collect::<Vec<_>>();
     rejectors.iter().any(|plugin| match plugin {
         Plugin::SchedulingGates => gates(old) && !gates(new),
         Plugin::TaintToleration | Plugin::NodeUnschedulable => tolerant,
         Plugin::InterPodAffinity => relabelled,
         Plugin::PodTopologySpread => relabelled || tolerant && needs.hard.iter().any(|c| c.honors_taints),
         Plugin::NodeResourcesFit => shrank(old, new, None),
+        Plugin::DynamicResources => claims(old) != claims(new),
         _ => false,
     })
 }

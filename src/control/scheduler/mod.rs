@@ -15,6 +15,7 @@
 //! | `place`, `cycle` | one pod: `filter`, `resources`, `spread`, `affinity` judge nodes, `score` chooses |
 //! | `preempt` | whom to send away when no node fits |
 //! | `queue`, `hints` | who is tried when |
+//! | `devices` | which nodes suit a pod's claims of devices, and which devices these get there |
 //! | `volumes` | which nodes suit a pod's claims, and what these get there |
 //! | `snapshot` | what is known, with `tally` and `topology` counted as pods and nodes come and go |
 //! | `verdicts` | nothing: it keeps what `filter` and `resources` said of nodes that have not changed |
@@ -28,6 +29,7 @@ mod among;
 mod amounts;
 mod configuration;
 mod cycle;
+mod devices;
 mod filter;
 mod hints;
 mod images;
@@ -63,6 +65,7 @@ use tokio_util::sync::CancellationToken;
 
 use act::{Act, Room};
 use cycle::Cycle;
+use devices::{Change, Devices};
 use hints::Event;
 use needs::{Needs, Resident};
 use place::{Diagnosis, Placement, place};
@@ -74,6 +77,8 @@ use queue::Queue;
 use siblings::Siblings;
 use snapshot::Snapshot;
 use volumes::{Claims, Storage};
+
+use crate::claims::POD_BY_DEVICES;
 
 /// The `schedulerName` of pods that name none.
 pub const NAME: &str = "default-scheduler";
@@ -126,6 +131,7 @@ struct Scheduler {
     budgets: Arc<Cache<PodDisruptionBudget>>,
     siblings: Siblings,
     storage: Storage,
+    devices: Devices,
     configuration: Configuration,
     client: Client,
     recorder: Recorder,
@@ -144,11 +150,14 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let queue = Queue::new(configuration.backoff);
+    let pods = informers.cache::<Pod>(Selector::all());
+    pods.add_index(POD_BY_DEVICES, |pod| crate::claims::keys(pod).map(|key| key.to_string()).collect());
     let scheduler = Arc::new(Scheduler {
-        pods: informers.cache(Selector::all()),
+        pods,
         budgets: informers.cache(Selector::all()),
         siblings: Siblings::new(&informers),
         storage: Storage::new(&informers),
+        devices: Devices::new(&informers),
         configuration,
         client,
         recorder,
@@ -164,6 +173,7 @@ pub async fn run(
     scheduler.budgets.synced().await;
     scheduler.siblings.synced().await;
     scheduler.storage.synced().await;
+    scheduler.devices.synced().await;
     scheduler.work(stop).await;
 }
 
@@ -190,6 +200,11 @@ impl Scheduler {
         self.storage.on_change(move |claim| {
             let Some(scheduler) = weak.upgrade() else { return };
             scheduler.happened(&mut scheduler.state.lock(), Event::Storage(claim), None);
+        });
+        let weak = Arc::downgrade(self);
+        self.devices.on_change(move |change| {
+            let Some(scheduler) = weak.upgrade() else { return };
+            scheduler.devices_changed(&change);
         });
     }
 
@@ -221,7 +236,7 @@ impl Scheduler {
             None => state.queue.remove(key),
             Some(_) if state.snapshot.is_assumed(key) => {}
             Some(pod) => {
-                let gated = self.configuration.holds_back(pod);
+                let gated = self.is_held_back(pod);
                 let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
                 let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
                 match old.filter(|o| o.uid() == pod.uid()) {
@@ -230,6 +245,33 @@ impl Scheduler {
                 }
                 state.queue.add(key.clone(), priority, created, gated, now);
                 self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Whether the pod is not even looked at: it has gates, or claims that were not made yet.
+    fn is_held_back(&self, pod: &Pod) -> bool {
+        let by_claims = || {
+            let profile = self.configuration.profile(pod);
+            profile.is_some_and(|p| p.filters.has(Plugin::DynamicResources)) && self.devices.hold_back(pod)
+        };
+        self.configuration.holds_back(pod) || by_claims()
+    }
+
+    fn devices_changed(&self, change: &Change<'_>) {
+        let state = &mut *self.state.lock();
+        match change {
+            Change::Offer => self.happened(state, Event::Offer, None),
+            Change::Claim { old, new } => {
+                for pod in self.pods.indexed(POD_BY_DEVICES, &new.key().to_string()) {
+                    if self.configuration.is_awaited(&pod)
+                        && !self.is_held_back(&pod)
+                        && state.queue.release(&pod.key())
+                    {
+                        self.changed.notify_one();
+                    }
+                }
+                self.happened(state, Event::Claim { old: *old, new }, None);
             }
         }
     }
@@ -271,7 +313,7 @@ impl Scheduler {
                 && let Some(act) = self.next()
             {
                 let scheduler = Arc::clone(self);
-                let waits = matches!(&act, Act::Bind { choice, .. } if !choice.is_empty());
+                let waits = act.waits();
                 let tasks = if waits { &mut waiting } else { &mut requests };
                 tasks.spawn(async move { scheduler.act(act).await });
                 continue;
@@ -314,38 +356,74 @@ impl Scheduler {
         let needs = Arc::new(Needs::of(&pod, profile, self.siblings.of(&pod)));
         let claims = self.storage.claims_of(&pod, &|key| snapshot.is_assumed(key));
         let none = Claims::default();
-        let mut cycle = Cycle::of(&needs, profile, snapshot).with(claims.as_ref().unwrap_or(&none));
-        let placement = match &claims {
-            Err(why) if profile.filters.has(Plugin::VolumeBinding) => Placement::Nowhere(Diagnosis {
+        let with_devices = profile.filters.has(Plugin::DynamicResources);
+        let asked = if with_devices && !crate::claims::entries(&pod).is_empty() {
+            self.devices.asked_by(&pod, self.clock.now())
+        } else {
+            Ok(None)
+        };
+        let devices = asked.as_ref().ok().and_then(Option::as_ref);
+        let cycle = Cycle::of(&needs, profile, snapshot).with(claims.as_ref().unwrap_or(&none));
+        let mut cycle = cycle.with_devices(&self.devices, devices);
+        let at_once = match (&claims, &asked) {
+            (Err(why), _) if profile.filters.has(Plugin::VolumeBinding) => Some((Plugin::VolumeBinding, why)),
+            (_, Err(why)) => Some((Plugin::DynamicResources, why)),
+            (Ok(_) | Err(_), Ok(_)) => None,
+        };
+        let placement = match at_once {
+            Some((plugin, why)) => Placement::Nowhere(Diagnosis {
                 nodes: snapshot.order().len(),
                 at_once: Some(why.clone().into()),
-                rejectors: Plugins::NONE.with(Plugin::VolumeBinding),
+                rejectors: Plugins::NONE.with(plugin),
                 ..Diagnosis::default()
             }),
-            Ok(_) | Err(_) => place(&mut cycle, snapshot),
+            None => place(&mut cycle, snapshot),
         };
+        if let Some(why) = devices.and_then(devices::Asked::error) {
+            queue.failed(&key, self.clock.monotonic());
+            return Act::Fail { pod, message: format!("running \"DynamicResources\" filter plugin: {why}") };
+        }
         let diagnosis = match placement {
             Placement::On(slot) => {
                 let node = Arc::clone(&snapshot.node(slot).facts);
+                let bindings = match devices.map(|asked| self.devices.reserve(asked, &node)) {
+                    None => Vec::new(),
+                    Some(Ok(bindings)) => bindings,
+                    Some(Err(why)) => {
+                        queue.failed(&key, self.clock.monotonic());
+                        let message = format!("running Reserve plugin \"DynamicResources\": {why}");
+                        return Act::Fail { pod, message };
+                    }
+                };
                 let choice = claims.as_ref().ok().and_then(|c| c.choose(&node.name, &node.labels).ok());
                 let choice = choice.unwrap_or_default();
                 self.storage.assume(&choice, &node.name);
                 snapshot.nominate(&key, None);
                 snapshot.assume(key, &node.name, Arc::clone(&needs.resident));
-                return Act::Bind { pod, node: node.name.to_string(), choice };
+                return Act::Bind { pod, node: node.name.to_string(), choice, bindings };
             }
             Placement::Nowhere(diagnosis) => diagnosis,
         };
-        let message = diagnosis.message();
+        let mut message = diagnosis.message();
+        let mut give_back = None;
+        if with_devices && diagnosis.nodes > 0 {
+            give_back = devices.and_then(|asked| asked.to_give_back(&pod)).cloned();
+            message.push_str(match (&give_back, devices) {
+                (Some(_), _) => " deallocation of ResourceClaim completed",
+                (None, Some(_)) => " still not schedulable",
+                (None, None) => " no new claims to deallocate",
+            });
+        }
         let (message, node, room) = if profile.preempts && diagnosis.nodes > 0 {
             let budgets: Vec<Budget> = self.budgets.all().iter().filter_map(|b| Budget::of(b)).collect();
             match make_room(&mut cycle, snapshot, &diagnosis, &budgets) {
                 Outcome::Room { slot, victims, outranked } => {
                     let node = snapshot.facts(slot).name.to_string();
-                    (message, Some(node), Some(Room { victims, outranked }))
+                    (diagnosis.message(), Some(node), Some(Room { victims, outranked }))
                 }
                 Outcome::None { message: why, gives_up_node } => {
-                    (format!("{message} preemption: {why}"), gives_up_node.then(String::new), None)
+                    let and = if with_devices { "," } else { "" };
+                    (format!("{message}{and} preemption: {why}"), gives_up_node.then(String::new), None)
                 }
             }
         } else {
@@ -356,7 +434,7 @@ impl Scheduler {
             snapshot.nominate(&key, hoped);
         }
         queue.refused(&key, diagnosis.rejectors, needs, room.is_some(), self.clock.monotonic());
-        Act::Report { pod, message, node, room }
+        Act::Report { pod, message, node, room, give_back }
     }
 
     /// A pod that was counted on a node did not get there; `gone`: there is no such pod any more.
@@ -366,6 +444,9 @@ impl Scheduler {
         if state.snapshot.is_assumed(&key) {
             state.snapshot.forget(&key);
             self.happened(state, Event::Pod { old: Some(pod), new: None }, None);
+            if !crate::claims::entries(pod).is_empty() {
+                self.happened(state, Event::Offer, None);
+            }
         }
         if gone {
             state.queue.remove(&key);

@@ -23,13 +23,14 @@ pub enum Plugin {
     VolumeZone,
     PodTopologySpread,
     InterPodAffinity,
+    DynamicResources,
     DefaultPreemption,
     NodeResourcesBalancedAllocation,
     ImageLocality,
 }
 
 impl Plugin {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SchedulingGates,
         Self::NodeUnschedulable,
         Self::NodeName,
@@ -43,6 +44,7 @@ impl Plugin {
         Self::VolumeZone,
         Self::PodTopologySpread,
         Self::InterPodAffinity,
+        Self::DynamicResources,
         Self::DefaultPreemption,
         Self::NodeResourcesBalancedAllocation,
         Self::ImageLocality,
@@ -63,6 +65,7 @@ impl Plugin {
             Self::VolumeZone => "VolumeZone",
             Self::PodTopologySpread => "PodTopologySpread",
             Self::InterPodAffinity => "InterPodAffinity",
+            Self::DynamicResources => "DynamicResources",
             Self::DefaultPreemption => "DefaultPreemption",
             Self::NodeResourcesBalancedAllocation => "NodeResourcesBalancedAllocation",
             Self::ImageLocality => "ImageLocality",
@@ -73,7 +76,7 @@ impl Plugin {
     pub fn weight(self) -> i64 {
         match self {
             Self::TaintToleration => 3,
-            Self::NodeAffinity | Self::PodTopologySpread | Self::InterPodAffinity => 2,
+            Self::NodeAffinity | Self::PodTopologySpread | Self::InterPodAffinity | Self::DynamicResources => 2,
             Self::NodeResourcesFit | Self::NodeResourcesBalancedAllocation | Self::ImageLocality => 1,
             Self::SchedulingGates
             | Self::NodeUnschedulable

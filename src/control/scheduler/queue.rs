@@ -143,6 +143,15 @@ impl Queue {
         }
     }
 
+    /// Nothing holds the pod back any more. Whether something did.
+    pub fn release(&mut self, key: &Key) -> bool {
+        let was_held = self.pods.get(key).is_some_and(|w| w.state == State::Gated);
+        if was_held {
+            self.put(key, State::Ready);
+        }
+        was_held
+    }
+
     /// The next pod to place, which stays known until it is removed, refused or failed.
     pub fn next(&mut self, now: Instant) -> Option<Key> {
         self.ring(now);

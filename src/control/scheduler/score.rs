@@ -23,7 +23,7 @@ pub fn best(cycle: &Cycle<'_>, snapshot: &mut Snapshot, kind: &mut OfKind, slots
     for plugin in Plugin::ALL {
         let weight = cycle.profile.weights[plugin as usize];
         if weight > 0
-            && let Some(scores) = scores(plugin, cycle.needs, cycle.profile, snapshot, slots, &points)
+            && let Some(scores) = scores(plugin, cycle, snapshot, slots, &points)
         {
             for (total, score) in totals.iter_mut().zip(scores) {
                 *total += weight * score;
@@ -37,12 +37,12 @@ pub fn best(cycle: &Cycle<'_>, snapshot: &mut Snapshot, kind: &mut OfKind, slots
 /// What one plugin gives each of the nodes; `None`: all the same.
 fn scores(
     plugin: Plugin,
-    needs: &Needs,
-    profile: &Profile,
+    cycle: &Cycle<'_>,
     snapshot: &mut Snapshot,
     slots: &[u32],
     points: &[Points],
 ) -> Option<Vec<i64>> {
+    let (needs, profile) = (cycle.needs, cycle.profile);
     let each = |score: fn(&Points) -> i32| points.iter().map(|p| i64::from(score(p))).collect::<Vec<_>>();
     match plugin {
         Plugin::TaintToleration => {
@@ -57,6 +57,7 @@ fn scores(
         }
         Plugin::PodTopologySpread => spread::scores(needs, snapshot, slots),
         Plugin::InterPodAffinity => affinity::scores(needs, profile, snapshot, slots),
+        Plugin::DynamicResources => cycle.device_points(snapshot, slots).map(|points| normalized(points, false)),
         Plugin::ImageLocality => snapshot.images.scores(needs.spec()?, slots, snapshot.order().len()),
         Plugin::NodeResourcesBalancedAllocation
         | Plugin::SchedulingGates

@@ -129,10 +129,10 @@ async fn room_is_made_for_those_that_matter_more() {
     world.pod("low", "2", json!({"priority": 1})).await;
     world.until("low", is_bound).await;
     world.pod("never", "1", json!({"priority": 5, "preemptionPolicy": "Never"})).await;
-    let text = "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.";
+    let text = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never.";
     world.until("never", |p| says(p, "PodScheduled", text)).await;
     world.pod("same", "1", json!({"priority": 1})).await;
-    let text = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+    let text = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
         1 No preemption victims found for incoming pod.";
     world.until("same", |p| says(p, "PodScheduled", text)).await;
     world.pod("vip", "2", json!({"priority": 9})).await;
@@ -174,7 +174,7 @@ async fn company_that_comes_brings_a_pod_back() {
     let near = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
         {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
     world.pod("guest", "100m", near).await;
-    let text = "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. preemption: 0/1 nodes are available: \
+    let text = "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. no new claims to deallocate, preemption: 0/1 nodes are available: \
         1 Preemption is not helpful for scheduling.";
     world.until("guest", |p| says(p, "PodScheduled", text)).await;
     let labels = json!({"metadata": {"labels": {"zone": "a"}}});
@@ -195,7 +195,7 @@ async fn a_pod_waits_for_the_volume_that_is_made_for_its_node() {
     let informers = Informers::new(client.clone());
     let claims = informers.cache::<Claim>(Selector::all());
     world.pod("a", "1", json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]})).await;
-    let text = "0/1 nodes are available: persistentvolumeclaim \"c\" not found. preemption: 0/1 nodes are available: \
+    let text = "0/1 nodes are available: persistentvolumeclaim \"c\" not found. no new claims to deallocate, preemption: 0/1 nodes are available: \
         1 Preemption is not helpful for scheduling.";
     world.until("a", |p| says(p, "PodScheduled", text)).await;
     let class =

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::absorb::{event, pod_grace, raise};
+use super::backoff;
 use super::input::{Action, EventKind};
 use super::state::{EndReason, Now, Sandbox, Stage, State, Verdict, Volumes, Why};
 use super::step::active_deadline;
 use super::wind_down::{begin_end, tick_kills};
-use crate::pod::Role;
+use crate::pod::{self, Role};
 
 /// Whether the pod's time or work is over.
 pub(super) fn decide_end(state: &mut State, now: Now) {
@@ -30,6 +31,12 @@ pub(super) fn decide_end(state: &mut State, now: Now) {
 
 pub(super) fn drive(state: &mut State, now: Now, out: &mut Vec<Action>) {
     match state.volumes {
+        Volumes::Absent { retry_at } if due(retry_at, now) && claims_devices(state) => {
+            let message = "Failed to prepare dynamic resources: no DRA driver is registered on this node".to_owned();
+            event(out, EventKind::Warning, "FailedPrepareDynamicResources", message, None);
+            let retry_at = state.volume_backoff.after_failure(backoff::VOLUME, now.mono);
+            state.volumes = Volumes::Absent { retry_at: Some(retry_at) };
+        }
         Volumes::Absent { retry_at } if due(retry_at, now) => {
             state.volumes = Volumes::Preparing;
             out.push(Action::PrepareVolumes);
@@ -41,7 +48,7 @@ pub(super) fn drive(state: &mut State, now: Now, out: &mut Vec<Action>) {
         Volumes::Absent { .. } | Volumes::Ready { .. } | Volumes::Preparing | Volumes::Refreshing => {}
     }
     match state.sandbox {
-        Sandbox::Absent { retry_at } if due(retry_at, now) => {
+        Sandbox::Absent { retry_at } if due(retry_at, now) && !claims_devices(state) => {
             state.sandbox = Sandbox::Starting;
             out.push(Action::StartSandbox { attempt: state.sandbox_attempt });
             state.sandbox_attempt += 1;
@@ -54,6 +61,12 @@ pub(super) fn drive(state: &mut State, now: Now, out: &mut Vec<Action>) {
     }
     tick_kills(state, now, out);
     probe(state, now, out);
+}
+
+/// Whether the pod needs what only the driver of a device can get ready. No driver is served yet: the pod waits, as it does
+/// upstream for a driver that has not come, and is never run without its devices.
+fn claims_devices(state: &State) -> bool {
+    pod::spec(&state.pod).resource_claims.as_ref().is_some_and(|claims| !claims.is_empty())
 }
 
 fn due(at: Option<Duration>, now: Now) -> bool {

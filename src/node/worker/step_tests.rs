@@ -155,6 +155,16 @@ fn running(pod: Pod) -> Script {
 }
 
 #[test]
+fn a_pod_with_devices_waits_for_their_driver() {
+    let mut s = Script::new(pod(json!({"restartPolicy": "Always", "containers": [{"name": "main", "image": "img"}],
+        "resourceClaims": [{"name": "gpu", "resourceClaimName": "c"}]})));
+    s.then(Input::Tick, &["event FailedPrepareDynamicResources", "pull main"]);
+    s.pulled("main", &["event Pulled"]);
+    s.then(Input::Tick, &[]);
+    s.wait(1).then(Input::Tick, &["event FailedPrepareDynamicResources"]);
+}
+
+#[test]
 fn all_well_no_action() {
     let mut s = running(one("Always"));
     for input in [

@@ -6,9 +6,11 @@ const GROUP: &str = "resource.k8s.io";
 
 fn namespaces() -> Fixed {
     let labels = json!({"resource.kubernetes.io/admin-access": "true"});
-    Fixed::default()
-        .with("", "Namespace", json!({"metadata": {"name": "shop"}, "status": {"phase": "Active"}}))
-        .with("", "Namespace", json!({"metadata": {"name": "ops", "labels": labels}, "status": {"phase": "Active"}}))
+    Fixed::default().with("", "Namespace", json!({"metadata": {"name": "shop"}, "status": {"phase": "Active"}})).with(
+        "",
+        "Namespace",
+        json!({"metadata": {"name": "ops", "labels": labels}, "status": {"phase": "Active"}}),
+    )
 }
 
 #[test]

@@ -15,7 +15,9 @@ fn device_classes() {
             (json!({"spec": {"selectors": [{}]}}), &["spec.selectors[0].cel: Required value"]),
             (
                 json!({"spec": {"selectors": [{"cel": {"expression": "device.driver"}}]}}),
-                &["spec.selectors[0].cel.expression: Invalid value: \"device.driver\": must evaluate to bool or the unknown type, not string"],
+                &[
+                    "spec.selectors[0].cel.expression: Invalid value: \"device.driver\": must evaluate to bool or the unknown type, not string",
+                ],
             ),
             (
                 json!({"spec": {"selectors": [{"cel": {"expression": "cel.bind(d, device.attributes['a.io'], d.x && d.y)"}}]}}),

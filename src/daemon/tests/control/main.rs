@@ -6,6 +6,7 @@
 mod batch;
 mod budgets;
 mod cluster;
+mod devices;
 #[path = "../../keys.rs"]
 mod keys;
 mod kubectl;

@@ -26,7 +26,7 @@ async fn who_matters_more_gets_the_node() {
     cluster.until::<Pod>("the pod runs", |all| is_ready(all, "low")).await;
     // Nobody is less important: it waits and is told so.
     cluster.post("/api/v1/namespaces/shop/pods", &pod("same", None)).await;
-    let text = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+    let text = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
         1 No preemption victims found for incoming pod.";
     cluster
         .until::<Event>("an event says why", |all| {
