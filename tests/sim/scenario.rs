@@ -80,6 +80,8 @@ impl Scenario {
         for node in NODES {
             self.world.register(node).await;
         }
+        self.world.post("/apis/resource.k8s.io/v1/deviceclasses", &workloads::device_class()).await;
+        self.world.post(&collection("resource.k8s.io", "resourceclaimtemplates"), &workloads::claim_template()).await;
         for name in DEPLOYMENTS {
             self.world.post(&collection("apps", "deployments"), &workloads::deployment(name, &mut self.chance)).await;
         }

@@ -41,8 +41,36 @@ pub fn deployment(name: &str, chance: &mut Chance) -> Value {
         name,
         json!({"replicas": chance.between(1, 5), "selector": {"matchLabels": {"app": name}}, "strategy": strategy,
             "minReadySeconds": *chance.pick(&[0, 0, 5]), "revisionHistoryLimit": chance.between(0, 3),
-            "template": template(name, "v0", chance.between(50, 400))}),
+            "template": with_device(name, template(name, "v0", chance.between(50, 400)))}),
     )
+}
+
+/// The pods of one Deployment have a device each.
+fn with_device(name: &str, mut template: Value) -> Value {
+    if name == "api" {
+        template["spec"]["resourceClaims"] = json!([{"name": "gpu", "resourceClaimTemplateName": "gpu"}]);
+    }
+    template
+}
+
+const DRIVER: &str = "gpu.example.com";
+
+pub fn device_class() -> Value {
+    let expression = format!("device.driver == '{DRIVER}' && device.attributes['{DRIVER}'].healthy");
+    json!({"metadata": {"name": "gpu"}, "spec": {"selectors": [{"cel": {"expression": expression}}]}})
+}
+
+pub fn claim_template() -> Value {
+    let request = json!({"name": "one", "exactly": {"deviceClassName": "gpu"}});
+    named("gpu", json!({"spec": {"devices": {"requests": [request]}}}))
+}
+
+/// What the driver on a node offers.
+pub fn slice(node: &str) -> Value {
+    let devices: Vec<Value> =
+        (0..3).map(|n| json!({"name": n.to_string(), "attributes": {"healthy": {"bool": true}}})).collect();
+    let pool = json!({"name": node, "generation": 1, "resourceSliceCount": 1});
+    json!({"metadata": {"name": node}, "spec": {"driver": DRIVER, "nodeName": node, "pool": pool, "devices": devices}})
 }
 
 pub fn stateful_set(name: &str, chance: &mut Chance) -> Value {

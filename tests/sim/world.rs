@@ -176,6 +176,7 @@ impl World {
     pub async fn register(&mut self, name: &str) {
         let now = types::time::rfc3339(self.clock.now());
         self.post("/api/v1/nodes", &kubelet::registration(name, &now)).await;
+        self.post("/apis/resource.k8s.io/v1/resourceslices", &crate::workloads::slice(name)).await;
         self.boot(name);
     }
 

@@ -14,6 +14,7 @@ mod binding;
 mod budgets;
 mod capacity;
 mod daemons;
+mod devices;
 mod endpoints;
 mod generations;
 mod jobs;
@@ -55,6 +56,7 @@ pub fn all(lag: SignedDuration) -> Vec<Box<dyn Invariant>> {
         Box::new(budgets::Budgets::new(lag)),
         Box::new(capacity::Capacity),
         Box::new(daemons::Daemons::new(lag)),
+        Box::new(devices::Devices),
         Box::new(endpoints::Endpoints),
         Box::new(generations::Generations),
         Box::new(jobs::Jobs::new(lag)),
