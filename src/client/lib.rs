@@ -18,6 +18,7 @@ pub mod apply;
 pub mod autoscaler;
 pub mod cache;
 pub mod clock;
+pub mod csi;
 pub mod definition;
 pub mod devices;
 mod error;

@@ -35,6 +35,7 @@ pub struct Spec {
     pub host_path: Option<HostPathVolumeSource>,
     pub local: Option<Local>,
     pub csi: Option<Csi>,
+    pub mount_options: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,9 +51,22 @@ pub struct Local {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Csi {
     pub driver: String,
+    pub volume_handle: String,
+    pub fs_type: String,
+    pub volume_attributes: BTreeMap<String, String>,
+    pub node_stage_secret_ref: Option<SecretRef>,
+    pub node_publish_secret_ref: Option<SecretRef>,
+    pub node_expand_secret_ref: Option<SecretRef>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SecretRef {
+    pub name: String,
+    pub namespace: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

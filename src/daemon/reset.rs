@@ -92,6 +92,7 @@ pub fn run(reset: &Reset) -> Result<()> {
     };
     step("pods", remove_pods(reset));
     step("network", remove_network(reset));
+    step("kubelet", remove_link(Path::new(node::KUBELET_DIR), &reset.data_dir));
     step("mounts", unmount_below(&[&reset.run_dir, &reset.data_dir]));
     for path in [&reset.run_dir, &reset.data_dir] {
         step(&path.display().to_string(), remove_tree(path));
@@ -234,6 +235,14 @@ fn remove_network(reset: &Reset) -> Result<()> {
     let cluster: Vec<ipnet::IpNet> = CLUSTER_CIDRS.iter().filter_map(|c| c.parse().ok()).collect();
     let nodes = crate::network::node_ranges(&cluster)?;
     Ok(net::remove_all(&crate::network::config(&reset.run_dir, &nodes, &cluster, &[], &[]))?)
+}
+
+/// Removes the name by which drivers know the daemon's folder, when it is ours.
+fn remove_link(name: &Path, data_dir: &Path) -> Result<()> {
+    match std::fs::read_link(name) {
+        Ok(target) if target.starts_with(data_dir) => remove_file(name),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Takes down every mount below `paths`, the deepest first. What is mounted on them is somebody else's (a data disk).

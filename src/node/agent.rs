@@ -24,12 +24,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admit::admit;
 use crate::config::Config;
+use crate::csi::Csi;
+use crate::csi::folders::Folders;
 use crate::host::{Dns, Host, Network};
 use crate::images::Images;
 use crate::node_object::{self, Facts, Health};
 use crate::pod;
 use crate::translate::container::log_folder;
 use crate::volume::Volumes;
+use crate::volume::objects::Changed;
 use crate::worker::adopt;
 use crate::worker::input::{ExitFacts, Input};
 use crate::worker::run::{Handle as Worker, Snapshot, start as start_worker};
@@ -135,21 +138,20 @@ pub async fn start(config: Config, parts: Parts) -> Result<Handle, Error> {
     let informers = Informers::new(parts.client.clone());
     let workers = Workers::default();
     let tell = workers.clone();
-    let volumes = Volumes::new(
-        parts.client.clone(),
-        &config.data_dir,
-        &config.run_dir,
-        allocatable,
-        Arc::new(move |uid| {
-            if let Some(worker) = tell.get(uid) {
-                worker.mailbox.objects_changed();
-            }
-        }),
-    );
+    let changed: Changed = Arc::new(move |uid| {
+        if let Some(worker) = tell.get(uid) {
+            worker.mailbox.objects_changed();
+        }
+    });
+    let recorder = Recorder::new(parts.client.clone(), "kubelet", &config.node_name, parts.clock);
+    let folders = Folders { name: config.kubelet_dir.clone(), real: config.data_dir.join("kubelet") };
+    let drivers = Csi::new(parts.client.clone(), &config.node_name, recorder.clone(), folders, Arc::clone(&changed));
+    let volumes = Volumes::new(parts.client.clone(), &config.data_dir, &config.run_dir, allocatable, changed)
+        .with_csi(Arc::new(drivers));
     let stop = CancellationToken::new();
     let host = Arc::new(Host {
         stop: stop.clone(),
-        recorder: Recorder::new(parts.client.clone(), "kubelet", &config.node_name, parts.clock),
+        recorder,
         services: informers.cache::<Service>(Selector::all()),
         memory_bytes: facts.memory_bytes as i64,
         started: parts.clock.monotonic(),
@@ -210,7 +212,8 @@ impl Agent {
             self.keep_services(),
             self.keep_pods(&nodes, &pods, &mut keys),
             self.hear_runtime(),
-            self.hear_images()
+            self.hear_images(),
+            self.host.volumes.csi.run()
         );
     }
 
@@ -218,8 +221,11 @@ impl Agent {
     async fn keep_status(&self, nodes: &Cache<Node>) {
         let host = &self.host;
         let changed = Arc::new(Notify::new());
-        let tell = Arc::clone(&changed);
-        nodes.on_change(Box::new(move |_, _| tell.notify_one()));
+        let (tell, drivers) = (Arc::clone(&changed), Arc::clone(&host.volumes.csi));
+        nodes.on_change(Box::new(move |_, node| {
+            node.into_iter().for_each(|node| drivers.node_changed(node));
+            tell.notify_one();
+        }));
         let health = Health { not_ready: None };
         let (mut sent, mut sent_at, mut wait) = (Value::Null, None, RETRY_MIN);
         let mut with_times = None;
@@ -228,7 +234,10 @@ impl Agent {
             let node = nodes.get(&Key::cluster(&host.config.node_name));
             let images = host.images.list().await.unwrap_or_default();
             let extended = node.as_deref().map(extended_resources).unwrap_or_default();
-            let status = node_object::status(&host.config, &self.facts, &health, &images, &extended, self.port);
+            let mut status = node_object::status(&host.config, &self.facts, &health, &images, &extended, self.port);
+            let in_use = host.volumes.csi.in_use();
+            // Nothing is said by taking away what was said before.
+            status["volumesInUse"] = if in_use.is_empty() { Value::Null } else { in_use.into() };
             let due = sent_at.is_none_or(|at: tokio::time::Instant| at.elapsed() >= STATUS_EVERY);
             // Somebody else may have changed what is ours, the node lifecycle controller above all.
             let lost =
@@ -237,6 +246,7 @@ impl Agent {
                 let left = sent_at.map_or(STATUS_EVERY, |at| STATUS_EVERY.saturating_sub(at.elapsed()));
                 tokio::select! {
                     () = changed.notified() => {}
+                    () = host.volumes.csi.in_use_changed.notified() => {}
                     () = tokio::time::sleep(left) => {}
                 }
                 continue;
@@ -468,6 +478,7 @@ impl Agent {
         for uid in host.volumes.leftovers().into_iter().filter(|uid| !known.contains(uid)) {
             if let Err(e) = host.volumes.remove(&uid).await {
                 not_swept("volumes", &uid, &e.into());
+                host.volumes.csi.orphan(&uid);
             }
         }
         for net in networks.iter().filter(|n| !known.contains(&n.id)) {

@@ -26,6 +26,8 @@ pub struct Config {
     pub host_resolv_conf: PathBuf,
     /// `/var/lib/kedge/agent`: pods' files live below `pods/<uid>`.
     pub data_dir: PathBuf,
+    /// `/var/lib/kubelet`: the name by which drivers and their pods know what lies below `data_dir`.
+    pub kubelet_dir: PathBuf,
     /// `/var/lib/kedge/volumes`: the folders of local-path volumes.
     pub volumes_dir: PathBuf,
     /// `/run/kedge`: memory-backed volumes live below `volumes/<uid>`.
@@ -66,6 +68,9 @@ impl std::fmt::Debug for Tls {
 /// The port that API servers expect a node's server on.
 pub const KUBELET_PORT: u16 = 10250;
 
+/// Where drivers look for the node. Source: the kubelet's `--root-dir`.
+pub const KUBELET_DIR: &str = "/var/lib/kubelet";
+
 impl Config {
     /// Everything as the contract has it; the name and the addresses are the caller's to know.
     pub fn new(node_name: impl Into<String>, node_ips: Vec<IpAddr>) -> Config {
@@ -80,6 +85,7 @@ impl Config {
             cluster_domain: "cluster.local".into(),
             host_resolv_conf: "/etc/resolv.conf".into(),
             data_dir: "/var/lib/kedge/agent".into(),
+            kubelet_dir: KUBELET_DIR.into(),
             volumes_dir: "/var/lib/kedge/volumes".into(),
             run_dir: "/run/kedge".into(),
             pod_logs_dir: "/var/log/pods".into(),

@@ -15,7 +15,9 @@
 mod admit;
 mod agent;
 mod config;
+mod csi;
 mod error;
+mod grpc;
 mod host;
 pub mod http;
 pub mod images;
@@ -34,7 +36,7 @@ pub mod volume;
 pub mod worker;
 
 pub use agent::{Handle, Parts, start};
-pub use config::{Config, KUBELET_PORT, Tls};
+pub use config::{Config, KUBELET_DIR, KUBELET_PORT, Tls};
 pub use error::Error;
 pub use host::{Dns, Network};
 pub use images::{Credentials, Image, ImageConfig, Images, PullError};

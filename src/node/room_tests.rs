@@ -137,6 +137,7 @@ impl World {
         let mut config = Config::new("n1", vec!["192.168.0.2".parse().unwrap()]);
         let path = |name: &str| self.tmp.path().join(name);
         config.data_dir = path("data");
+        config.kubelet_dir = path("data/kubelet");
         config.run_dir = path("run");
         config.pod_logs_dir = path("logs/pods");
         config.container_logs_dir = path("logs/containers");

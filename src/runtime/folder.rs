@@ -24,12 +24,25 @@ impl FolderChanges {
     /// # Errors
     /// The folder is not there, or the user's limit of watches is reached.
     pub fn of(folder: &Path) -> io::Result<Self> {
+        Self::watch(folder, AddWatchFlags::empty())
+    }
+
+    /// As [`FolderChanges::of`], and tells of what is made too: for sockets, to which nobody writes.
+    ///
+    /// # Errors
+    /// As [`FolderChanges::of`].
+    pub fn with_new(folder: &Path) -> io::Result<Self> {
+        Self::watch(folder, AddWatchFlags::IN_CREATE)
+    }
+
+    fn watch(folder: &Path, more: AddWatchFlags) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         // The end of a write, not its start: a half-written file would only be refused.
         let changes = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_DELETE;
+            | AddWatchFlags::IN_DELETE
+            | more;
         inotify.add_watch(folder, changes)?;
         // JUSTIFICATION: tokio offers no safe way to wait for a descriptor that is not a socket or a pipe.
         // SAFETY: `Watched` owns the descriptor for as long as it lives and never replaces it.

@@ -32,7 +32,25 @@ pub fn authorize(node: &str, attributes: &Attributes, view: &dyn View) -> Result
             if single.is_empty() {
                 return no("No Object name found");
             }
-            if pods_of(node, namespace, view).any(|pod| uses(&pod, resource, single)) {
+            let used = pods_of(node, namespace, view).any(|pod| uses(&pod, resource, single))
+                || (resource == "secrets" && opens_data_of(node, namespace, single, view));
+            if used { Ok(()) } else { Err(format!("no relationship found between node '{node}' and this object")) }
+        }
+        // What the node has made of a volume that was grown; admission looks at what it writes.
+        ("", "persistentvolumeclaims", "status") => {
+            if !matches!(verb, "get" | "update" | "patch") {
+                return no("can only update/patch status of this type");
+            }
+            yes_if(pods_of(node, namespace, view).any(|pod| uses(&pod, resource, name)))
+        }
+        ("storage.k8s.io", "volumeattachments", "") => {
+            if verb != "get" {
+                return no("can only get individual resources of this type");
+            }
+            let found = view.get(&format!("storage.k8s.io/volumeattachments//{name}"));
+            let found: Option<Value> = found.and_then(|entry| serde_json::from_slice(entry.value()).ok());
+            // Of one that is not there a node may know as much.
+            if found.is_none_or(|attachment| attachment["spec"]["nodeName"] == node) {
                 Ok(())
             } else {
                 Err(format!("no relationship found between node '{node}' and this object"))
@@ -127,6 +145,18 @@ fn keeps_data_of(node: &str, volume: &str, view: &dyn View) -> bool {
     let named = read(format!("core/persistentvolumeclaims/{namespace}/{claim}"));
     named.is_some_and(|c| c["spec"]["volumeName"] == volume)
         && pods_of(node, namespace, view).any(|pod| uses(&pod, "persistentvolumeclaims", claim))
+}
+
+/// Whether a Secret is for a driver, for a volume that a pod on the node uses.
+fn opens_data_of(node: &str, namespace: &str, secret: &str, view: &dyn View) -> bool {
+    view.range("core/persistentvolumes//", None).any(|entry| {
+        let volume: Value = serde_json::from_slice(entry.value()).unwrap_or_default();
+        let csi = &volume["spec"]["csi"];
+        let refers = |field: &str| csi[field]["name"] == secret && csi[field]["namespace"] == namespace;
+        csi.is_object()
+            && ["nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"].into_iter().any(refers)
+            && keeps_data_of(node, volume["metadata"]["name"].as_str().unwrap_or_default(), view)
+    })
 }
 
 /// The pods of a namespace that are bound to the node.

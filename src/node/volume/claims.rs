@@ -1,7 +1,7 @@
 //! Volumes behind claims: waits until the claim is bound, and finds where on this host its volume is. Deciding is pure.
 //!
-//! Served are sources on this node: `local` (local-path among them; as a folder, or as the block device that it is) and
-//! `hostPath`.
+//! Served are sources on this node, `local` (local-path among them; as a folder, or as the block device that it is) and
+//! `hostPath`, and what drivers serve (`csi`).
 //!
 //! Source: `createVolumeSpec`, `getPVCExtractPV`, `getPVSpec` in
 //! `pkg/kubelet/volumemanager/populator/desired_state_of_world_populator.go`, `pkg/volume/{local,hostpath}`.
@@ -9,13 +9,19 @@
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use client::Object as _;
 use client::storage::Volume as PersistentVolume;
 use k8s_openapi::api::core::v1::{Container, PersistentVolumeClaim, Pod, Volume};
 
-use super::{Volumes, host_path, ownership};
+use super::{Found, Volumes, host_path, ownership};
+use crate::csi::expand;
+use crate::csi::mount::{Failure, Mounted};
+use crate::csi::wanted::Wanted;
 use crate::pod;
+use crate::worker::state::Now;
 
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
@@ -64,14 +70,8 @@ pub enum Source {
     Device(PathBuf),
     /// With the type that is checked.
     HostPath(PathBuf, String),
-}
-
-impl Source {
-    pub fn path(&self) -> &PathBuf {
-        match self {
-            Source::Local(path) | Source::Device(path) | Source::HostPath(path, _) => path,
-        }
-    }
+    /// To be asked of a driver.
+    Driven(Box<Wanted>),
 }
 
 /// # Errors
@@ -104,13 +104,18 @@ pub fn source(pod: &Pod, volume: &Volume, claim_uid: &str, found: &PersistentVol
         let path = PathBuf::from(&local.path);
         return Ok(if is_block { Source::Device(path) } else { Source::Local(path) });
     }
+    if let Some(wanted) = Wanted::of_volume(found, reads_only(volume)) {
+        return Ok(Source::Driven(Box::new(wanted)));
+    }
     if is_block {
-        return Err(format!("persistent volume \"{name}\" is no block device that this node serves: local ones are"));
+        return Err(format!(
+            "persistent volume \"{name}\" is no block device that this node serves: local and csi ones are"
+        ));
     }
     if let Some(host) = &found.spec.host_path {
         return Ok(Source::HostPath(PathBuf::from(&host.path), host.type_.clone().unwrap_or_default()));
     }
-    Err(format!("persistent volume \"{name}\" is of a kind that this node does not serve: local and hostPath are"))
+    Err(format!("persistent volume \"{name}\" is of a kind that this node does not serve: local, hostPath and csi are"))
 }
 
 /// Whether a path is a block device, or leads to one.
@@ -128,11 +133,24 @@ pub fn reads_only(v: &Volume) -> bool {
 }
 
 impl Volumes {
-    /// Finds the volume behind a claim, and gives it to the pod's group. Once: what a pod has mounted stays what it is.
-    pub(super) async fn claimed(&self, pod: &Pod, v: &Volume, name: &str, own: bool) -> Result<(), String> {
+    /// Finds the volume behind a claim, and gives it to the pod's group. Once: what a pod has mounted stays what it is, but for what
+    /// its driver is to be asked again, and when next.
+    pub(super) async fn claimed(
+        &self,
+        pod: &Pod,
+        v: &Volume,
+        name: &str,
+        own: bool,
+        now: Now,
+    ) -> Result<Option<Duration>, String> {
         let (uid, volume) = (pod::uid(pod), v.name.as_str());
-        if self.claimed.lock().get(uid).is_some_and(|known| known.contains_key(volume)) {
-            return Ok(());
+        let known = self.claimed.lock().get(uid).and_then(|known| known.get(volume).cloned());
+        match known {
+            Some(Found { driven: None, .. }) => return Ok(None),
+            Some(Found { driven: Some((wanted, again_at)), .. }) => {
+                return self.driven_again(pod, v, name, &wanted, again_at, now).await;
+            }
+            None => {}
         }
         let attach = |why: String| {
             format!(
@@ -153,23 +171,81 @@ impl Volumes {
         let group = context.and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
         let unless_done = context.and_then(|s| s.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
         let read_only = reads_only(v);
-        let lies = source.clone();
+        let lies = match source {
+            Source::Local(_) | Source::Device(_) | Source::HostPath(..) => source,
+            Source::Driven(wanted) => {
+                let again_at = self.driven(pod, v, *wanted.clone(), now).await?;
+                if let Some(claim) = &claim {
+                    self.csi.expand(pod, &wanted, &found, claim).await?;
+                }
+                return Ok(again_at);
+            }
+        };
         let ready = tokio::task::spawn_blocking(move || match lies {
-            Source::HostPath(path, kind) => host_path::prepare(&path, &kind),
-            Source::Device(path) => device(&path),
+            Source::HostPath(path, kind) => host_path::prepare(&path, &kind).map(|()| path),
+            Source::Device(path) => device(&path).map(|()| path),
             Source::Local(path) if !path.exists() => Err(format!("path \"{}\" does not exist", path.display())),
             Source::Local(path) if device(&path).is_ok() => Err(format!(
                 "path \"{}\" is a block device, which this node serves with volumeMode Block",
                 path.display()
             )),
             Source::Local(path) => match group {
-                Some(group) => ownership::give(&path, group, read_only, unless_done).map_err(|e| e.to_string()),
-                None => Ok(()),
+                Some(group) => {
+                    ownership::give(&path, group, read_only, unless_done).map(|()| path).map_err(|e| e.to_string())
+                }
+                None => Ok(path),
             },
+            Source::Driven(_) => Err("a driver's volume has no place of its own".into()),
         });
-        ready.await.map_err(|e| set_up(e.to_string()))?.map_err(set_up)?;
-        self.claimed.lock().entry(uid.to_owned()).or_default().insert(volume.to_owned(), source.path().clone());
-        Ok(())
+        let path = ready.await.map_err(|e| set_up(e.to_string()))?.map_err(set_up)?;
+        self.found(uid, volume, Found { path, driven: None });
+        Ok(None)
+    }
+
+    /// A volume that a driver makes for the pod alone.
+    pub(super) async fn inline(&self, pod: &Pod, v: &Volume, now: Now) -> Result<Option<Duration>, String> {
+        let Some(source) = &v.csi else { return Ok(None) };
+        let known = self.claimed.lock().get(pod::uid(pod)).and_then(|known| known.get(&v.name).cloned());
+        match known.and_then(|found| found.driven) {
+            Some((_, again_at)) if again_at.is_none_or(|at| at > now.mono) => Ok(again_at),
+            Some(_) | None => self.driven(pod, v, Wanted::inline(pod, &v.name, source), now).await,
+        }
+    }
+
+    /// Asks the driver again when it is time to, and to grow what has grown.
+    async fn driven_again(
+        &self,
+        pod: &Pod,
+        v: &Volume,
+        claim: &str,
+        wanted: &Arc<Wanted>,
+        again_at: Option<Duration>,
+        now: Now,
+    ) -> Result<Option<Duration>, String> {
+        let again_at = match again_at {
+            Some(at) if at <= now.mono => self.driven(pod, v, Wanted::clone(wanted), now).await?,
+            Some(_) | None => again_at,
+        };
+        if let Some(claim) = self.objects.claim(pod::namespace(pod), claim).await?.filter(|c| expand::is_pending(c)) {
+            let volume = self.client.get::<PersistentVolume>("", &wanted.name).await.map_err(|e| e.to_string())?;
+            self.csi.expand(pod, wanted, &volume, &claim).await?;
+        }
+        Ok(again_at)
+    }
+
+    async fn driven(&self, pod: &Pod, v: &Volume, wanted: Wanted, now: Now) -> Result<Option<Duration>, String> {
+        match self.csi.set_up(pod, &wanted, &self.tokens, now).await {
+            Ok(Mounted { path, again_at }) => {
+                self.found(pod::uid(pod), &v.name, Found { path, driven: Some((Arc::new(wanted), again_at)) });
+                Ok(again_at)
+            }
+            Err(Failure::Waits) => Err(String::new()),
+            Err(Failure::Failed(why)) => Err(why),
+        }
+    }
+
+    fn found(&self, uid: &str, volume: &str, found: Found) {
+        self.claimed.lock().entry(uid.to_owned()).or_default().insert(volume.to_owned(), found);
     }
 }
 
@@ -267,7 +343,10 @@ mod tests {
                 json!({"claimRef": {"uid": "cu"}, "local": {"path": "/x"}}),
                 "has volumeMode Filesystem, but is specified in volumeDevices",
             ),
-            (json!({"claimRef": {"uid": "cu"}, "volumeMode": "Block", "hostPath": {"path": "/x"}}), "local ones are"),
+            (
+                json!({"claimRef": {"uid": "cu"}, "volumeMode": "Block", "hostPath": {"path": "/x"}}),
+                "local and csi ones are",
+            ),
         ] {
             assert!(of_raw(&spec).unwrap_err().ends_with(why), "{spec}");
         }
@@ -275,7 +354,7 @@ mod tests {
         for (spec, why) in [
             (json!({"local": {"path": "/x"}}), "not yet bound to the claim"),
             (json!({"claimRef": {"uid": "other"}, "local": {"path": "/x"}}), "does not point to claim.UID cu"),
-            (json!({"claimRef": {"uid": "cu"}, "nfs": {}}), "local and hostPath are"),
+            (json!({"claimRef": {"uid": "cu"}, "nfs": {}}), "local, hostPath and csi are"),
             (
                 json!({"claimRef": {"uid": "cu"}, "volumeMode": "Block", "local": {"path": "/x"}}),
                 "has volumeMode Block, but is specified in volumeMounts",
@@ -287,13 +366,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_waits_for_its_claim_and_finds_its_data() {
-        use std::sync::Arc;
-
         use client::{Clock, Patch, fake::Fake};
         use runtime::MountSource;
 
         use crate::translate::resources::Allocatable;
-        use crate::worker::state::Now;
 
         let tmp = tempfile::tempdir().unwrap();
         let client = Fake::new(Clock::system()).client();

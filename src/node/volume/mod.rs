@@ -8,7 +8,7 @@
 //! <run>/volumes/<uid>/<volume>          configMap, secret, projected, downwardAPI (atomic), emptyDir medium Memory (tmpfs)
 //! <run>/volumes/<uid>/.sub/<container>/ bound sub-paths
 //! ```
-//! What is behind a claim lies where its volume says, and stays when the pod goes.
+//! What is behind a claim lies where its volume says, and stays when the pod goes. What drivers mount is [`crate::csi`]'s.
 
 pub mod atomic;
 pub mod claims;
@@ -28,12 +28,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::Client;
+use client::{Client, Recorder};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeDevice};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use runtime::{Device, Mount, MountSource};
 use types::quantity::Quantity;
 
+use crate::csi::Csi;
+use crate::csi::folders::Folders;
+use crate::csi::wanted::Wanted;
 use crate::pod;
 use crate::translate::container::propagation;
 use crate::translate::env::Objects as Fetched;
@@ -50,8 +53,17 @@ pub struct Volumes {
     client: Client,
     pub objects: Objects,
     tokens: token::Tokens,
-    /// Where the volumes behind claims lie, by pod uid and the volume's name in the pod; found once for each pod.
-    claimed: Mutex<HashMap<String, BTreeMap<String, PathBuf>>>,
+    /// Where the volumes behind claims and those of drivers lie, by pod uid and the volume's name in the pod; found once for each
+    /// pod.
+    claimed: Mutex<HashMap<String, BTreeMap<String, Found>>>,
+    pub csi: Arc<Csi>,
+}
+
+#[derive(Clone)]
+struct Found {
+    path: PathBuf,
+    /// What its driver was asked for, and when to ask anew.
+    driven: Option<(Arc<Wanted>, Option<Duration>)>,
 }
 
 impl Volumes {
@@ -60,6 +72,13 @@ impl Volumes {
             data_dir: data_dir.join("pods"),
             run_dir: run_dir.join("volumes"),
             allocatable,
+            csi: Arc::new(Csi::new(
+                client.clone(),
+                "",
+                Recorder::silent(),
+                Folders::at(&data_dir.join("kubelet")),
+                Arc::clone(&changed),
+            )),
             objects: Objects::new(client.clone(), changed),
             tokens: token::Tokens::new(client.clone()),
             client,
@@ -67,8 +86,15 @@ impl Volumes {
         }
     }
 
+    /// With the drivers of this node.
+    #[must_use]
+    pub fn with_csi(self, csi: Arc<Csi>) -> Volumes {
+        Volumes { csi, ..self }
+    }
+
     /// Makes all volumes of the pod, or brings them up to date. Idempotent. Answers when a token in them must be renewed.
-    /// Errors: the text of a FailedMount event; the others were made.
+    /// Errors: the text of a FailedMount event; the others were made. Empty: it is somebody else's turn, and the pod is told when it
+    /// was.
     pub async fn prepare(&self, pod: &Pod, now: Now) -> Result<Option<Duration>, String> {
         self.objects.hold(pod);
         let fetched = self.objects.fetch(pod).await?;
@@ -77,12 +103,13 @@ impl Volumes {
         for volume in pod::spec(pod).volumes.iter().flatten() {
             let set_up = |why: String| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name);
             let made = match claims::claim_name(pod, volume) {
-                Some((name, own)) => self.claimed(pod, volume, &name, own).await.map(|()| None),
+                Some((name, own)) => self.claimed(pod, volume, &name, own, now).await,
+                None if volume.csi.is_some() => self.inline(pod, volume, now).await,
                 None => self.prepare_one(pod, volume, &fetched, now).await.map_err(set_up),
             };
             match made {
                 Ok(at) => renew_at = [renew_at, at].into_iter().flatten().min(),
-                Err(why) => failed = failed.or(Some(why)),
+                Err(why) => failed = failed.filter(|earlier: &String| !earlier.is_empty()).or(Some(why)),
             }
         }
         match failed {
@@ -203,7 +230,7 @@ impl Volumes {
         if v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some() {
             return Ok(self.run_dir.join(uid).join(&v.name));
         }
-        let known = self.claimed.lock().get(uid).and_then(|known| known.get(&v.name).cloned());
+        let known = self.claimed.lock().get(uid).and_then(|known| known.get(&v.name).map(|found| found.path.clone()));
         known.ok_or_else(|| unserved(v))
     }
 
@@ -287,14 +314,15 @@ impl Volumes {
         self.tokens.forget(uid);
         self.claimed.lock().remove(uid);
         let folders = [self.run_dir.join(uid), self.data_dir.join(uid)];
-        tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| remove_tree(f)))
-            .await
-            .map_err(io::Error::other)?
+        let removed = tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| remove_tree(f)));
+        // After the bound sub-paths, which hold on to what drivers have mounted.
+        removed.await.map_err(io::Error::other)??;
+        self.csi.tear_down(uid).await.map_err(io::Error::other)
     }
 
     /// Pods that have left something here.
     pub fn leftovers(&self) -> Vec<String> {
-        let mut uids: Vec<String> = [&self.run_dir, &self.data_dir]
+        let mut uids: Vec<String> = [&self.run_dir, &self.data_dir, &self.csi.folders.pods()]
             .into_iter()
             .flat_map(|d| fs::read_dir(d).into_iter().flatten().flatten())
             .map(|e| e.file_name().to_string_lossy().into_owned())
@@ -309,6 +337,7 @@ fn unserved(v: &Volume) -> String {
     match (&v.persistent_volume_claim, &v.ephemeral, &v.image) {
         (Some(_), ..) | (None, Some(_), _) => format!("volume \"{}\" is not mounted yet", v.name),
         (None, None, Some(_)) => "image volumes are not served by this node yet".into(),
+        (None, None, None) if v.csi.is_some() => format!("volume \"{}\" is not mounted yet", v.name),
         (None, None, None) => "this kind of volume is not served by this node".into(),
     }
 }
@@ -334,12 +363,18 @@ fn empty_dir(dir: &Path, memory: bool, limit: Option<i64>, group: Option<u32>) -
 }
 
 /// Mount points at or below a path, outermost first.
-fn mounted_below(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn mounted_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
     // A path that does not exist has no mounts; links above it are followed, as the kernel's list has real paths.
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
     Ok(points.filter(|p| p.starts_with(&real)).collect())
+}
+
+/// Whether something is mounted on a path itself.
+pub(crate) fn is_mounted(path: &Path) -> io::Result<bool> {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    Ok(mounted_below(path)?.contains(&real))
 }
 
 /// Octal escapes of blanks in mountinfo. Source: proc_pid_mountinfo(5).
@@ -437,7 +472,12 @@ mod tests {
             .unwrap();
         let devices = |pod: &Pod| volumes.devices(pod, &pod::spec(pod).containers[0]);
         assert_eq!(devices(&pod), Err("volume \"raw\" is not mounted yet".into()));
-        volumes.claimed.lock().entry("u".into()).or_default().insert("raw".into(), "/dev/sdb".into());
+        volumes
+            .claimed
+            .lock()
+            .entry("u".into())
+            .or_default()
+            .insert("raw".into(), Found { path: "/dev/sdb".into(), driven: None });
         let device = |permissions: &str| Device {
             host_path: "/dev/sdb".into(),
             container_path: "/dev/d".into(),

@@ -17,14 +17,18 @@ const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Part of its lifetime after which it is renewed, in hundredths.
 const RENEW_AT_PERCENT: u32 = 80;
 
+/// A token that is good for a while.
 #[derive(Debug, Clone)]
-struct Held {
-    token: String,
-    renew_at: Duration,
+pub struct Issued {
+    pub token: String,
+    /// As the API says it.
+    pub expires: String,
+    /// When to come back for the next one.
+    pub renew_at: Duration,
 }
 
 /// By audience and lifetime.
-type ByKind = HashMap<(String, i64), Held>;
+type ByKind = HashMap<(String, i64), Issued>;
 
 /// When a token of this lifetime, issued at `now`, is to be renewed.
 pub fn renew_at(now: Duration, lifetime: Duration) -> Duration {
@@ -49,13 +53,21 @@ impl Tokens {
         projection: &ServiceAccountTokenProjection,
         now: Now,
     ) -> Result<(String, Duration), String> {
-        let audience = projection.audience.clone().unwrap_or_default();
-        let seconds = projection.expiration_seconds.unwrap_or(3600);
-        let slot = (audience.clone(), seconds);
+        let audience = projection.audience.as_deref().unwrap_or_default();
+        let issued = self.issue(pod, audience, projection.expiration_seconds.unwrap_or(3600), now).await?;
+        Ok((issued.token, issued.renew_at))
+    }
+
+    /// A token for an audience; empty: the API server's own.
+    ///
+    /// # Errors
+    /// The API server gives none.
+    pub async fn issue(&self, pod: &Pod, audience: &str, seconds: i64, now: Now) -> Result<Issued, String> {
+        let slot = (audience.to_owned(), seconds);
         if let Some(held) = self.held.lock().get(pod::uid(pod)).and_then(|t| t.get(&slot))
             && held.renew_at > now.mono
         {
-            return Ok((held.token.clone(), held.renew_at));
+            return Ok(held.clone());
         }
         let account = pod::spec(pod).service_account_name.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", pod::namespace(pod));
@@ -84,9 +96,9 @@ impl Tokens {
             .filter(|d| !d.is_zero())
             .unwrap_or_else(|| Duration::from_secs(seconds.max(60) as u64));
         let renew_at = renew_at(now.mono, lifetime);
-        let held = Held { token: token.clone(), renew_at };
-        self.held.lock().entry(pod::uid(pod).to_owned()).or_default().insert(slot, held);
-        Ok((token, renew_at))
+        let issued = Issued { token, expires: expires.unwrap_or_default().to_owned(), renew_at };
+        self.held.lock().entry(pod::uid(pod).to_owned()).or_default().insert(slot, issued.clone());
+        Ok(issued)
     }
 
     pub fn forget(&self, uid: &str) {

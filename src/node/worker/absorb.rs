@@ -41,7 +41,11 @@ pub(super) fn absorb(state: &mut State, input: Input, now: Now, out: &mut Vec<Ac
             state.volume_backoff.reset();
         }
         Input::VolumesFailed { message } => {
-            event(out, EventKind::Warning, "FailedMount", message, None);
+            // Devices have a reason of their own; who waits for others says nothing.
+            let reason = if message.starts_with("MapVolume.") { "FailedMapVolume" } else { "FailedMount" };
+            if !message.is_empty() {
+                event(out, EventKind::Warning, reason, message, None);
+            }
             let retry_at = state.volume_backoff.after_failure(backoff::VOLUME, now.mono);
             state.volumes = match state.volumes {
                 // What is mounted stays as it is; only its renewal is late.

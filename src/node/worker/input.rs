@@ -28,6 +28,7 @@ pub enum Input {
     VolumesReady {
         refresh_at: Option<Duration>,
     },
+    /// Without a message: it is somebody else's turn.
     VolumesFailed {
         message: String,
     },

@@ -214,6 +214,47 @@ async fn a_node_sees_what_its_pods_use() {
     node.put(&format!("{leases}/n2"), &lease("n2")).await.expect(403);
 }
 
+/// What a driver needs for a volume, what is left to do when it grew, and whether it is attached.
+#[tokio::test]
+async fn a_node_sees_what_its_drivers_need() {
+    let server = Server::start().await;
+    let (admin, node) = (server.admin(), server.user(Identity::node("n1")));
+    let other = server.user(Identity::node("n2"));
+    let (core, attachments) = ("/api/v1/namespaces/default", "/apis/storage.k8s.io/v1/volumeattachments");
+    let named = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
+    admin.post(&format!("{core}/serviceaccounts"), &named("ServiceAccount", "default")).await.expect(201);
+    admin.post(&format!("{core}/secrets"), &named("Secret", "sealed")).await.expect(201);
+    let size = json!({"storage": "1Gi"});
+    let mut claim = named("PersistentVolumeClaim", "data");
+    claim["spec"] = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": size}, "volumeName": "mine"});
+    admin.post(&format!("{core}/persistentvolumeclaims"), &claim).await.expect(201);
+    let mut volume = named("PersistentVolume", "mine");
+    volume["spec"] = json!({"accessModes": ["ReadWriteOnce"], "capacity": size,
+        "claimRef": {"namespace": "default", "name": "data"}, "csi": {"driver": "d", "volumeHandle": "h",
+            "nodeStageSecretRef": {"namespace": "default", "name": "sealed"}}});
+    admin.post("/api/v1/persistentvolumes", &volume).await.expect(201);
+    for at in ["n1", "n2"] {
+        let attachment = json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": at},
+            "spec": {"attacher": "d", "nodeName": at, "source": {"persistentVolumeName": "mine"}}});
+        admin.post(attachments, &attachment).await.expect(201);
+    }
+    let (secret, status) = (format!("{core}/secrets/sealed"), format!("{core}/persistentvolumeclaims/data/status"));
+    let grown = json!({"status": {"capacity": size}});
+    node.get(&secret).await.expect(403);
+    node.patch(&status, "merge", &grown).await.expect(403);
+    let mut pod = named("Pod", "p");
+    pod["spec"] = json!({"nodeName": "n1", "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]});
+    admin.post(&format!("{core}/pods"), &pod).await.expect(201);
+    node.get(&secret).await.expect(200);
+    node.patch(&status, "merge", &grown).await.expect(200);
+    other.get(&secret).await.expect(403);
+    other.patch(&status, "merge", &grown).await.expect(403);
+    node.get(&format!("{attachments}/n1")).await.expect(200);
+    node.get(&format!("{attachments}/n2")).await.expect(403);
+    node.get(attachments).await.expect(403);
+}
+
 #[tokio::test]
 async fn tokens_live_as_long_as_what_they_are_bound_to() {
     let server = Server::start().await;
