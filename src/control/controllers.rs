@@ -4,6 +4,7 @@
 
 use crate::Context;
 
+pub mod attach_detach;
 pub mod autoscaler;
 pub mod certificate;
 pub mod certificate_approval;
@@ -71,6 +72,7 @@ pub const ALL: &[fn(&Context)] = &[
     ttl_after_finished::start,
     cron_job::start,
     volume_binder::start,
+    attach_detach::start,
     storage_protection::start,
     ephemeral_volume::start,
     resource_claim::start,

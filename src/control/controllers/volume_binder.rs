@@ -24,8 +24,9 @@ use crate::storage::{POD_BY_CLAIM, claim_key, claim_keys, class_of, default_clas
 use crate::{Context, pods};
 
 const NAME: &str = "persistent-volume-binder";
-/// As events call it.
+/// As events call it, and the part of it that upstream has as a controller of its own.
 const COMPONENT: &str = "persistentvolume-controller";
+const EXPANDER: &str = "volume_expand";
 /// One, so that each decision sees the one before.
 const WORKERS: usize = 1;
 /// Indexes of claims: those without a volume, by class; all by the volume that they name. And of volumes, by their claim.
@@ -54,6 +55,7 @@ pub enum Action {
 struct Binder {
     client: Client,
     recorder: Recorder,
+    expander: Recorder,
     claims: Arc<Cache<PersistentVolumeClaim>>,
     volumes: Arc<Cache<Volume>>,
     classes: Arc<Cache<StorageClass>>,
@@ -111,7 +113,12 @@ pub fn start(context: &Context) {
         keys.filter(|key| theirs.get(key).is_some_and(|c| !is_fully_bound(&c))).for_each(|key| dirty.add(key));
     }));
     let recorder = context.recorder(&client, COMPONENT);
-    context.run(Binder { client, recorder, claims, volumes, classes, pods, told: Failures::default() }, queue, WORKERS);
+    let expander = context.recorder(&client, EXPANDER);
+    context.run(
+        Binder { client, recorder, expander, claims, volumes, classes, pods, told: Failures::default() },
+        queue,
+        WORKERS,
+    );
 }
 
 /// Whether a pod waits for a node.
@@ -162,7 +169,9 @@ impl Controller for Binder {
                 match what {
                     What::Claim => {
                         if let Some(claim) = self.claims.get(&about).filter(|c| self.told.is_new(c.uid(), said())) {
-                            self.recorder.event(&*claim, event_type, reason, message);
+                            let says =
+                                if reason == claim::EXTERNAL_EXPANDING { &self.expander } else { &self.recorder };
+                            says.event(&*claim, event_type, reason, message);
                         }
                     }
                     What::Volume => {

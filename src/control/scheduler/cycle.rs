@@ -52,22 +52,27 @@ impl<'a> Cycle<'a> {
     /// Why a node with this load cannot take the pod.
     pub fn refusal(&self, snapshot: &Snapshot, slot: u32, load: &Load) -> Option<Refusal> {
         filter::refusal(self.needs, self.profile, snapshot.facts(slot), load)
-            .or_else(|| self.refusal_by_others(snapshot, slot))
+            .or_else(|| self.refusal_by_others(snapshot, slot, load))
     }
 
     /// Of the plugins that look at more than the node and its pods.
-    fn refusal_by_others(&self, snapshot: &Snapshot, slot: u32) -> Option<Refusal> {
-        self.storage_refusal(snapshot.facts(slot))
+    fn refusal_by_others(&self, snapshot: &Snapshot, slot: u32, load: &Load) -> Option<Refusal> {
+        self.storage_refusal(snapshot.facts(slot), load)
             .or_else(|| self.spread.refusal(self.needs, snapshot, slot))
             .or_else(|| self.affinity.refusal(snapshot, slot))
             .or_else(|| self.devices.and_then(|(devices, asked)| devices.refusal(asked, snapshot.facts(slot))))
     }
 
-    fn storage_refusal(&self, node: &Facts) -> Option<Refusal> {
+    fn storage_refusal(&self, node: &Facts, load: &Load) -> Option<Refusal> {
         let claims = self.claims?;
         let on = |plugin| self.profile.filters.has(plugin);
         if let Some(why) = claims.is_restricted().filter(|_| on(Plugin::VolumeRestrictions)) {
             return Some(Refusal::new(Plugin::VolumeRestrictions, false, why));
+        }
+        if on(Plugin::NodeVolumeLimits)
+            && let Some(why) = claims.is_too_many(&node.name, load.pods.iter().map(|r| &r.pod))
+        {
+            return Some(Refusal::new(Plugin::NodeVolumeLimits, false, why));
         }
         let why = if on(Plugin::VolumeBinding) { claims.choose(&node.name, &node.labels).err() } else { None };
         why.map(|why| Refusal::new(Plugin::VolumeBinding, true, why))
@@ -108,7 +113,7 @@ impl<'a> Cycle<'a> {
         if self.expected(snapshot, slot).is_empty() {
             return match kind.ask(snapshot, slot) {
                 Err(refusal) => Some(refusal.clone()),
-                Ok(_) => self.refusal_by_others(snapshot, slot),
+                Ok(_) => self.refusal_by_others(snapshot, slot, &snapshot.node(slot).load),
             };
         }
         let load = snapshot.node(slot).load.clone();

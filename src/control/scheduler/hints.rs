@@ -36,6 +36,8 @@ pub enum Event<'a> {
     },
     /// Devices, or a class of them, came or changed.
     Offer,
+    /// A node may take more volumes of a driver than before.
+    Limits,
 }
 
 /// Plugins that could change their mind.
@@ -106,6 +108,7 @@ pub fn concerned(event: Event<'_>) -> Plugins {
         Event::Pod { old: None, new: None } => Plugins::NONE,
         Event::Storage(_) => these(&[VolumeRestrictions, VolumeBinding]),
         Event::Claim { .. } | Event::Offer => these(&[DynamicResources]),
+        Event::Limits => these(&[NodeVolumeLimits]),
     }
 }
 
@@ -120,6 +123,7 @@ pub fn worth_it(plugin: Plugin, needs: &Needs, profile: &Profile, event: Event<'
         Event::Pod { old, new } => pod_helps(plugin, needs, old, new, namespaces),
         Event::Claim { old, new } => claim_helps(needs.pod(), old, new),
         Event::Offer => true,
+        Event::Limits => crate::storage::claim_keys(needs.pod()).next().is_some(),
         Event::Storage(claim) => claim.is_none_or(|key| crate::storage::claim_keys(needs.pod()).any(|own| own == *key)),
     }
 }

@@ -16,7 +16,7 @@
 //! | `preempt` | whom to send away when no node fits |
 //! | `queue`, `hints` | who is tried when |
 //! | `devices` | which nodes suit a pod's claims of devices, and which devices these get there |
-//! | `volumes` | which nodes suit a pod's claims, and what these get there |
+//! | `volumes`, `limits` | which nodes suit a pod's claims, and what these get there |
 //! | `snapshot` | what is known, with `tally` and `topology` counted as pods and nodes come and go |
 //! | `verdicts` | nothing: it keeps what `filter` and `resources` said of nodes that have not changed |
 //!
@@ -33,6 +33,7 @@ mod devices;
 mod filter;
 mod hints;
 mod images;
+mod limits;
 #[cfg(test)]
 mod model;
 mod needs;
@@ -206,6 +207,14 @@ impl Scheduler {
             let Some(scheduler) = weak.upgrade() else { return };
             scheduler.devices_changed(&change);
         });
+        let tell = |weak: std::sync::Weak<Self>, event: Event<'static>| {
+            move || {
+                let Some(scheduler) = weak.upgrade() else { return };
+                scheduler.happened(&mut scheduler.state.lock(), event, None);
+            }
+        };
+        let limits = tell(Arc::downgrade(self), Event::Limits);
+        self.storage.drivers.on_change(limits, tell(Arc::downgrade(self), Event::Storage(None)));
     }
 
     fn node_changed(&self, name: &str, node: Option<&Node>) {

@@ -17,7 +17,9 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, TopologySelectorTer
 use k8s_openapi::api::storage::v1::StorageClass;
 use parking_lot::Mutex;
 use serde_json::json;
+use types::selector::LabelSelector;
 
+use super::limits::{Counted, Drivers, NO_ROOM, TOO_MANY};
 use crate::controllers::volume_binder::claim::claimed;
 use crate::pods;
 use crate::storage::{self, POD_BY_CLAIM, Place, SELECTED_NODE};
@@ -44,6 +46,8 @@ pub struct Claims {
     taken: BTreeSet<String>,
     /// A claim that only one pod may use is another pod's.
     is_taken: bool,
+    /// Its volumes as nodes count them, and whom to ask; `None`: no node does.
+    counted: Option<(Vec<Counted>, Arc<Drivers>)>,
 }
 
 struct Delayed {
@@ -51,6 +55,8 @@ struct Delayed {
     class: Option<Arc<StorageClass>>,
     /// The node for which it is provisioned already.
     node: Option<String>,
+    /// Where its class has room for it; `None`: wherever.
+    room: Option<Vec<LabelSelector>>,
 }
 
 /// What becomes of the claims of a pod that comes to a node.
@@ -71,6 +77,12 @@ impl Claims {
     /// Whether another pod has what only one may use: no node helps, until that pod goes.
     pub fn is_restricted(&self) -> Option<&'static str> {
         self.is_taken.then_some(ONE_POD)
+    }
+
+    /// Whether a node with these pods takes no more volumes: until some go from there.
+    pub fn is_too_many<'a>(&self, node: &str, pods: impl Iterator<Item = &'a Arc<Pod>>) -> Option<&'static str> {
+        let (counted, drivers) = self.counted.as_ref()?;
+        drivers.exceeds(counted, node, pods).then_some(TOO_MANY)
     }
 
     /// What the pod's claims get on a node.
@@ -97,6 +109,9 @@ impl Claims {
                     choice.bind.push((Arc::clone(&delayed.claim), Arc::clone(volume)));
                 }
                 None if delayed.class.as_ref().is_some_and(|c| provisions(c, labels)) => {
+                    if delayed.room.as_ref().is_some_and(|room| !room.iter().any(|at| at.matches(labels))) {
+                        return Err(NO_ROOM);
+                    }
                     choice.provision.push(Arc::clone(&delayed.claim));
                 }
                 None => return Err(NO_VOLUME),
@@ -130,6 +145,7 @@ pub struct Storage {
     volumes: Arc<Cache<Volume>>,
     classes: Arc<Cache<StorageClass>>,
     pods: Arc<Cache<Pod>>,
+    pub drivers: Arc<Drivers>,
     assumed: Mutex<Assumed>,
 }
 
@@ -142,6 +158,7 @@ impl Storage {
             volumes: informers.cache(Selector::all()),
             classes: informers.cache(Selector::all()),
             pods,
+            drivers: Arc::new(Drivers::new(informers)),
             assumed: Mutex::default(),
         }
     }
@@ -150,6 +167,7 @@ impl Storage {
         self.claims.synced().await;
         self.volumes.synced().await;
         self.classes.synced().await;
+        self.drivers.synced().await;
     }
 
     /// Calls `f` when something changes that may let pods go somewhere; with the claim that changed, if it is one.
@@ -202,7 +220,12 @@ impl Storage {
             }
             let node = decided.nodes.get(&key).cloned();
             let node = node.or_else(|| claim.annotation(SELECTED_NODE).map(str::to_owned));
-            all.delayed.push(Delayed { claim, class, node });
+            let room = class.as_ref().and_then(|class| self.drivers.room(&claim, class));
+            all.delayed.push(Delayed { claim, class, node, room });
+        }
+        let counted = self.drivers.counted(pod);
+        if !counted.is_empty() {
+            all.counted = Some((counted, Arc::clone(&self.drivers)));
         }
         if !all.delayed.is_empty() {
             all.delayed.sort_by_cached_key(|d| storage::requested(&d.claim));

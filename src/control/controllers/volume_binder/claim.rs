@@ -12,9 +12,13 @@ use client::{Key, Object as _};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Map, Value, json};
+use types::quantity::Quantity;
 
 use super::{Action, What, volume};
 use crate::storage::{self, Place};
+
+/// Said by upstream's expand controller.
+pub const EXTERNAL_EXPANDING: &str = "ExternalExpanding";
 
 /// What there is to decide about one claim.
 pub struct Observed<'a> {
@@ -64,6 +68,16 @@ fn bound(o: &Observed<'_>, plan: &mut Plan<Action>) {
             lose(o, "", "ClaimMisbound", message, plan);
         }
         Some(_) | None => bind(o, found, plan),
+    }
+    grow(o, found, plan);
+}
+
+/// A driver's volume is made larger by somebody else. Source: `syncHandler` in `pkg/controller/volume/expand/expand_controller.go`.
+fn grow(o: &Observed<'_>, found: &Volume, plan: &mut Plan<Action>) {
+    let status = o.claim.status.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage")?.0.parse::<Quantity>().ok());
+    if found.spec.csi.is_some() && status.is_some_and(|has| has < storage::requested(o.claim)) {
+        let message = "waiting for an external controller to expand this PVC";
+        plan.push(o.tell(NORMAL, EXTERNAL_EXPANDING, message), "the resizer's turn");
     }
 }
 
