@@ -30,6 +30,7 @@ pub mod kubeconfig;
 pub mod meters;
 pub mod object;
 pub mod queue;
+pub mod range;
 pub mod reflector;
 pub mod runner;
 pub mod storage;
@@ -45,6 +46,7 @@ pub use error::Error;
 pub use events::Recorder;
 pub use informers::{Informers, Selector};
 pub use object::{Key, Object, Revision};
+pub use range::ServiceRange;
 pub use transport::{Body, BodyError, Transport, TransportError, empty_body, full_body};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -98,6 +98,8 @@ objects! {
     crate::devices::Class,
     crate::devices::Slice,
     crate::devices::Template,
+    crate::range::Address,
+    crate::range::ServiceRange,
     crate::storage::Volume,
 }
 

@@ -32,6 +32,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
+pub mod service_range;
 pub mod stale_disruption;
 pub mod statefulset;
 pub mod storage_protection;
@@ -58,6 +59,7 @@ pub const ALL: &[fn(&Context)] = &[
     statefulset::start,
     daemonset::start,
     endpoints::start,
+    service_range::start,
     endpointslice::start,
     endpointslice_mirroring::start,
     garbage::start,

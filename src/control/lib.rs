@@ -155,6 +155,7 @@ fn queue_name(controller: &str) -> &str {
         "resourcequota-controller" => "resourcequota_primary",
         "root-ca-cert-publisher" => "root_ca_cert_publisher",
         "service-account-controller" => "serviceaccount",
+        "service-cidrs-controller" => "ipaddresses",
         "serviceaccount-token-controller" => "serviceaccount_tokens_secret",
         "ttl-after-finished-controller" => "ttl_jobs_to_delete",
         other => other.strip_suffix("-controller").unwrap_or(other),

@@ -174,7 +174,8 @@ mod tests {
     fn table(protocol: Protocol, endpoints: &[&str]) -> ServiceTable {
         let frontend = Frontend { address: Some("10.43.0.7".parse().unwrap()), protocol, port: 53 };
         let endpoints = endpoints.iter().map(|e| e.parse().unwrap()).collect();
-        ServiceTable { frontends: [(frontend, Backends { endpoints, ..Backends::default() })].into() }
+        let backends = Backends { endpoints, ..Backends::default() };
+        ServiceTable { frontends: [(frontend, backends)].into(), ..ServiceTable::default() }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The host's side: bridge, addresses, routes, sysctls; and taking everything back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage},
@@ -46,7 +48,7 @@ pub(crate) fn bring_up(config: &Config, route: &mut Socket) -> Result<u32, Error
     let mut requests = vec![links::set_link(index, Some(primary), config.mtu)];
     for net in &config.pod_cidrs {
         let gateway = config::gateway(*net);
-        let address = ipnet::IpNet::new(gateway, net.prefix_len()).unwrap_or_else(|_| gateway.into());
+        let address = IpNet::new(gateway, net.prefix_len()).unwrap_or_else(|_| gateway.into());
         requests.push(links::new_address(index, address));
     }
     requests.extend(config.dns_ips.iter().map(|ip| links::new_address(index, (*ip).into())));
@@ -57,6 +59,34 @@ pub(crate) fn bring_up(config: &Config, route: &mut Socket) -> Result<u32, Error
     }
     route.batch(BRIDGE, &requests)?;
     Ok(index)
+}
+
+/// Makes the routes to further ranges of services these. `known` are those that are there, if anybody knows.
+pub(crate) fn route_ranges(
+    config: &Config,
+    route: &mut Socket,
+    bridge: u32,
+    known: Option<&BTreeSet<IpNet>>,
+    wanted: &BTreeSet<IpNet>,
+) -> Result<(), Error> {
+    let gateways: Vec<IpAddr> = config.pod_cidrs.iter().map(|net| config::gateway(*net)).collect();
+    let there;
+    let known = match known {
+        Some(known) => known,
+        None => {
+            let mut found = BTreeSet::new();
+            for gateway in &gateways {
+                let all = route.dump("list routes", links::get_routes(*gateway))?;
+                found.extend(all.iter().filter_map(|message| links::range_of(bridge, message)));
+            }
+            there = found;
+            &there
+        }
+    };
+    let source = |net: &IpNet| gateways.iter().copied().find(|gateway| gateway.is_ipv4() == net.addr().is_ipv4());
+    let mut requests: Vec<_> = known.difference(wanted).map(|net| links::del_range_route(bridge, *net)).collect();
+    requests.extend(wanted.difference(known).map(|net| links::new_range_route(bridge, *net, source(net))));
+    route.batch(BRIDGE, &requests)
 }
 
 /// Turns IPv6 forwarding on without losing routes: a forwarding host ignores router advertisements unless `accept_ra` is 2, and

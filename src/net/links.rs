@@ -187,6 +187,54 @@ pub(crate) fn new_route(index: u32, to: IpNet, gateway: Option<IpAddr>, source: 
     }
 }
 
+/// The metric of routes to further ranges: the worst, so that whatever way the host has by itself is better. They are known by
+/// it again, too.
+const RANGE_METRIC: u32 = u32::MAX - 1;
+
+/// A route to a range of services that nobody promised to be free elsewhere.
+pub(crate) fn new_range_route(index: u32, to: IpNet, source: Option<IpAddr>) -> Request {
+    let mut request = new_route(index, to, None, source);
+    if let RouteNetlinkMessage::NewRoute(message) = &mut request.message {
+        message.attributes.push(RouteAttribute::Priority(RANGE_METRIC));
+    }
+    request
+}
+
+/// Deletes such a route; fine if it is gone.
+pub(crate) fn del_range_route(index: u32, to: IpNet) -> Request {
+    let mut request = new_range_route(index, to, None);
+    if let RouteNetlinkMessage::NewRoute(message) = request.message {
+        request.message = RouteNetlinkMessage::DelRoute(message);
+    }
+    Request { flags: 0, tolerate: Some(Errno::ESRCH), what: "delete route", ..request }
+}
+
+/// Asks for all routes of the family of an address.
+pub(crate) fn get_routes(of: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(of);
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// Where a route leads that [`new_range_route`] has made.
+pub(crate) fn range_of(index: u32, message: &RouteNetlinkMessage) -> Option<IpNet> {
+    let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+    let has = |wanted: &RouteAttribute| route.attributes.contains(wanted);
+    if !has(&RouteAttribute::Oif(index)) || !has(&RouteAttribute::Priority(RANGE_METRIC)) {
+        return None;
+    }
+    let unspecified = match route.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    };
+    let destination = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    });
+    IpNet::new(destination.unwrap_or(unspecified), route.header.destination_prefix_length).ok()
+}
+
 /// The host's half of a pod's link: one message makes the pair, the pod's end in its namespace as `eth0` with a known index,
 /// the host's end on the bridge and up. (The pod's end cannot be set up here: both ends must exist first.)
 pub(crate) fn pod_host(name: &str, bridge: u32, namespace: i32, primary: IpAddr, mtu: Option<u32>) -> Vec<Request> {

@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Everything that is to be balanced on this node, each destination with its endpoints.
@@ -23,6 +24,9 @@ use serde::{Deserialize, Serialize};
 pub struct ServiceTable {
     /// Destination to endpoints. Bounded by what the kernel takes; 5,000 frontends load in about 40 ms.
     pub frontends: BTreeMap<Frontend, Backends>,
+    /// Ranges of services besides the configuration's. Routed to the bridge unless the host has a way of its own; what would
+    /// leave by the bridge and nobody serves is refused. A few; those in a range of the configuration change nothing.
+    pub ranges: BTreeSet<IpNet>,
 }
 
 /// A destination as a packet carries it.

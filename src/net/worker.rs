@@ -1,7 +1,7 @@
 //! The one thread that owns sockets, state and namespaces. Takes commands in order, answers each.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -52,6 +53,8 @@ pub(crate) struct Worker {
     dns: Vec<SocketAddr>,
     /// What the nft table was last told, host ports included.
     told: ServiceTable,
+    /// Further ranges to which there are routes; `None`: nobody has looked.
+    routed: Option<BTreeSet<IpNet>>,
 }
 
 impl Worker {
@@ -73,6 +76,7 @@ impl Worker {
             services: None,
             dns: Vec::new(),
             told: ServiceTable::default(),
+            routed: None,
             config,
         };
         worker.adopt()?;
@@ -281,6 +285,10 @@ impl Worker {
         );
         if bridge {
             self.bridge = host::bring_up(&self.config, &mut self.route).map_err(home)?;
+            self.routed = None;
+            if self.services.is_some() {
+                self.route_ranges().map_err(home)?;
+            }
         }
         for name in &rejoin {
             self.route.batch(name, &links::join_bridge(name, self.bridge)).map_err(home)?;
@@ -395,6 +403,14 @@ impl Worker {
             }
         }
         self.told = wanted;
+        self.route_ranges()
+    }
+
+    /// Brings the routes to the ranges that were told.
+    fn route_ranges(&mut self) -> Result<(), Error> {
+        let known = self.routed.take();
+        host::route_ranges(&self.config, &mut self.route, self.bridge, known.as_ref(), &self.told.ranges)?;
+        self.routed = Some(self.told.ranges.clone());
         Ok(())
     }
 
@@ -438,6 +454,7 @@ fn merged<'a>(
     config: &Config,
 ) -> ServiceTable {
     let mut table = services.clone();
+    table.ranges = further(&services.ranges, config);
     table.frontends.retain(|frontend, _| !frontend.address.is_some_and(|a| config.dns_ips.contains(&a)));
     let mut host_ports: BTreeMap<Frontend, Backends> = BTreeMap::new();
     for (spec, net) in pods {
@@ -455,6 +472,12 @@ fn merged<'a>(
         }
     }
     table
+}
+
+/// The ranges that are not in one of the configuration's, of the families that the node has.
+fn further(ranges: &BTreeSet<IpNet>, config: &Config) -> BTreeSet<IpNet> {
+    let all = ranges.iter().map(IpNet::trunc).filter(|net| !config.service_cidrs.iter().any(|own| own.contains(net)));
+    all.filter(|net| config.pod_cidrs.iter().any(|own| own.addr().is_ipv4() == net.addr().is_ipv4())).collect()
 }
 
 /// What every pod's namespace starts with. Redirects are ignored: they would lead around the host's connection table.

@@ -4,7 +4,7 @@
 //! pods of this node (watch) ─► reconcile: admit / adopt / tell the worker / let go
 //! runtime events ───────────► the worker concerned looks again
 //! images that have come ────► every worker looks whether one of its containers waited for it
-//! services, slices, namespaces (watch) ─► service table, DNS zone
+//! services, their ranges, slices, namespaces (watch) ─► service table, DNS zone
 //! ```
 //! Nothing here ticks but the lease (2.5 s) and the status heartbeat (5 min).
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::object::{Key, Object as _};
-use client::{Cache, Client, Clock, Informers, Patch, Recorder, Selector};
+use client::{Cache, Client, Clock, Informers, Patch, Recorder, Selector, ServiceRange};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::RwLock;
@@ -289,22 +289,25 @@ impl Agent {
     async fn keep_services(&self) {
         let host = &self.host;
         let slices = self.informers.cache::<EndpointSlice>(Selector::all());
+        let ranges = self.informers.cache::<ServiceRange>(Selector::all());
         let namespaces = self.informers.trimmed::<Namespace>(Selector::all(), |n| {
             (n.spec, n.status, n.metadata.annotations) = (None, None, None);
         });
         let changed = Arc::new(Notify::new());
-        let (a, b, c) = (Arc::clone(&changed), Arc::clone(&changed), Arc::clone(&changed));
+        let [a, b, c, d] = [(); 4].map(|()| Arc::clone(&changed));
         host.services.synced().await;
         slices.synced().await;
+        ranges.synced().await;
         namespaces.synced().await;
         host.services.on_change(Box::new(move |_, _| a.notify_one()));
         slices.on_change(Box::new(move |_, _| b.notify_one()));
         namespaces.on_change(Box::new(move |_, _| c.notify_one()));
+        ranges.on_change(Box::new(move |_, _| d.notify_one()));
         let (mut table, mut zone) = (None, None);
         let mut wait = RETRY_MIN;
         loop {
             let (services, all) = (host.services.all(), slices.all());
-            let new = services::table(&services, &all, &host.config.node_name);
+            let new = services::table(&services, &all, &ranges.all(), &host.config.node_name);
             if table.as_ref() != Some(&new) {
                 match host.network.set_services(new.clone()).await {
                     Ok(()) => (table, wait) = (Some(new), RETRY_MIN),

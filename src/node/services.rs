@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use client::ServiceRange;
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use net::dns::{HeadlessEndpoint, ServicePort as ZonePort, ServiceRecord, ZoneSnapshot};
@@ -109,10 +110,16 @@ fn endpoints(slices: &[&EndpointSlice], port: &ServicePort, node: Option<&str>) 
     if set.is_empty() { collect(last_resort) } else { set }
 }
 
-/// Every destination that is balanced on this node.
-pub fn table(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &str) -> ServiceTable {
+/// Every destination that is balanced on this node, and the ranges that their addresses are from.
+pub fn table(
+    services: &[Arc<Service>],
+    slices: &[Arc<EndpointSlice>],
+    ranges: &[Arc<ServiceRange>],
+    node: &str,
+) -> ServiceTable {
     let slices = by_service(slices);
-    let mut table = ServiceTable::default();
+    let ranges = ranges.iter().flat_map(|range| range.cidrs()).collect();
+    let mut table = ServiceTable { ranges, ..ServiceTable::default() };
     for service in services {
         let Some(spec) = &service.spec else { continue };
         if spec.type_.as_deref() == Some("ExternalName") || headless(spec) {
@@ -286,7 +293,15 @@ mod tests {
     #[test]
     fn tables() {
         let (services, slices) = world();
-        golden::check("services/table.txt", &shown(&table(&services, &slices, "me")));
+        golden::check("services/table.txt", &shown(&table(&services, &slices, &[], "me")));
+    }
+
+    #[test]
+    fn ranges() {
+        let range = |cidrs: Value| Arc::new(serde_json::from_value(json!({"spec": {"cidrs": cidrs}})).unwrap());
+        let all = [range(json!(["10.43.0.0/16", "fd43::/112"])), range(json!(["203.0.113.0/24"]))];
+        let ranges: Vec<String> = table(&[], &[], &all, "me").ranges.iter().map(ToString::to_string).collect();
+        assert_eq!(ranges, ["10.43.0.0/16", "203.0.113.0/24", "fd43::/112"]);
     }
 
     #[test]

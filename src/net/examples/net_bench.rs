@@ -42,7 +42,7 @@ fn services(changed: u8) -> ServiceTable {
         });
         (frontend, Backends { endpoints: endpoints.collect(), affinity: Affinity::None })
     };
-    ServiceTable { frontends: (0..SERVICES).map(of).collect() }
+    ServiceTable { frontends: (0..SERVICES).map(of).collect(), ..ServiceTable::default() }
 }
 
 fn print(name: &str, mut times_ms: Vec<f64>) {

@@ -283,7 +283,7 @@ mod tests {
             let endpoints = endpoints.iter().map(|e| e.parse().unwrap()).collect();
             (frontend, Backends { endpoints, affinity: *affinity })
         });
-        ServiceTable { frontends: frontends.collect() }
+        ServiceTable { frontends: frontends.collect(), ..ServiceTable::default() }
     }
 
     fn count(elements: &Elements, kind: Kind, family: Family) -> usize {
@@ -385,7 +385,7 @@ mod tests {
             row.1.prop_map(|(endpoints, affinity)| Backends { endpoints, affinity }),
             0..12,
         )
-        .prop_map(|frontends| ServiceTable { frontends })
+        .prop_map(|frontends| ServiceTable { frontends, ..ServiceTable::default() })
     }
 
     proptest! {

@@ -84,6 +84,7 @@ impl Table {
                 let (add, shared) = elements::compile(new, &self.ranges);
                 let mut chains = BTreeSet::from([version]);
                 write(&mut batch, Difference { remove: Elements::new(), add, chains: shared }, &mut chains);
+                ruleset::ranges(&mut batch, &self.config, &new.ranges);
                 chains
             }
             Known::Adopted { elements, chains } => {
@@ -95,12 +96,16 @@ impl Table {
                 let (after, shared) = elements::compile(new, &self.ranges);
                 let (remove, add) = elements::subtract(elements.clone(), after);
                 write(&mut batch, Difference { remove, add, chains: shared }, &mut chains);
+                ruleset::ranges(&mut batch, &self.config, &new.ranges);
                 chains
             }
             Known::Loaded { table, chains } => {
                 gone = elements::unstuck(table, new);
                 let mut chains = chains.clone();
                 write(&mut batch, elements::difference(table, new, &self.ranges), &mut chains);
+                if table.ranges != new.ranges {
+                    ruleset::ranges(&mut batch, &self.config, &new.ranges);
+                }
                 chains
             }
         };

@@ -5,9 +5,12 @@
 //! - `postrouting` (nat): sources are kept wherever the answer returns through this host by itself. Masqueraded is what loops
 //!   back to its own sender, what leaves the pods' network, what was rewritten but leaves through another link than the
 //!   bridge, and loopback. No packet marks are used, so none can collide with the host's.
-//! - `forward`, `local` (filter): what still has a service address after rewriting is served by nobody: refused at once.
+//! - `forward`, `local` (filter): what still has a service address after rewriting is served by nobody: refused at once. The
+//!   rules about ranges besides the configured ones are in `ranges`, which is written anew when those change.
 //! - `guard` (raw): packets for loopback addresses that come from the bridge die; `route_localnet`, which node ports on
 //!   127.0.0.1 need, would let them in.
+
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
@@ -37,6 +40,9 @@ const STICKY_MAX: u32 = 65_535;
 /// Dynset operations.
 const ADD: u32 = 0;
 const UPDATE: u32 = 1;
+
+/// The chain of the rules about further ranges.
+const RANGES: &str = "ranges";
 
 /// Hook numbers of the inet family.
 const PREROUTING: u32 = 0;
@@ -135,7 +141,7 @@ fn write(b: &mut Batch, config: &Config) {
     ] {
         b.chain(TABLE, chain, Some(Hook { kind, number, priority }));
     }
-    for chain in ["services", "ports", "unserved", "refuse"] {
+    for chain in ["services", "ports", "unserved", RANGES, "refuse"] {
         b.chain(TABLE, chain, None);
     }
     guard(b);
@@ -199,6 +205,9 @@ fn unserved(b: &mut Batch, config: &Config) {
             r.destination_type(R0).differs(R0, &LOCAL).verdict(GOTO, Some("refuse"));
         });
     }
+    b.rule(TABLE, "unserved", |r| {
+        r.verdict(JUMP, Some(RANGES));
+    });
     for family in Family::BOTH {
         b.rule(TABLE, "unserved", |r| {
             r.family(family)
@@ -213,6 +222,28 @@ fn unserved(b: &mut Batch, config: &Config) {
     b.rule(TABLE, "refuse", |r| {
         r.reject(Reject::PortUnreachable);
     });
+}
+
+/// Replaces the rules about further ranges. Nobody promises that these are nobody else's: only what is about to leave by the
+/// bridge and is for no pod was meant for a service.
+pub(super) fn ranges(b: &mut Batch, config: &Config, ranges: &BTreeSet<IpNet>) {
+    b.flush_rules(TABLE, RANGES);
+    if ranges.is_empty() {
+        return;
+    }
+    for net in &config.pod_cidrs {
+        let family = Family::of(net.addr());
+        b.rule(TABLE, RANGES, |r| {
+            r.family(family).within(destination(family), *net).verdict(RETURN, None);
+        });
+    }
+    for net in ranges {
+        let family = Family::of(net.addr());
+        b.rule(TABLE, RANGES, |r| {
+            r.output(BRIDGE).family(family).within(destination(family), *net);
+            r.destination_type(R0).differs(R0, &LOCAL).verdict(GOTO, Some("refuse"));
+        });
+    }
 }
 
 fn postrouting(b: &mut Batch, config: &Config) {

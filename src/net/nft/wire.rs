@@ -25,6 +25,7 @@ pub(super) mod kind {
     pub(crate) const NEW_CHAIN: u16 = 3;
     pub(crate) const GET_CHAIN: u16 = 4;
     pub(crate) const NEW_RULE: u16 = 6;
+    pub(crate) const DEL_RULE: u16 = 8;
     pub(crate) const NEW_SET: u16 = 9;
     pub(crate) const NEW_ELEMENT: u16 = 12;
     pub(crate) const GET_ELEMENT: u16 = 13;
@@ -251,6 +252,13 @@ impl Batch {
     pub(super) fn rule(&mut self, table: &str, chain: &str, f: impl FnOnce(&mut Rule<'_>)) {
         self.object(kind::NEW_RULE, CREATE | APPEND, |m| {
             m.text(1, table).text(2, chain).nest(4, |m| f(&mut Rule(m)));
+        });
+    }
+
+    /// Deletes all rules of a chain.
+    pub(super) fn flush_rules(&mut self, table: &str, chain: &str) {
+        self.object(kind::DEL_RULE, 0, |m| {
+            m.text(1, table).text(2, chain);
         });
     }
 

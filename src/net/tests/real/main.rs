@@ -58,5 +58,5 @@ pub fn frontend(text: &str, endpoints: impl IntoIterator<Item = SocketAddr>) -> 
 }
 
 pub fn table(rows: impl IntoIterator<Item = (Frontend, Backends)>) -> ServiceTable {
-    ServiceTable { frontends: rows.into_iter().collect() }
+    ServiceTable { frontends: rows.into_iter().collect(), ..ServiceTable::default() }
 }

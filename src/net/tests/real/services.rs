@@ -201,6 +201,56 @@ fn what_nobody_serves_is_refused_at_once() {
 }
 
 #[test]
+fn further_ranges_are_served_and_refused_like_the_first() {
+    on_host_async(|| async {
+        let _client = outside();
+        ip("route add default via 192.0.2.2");
+        // A way of the host's own into one of the ranges.
+        ip("route add 198.51.100.0/25 via 192.0.2.2");
+        let network = Network::start(config()).await.unwrap();
+        let [a, b] = pods(&network, ["a", "b"]).await;
+        serve(&a.netns, "a", 8080);
+        let rows = || {
+            [
+                frontend("203.0.113.7:80/tcp", endpoints(&[&a], 8080, false)),
+                frontend("[2001:db8:cb00::7]:80/tcp", endpoints(&[&a], 8080, true)),
+            ]
+        };
+        let ranges = |all: &[&str]| net::ServiceTable {
+            ranges: all.iter().map(|range| range.parse().unwrap()).collect(),
+            ..table(rows())
+        };
+        // The last two are in the first range of services, and around the pods.
+        let all = ["203.0.113.0/24", "2001:db8:cb00::/64", "198.51.100.0/24", "10.43.7.0/24", "10.42.0.0/15"];
+        network.set_services(ranges(&all)).await.unwrap();
+        let routes = || ip("route show dev kedge0 metric 4294967294");
+        let shown = "198.51.100.0/24 proto static scope link src 10.42.0.1 \n203.0.113.0/24 proto static scope link src 10.42.0.1 \n";
+        assert_eq!(routes().replace("10.42.0.0/15 proto static scope link src 10.42.0.1 \n", ""), shown);
+        for to in ["203.0.113.7:80", "[2001:db8:cb00::7]:80"] {
+            assert!(ask_from(&b.netns, to).is_ok(), "{to}");
+            assert!(ask(to).is_ok(), "{to}");
+        }
+        for to in ["203.0.113.7:81", "203.0.113.99:80", "[2001:db8:cb00::7]:81", "[2001:db8:cb00::99]:80"] {
+            refused(ask_from(&b.netns, to));
+            refused(ask(to));
+        }
+        // What the host knows better is not refused, nor are pods: those answer for themselves.
+        assert!(ask_from(&b.netns, &format!("{}:8080", a.ips[0])).is_ok());
+        assert_eq!(ip("route get 198.51.100.9").split_whitespace().nth(2), Some("192.0.2.2"));
+        // A new daemon finds the routes again, and takes away those of ranges that have gone.
+        drop(network);
+        let network = Network::start(config()).await.unwrap();
+        assert!(routes().contains("203.0.113.0/24"), "before the services are told");
+        refused(ask_from(&b.netns, "203.0.113.99:80"));
+        network.set_services(ranges(&["2001:db8:cb00::/64"])).await.unwrap();
+        assert_eq!(routes(), "");
+        assert!(ask("[2001:db8:cb00::7]:80").is_ok());
+        network.set_services(table(rows())).await.unwrap();
+        assert_eq!(ip("-6 route show dev kedge0 metric 4294967294"), "");
+    });
+}
+
+#[test]
 fn tables_follow_one_another_and_open_connections_live() {
     on_host_async(|| async {
         let network = Network::start(config()).await.unwrap();
