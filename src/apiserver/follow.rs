@@ -10,6 +10,8 @@ use std::sync::{Arc, Weak};
 
 use futures_util::future::BoxFuture;
 use store::{Event, Revision};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::server::Shared;
 
@@ -49,12 +51,128 @@ impl Follower for Anew {
     }
 }
 
+/// What must be so whatever is stored: put right at first, and again when something happens that matters.
+pub(crate) struct Upheld {
+    pub right: for<'a> fn(&'a Arc<Shared>) -> BoxFuture<'a, ()>,
+    pub matters: fn(&Event) -> bool,
+}
+
+impl Follower for Upheld {
+    fn whole<'a>(&'a mut self, shared: &'a Arc<Shared>) -> BoxFuture<'a, ()> {
+        (self.right)(shared)
+    }
+
+    fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, events: &'a [Event]) -> BoxFuture<'a, ()> {
+        if events.iter().any(self.matters) { (self.right)(shared) } else { Box::pin(std::future::ready(())) }
+    }
+}
+
+/// What is kept in step, or upheld.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Webhooks,
+    Parameters,
+    Policies,
+    Definitions,
+    Registrations,
+    OwnRegistrations,
+    Addresses,
+    DefaultRange,
+    OwnService,
+    Namespaces,
+    Trust,
+    Roles,
+    Flows,
+    FlowStatus,
+    FlowDefaults,
+}
+
+impl Kept {
+    pub const ALL: [Self; 15] = [
+        Self::Webhooks,
+        Self::Parameters,
+        Self::Policies,
+        Self::Definitions,
+        Self::Registrations,
+        Self::OwnRegistrations,
+        Self::Addresses,
+        Self::DefaultRange,
+        Self::OwnService,
+        Self::Namespaces,
+        Self::Trust,
+        Self::Roles,
+        Self::Flows,
+        Self::FlowStatus,
+        Self::FlowDefaults,
+    ];
+
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Webhooks => "webhooks",
+            Self::Parameters => "parameters of policies",
+            Self::Policies => "policies",
+            Self::Definitions => "definitions",
+            Self::Registrations => "registrations",
+            Self::OwnRegistrations => "registrations of this server",
+            Self::Addresses => "addresses",
+            Self::DefaultRange => "the default range",
+            Self::OwnService => "the Service of this server",
+            Self::Namespaces => "namespaces of the system",
+            Self::Trust => "what extension servers are told",
+            Self::Roles => "roles",
+            Self::Flows => "flow control",
+            Self::FlowStatus => "status of flow schemas",
+            Self::FlowDefaults => "default flow schemas",
+        }
+    }
+}
+
+/// A follower that runs.
+pub(crate) struct Following {
+    pub what: Kept,
+    task: AbortHandle,
+    step: watch::Receiver<bool>,
+}
+
+/// Whether a follower has taken in what was there. Not before its beginning is done, nor while it makes up for a gap.
+pub(crate) struct Step(watch::Sender<bool>);
+
+impl Step {
+    pub fn lost(&self) {
+        self.0.send_replace(false);
+    }
+
+    pub fn found(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Following {
+    /// Begins a task that follows, and says how far it is by the [`Step`] that it is given.
+    pub fn begin<F: Future<Output = ()> + Send + 'static>(what: Kept, follow: impl FnOnce(Step) -> F) -> Self {
+        let (step, seen) = watch::channel(false);
+        let task = tokio::spawn(follow(Step(step))).abort_handle();
+        Self { what, task, step: seen }
+    }
+
+    pub fn is_in_step(&self) -> bool {
+        *self.step.borrow() && !self.task.is_finished()
+    }
+
+    /// Resolves when it is in step, or has ended.
+    pub async fn in_step(&self) {
+        let _ = self.step.clone().wait_for(|step| *step).await;
+    }
+}
+
 /// Follows `prefix` from the revision `after` until the store closes or the server is gone.
 pub(crate) async fn follow(
     shared: Weak<Shared>,
     prefix: &'static str,
     after: Revision,
     mut follower: Box<dyn Follower>,
+    step: Step,
 ) {
     let mut from = Some(after);
     loop {
@@ -64,6 +182,7 @@ pub(crate) async fn follow(
         let mut feed = match store.watch(prefix, from) {
             Ok(feed) => feed,
             Err(store::Error::Compacted { .. }) => {
+                step.lost();
                 follower.whole(&strong).await;
                 continue;
             }
@@ -71,6 +190,7 @@ pub(crate) async fn follow(
         };
         // Whatever was written before the feed began.
         follower.whole(&strong).await;
+        step.found();
         drop((strong, store));
         let mut events = Vec::new();
         loop {
@@ -84,5 +204,6 @@ pub(crate) async fn follow(
                 Err(_) => return,
             }
         }
+        step.lost();
     }
 }

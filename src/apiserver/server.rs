@@ -8,12 +8,11 @@ use ::http::header::HeaderValue;
 use ::http::{Method, Request, Response};
 use futures_util::FutureExt as _;
 use store::Store;
-use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use types::status::{Reason, Status};
 
-use crate::admission::allocate::{Allocation, Allocator};
+use crate::admission::allocate::{self, Allocation, Allocator};
 use crate::admission::{self, Plugins};
 use crate::aggregator::{self, Aggregator, FrontProxy};
 use crate::audit::{self, Stage};
@@ -25,14 +24,14 @@ use crate::auth::{Authorizer, Settings};
 use crate::codec::Accepted;
 use crate::custom::{self, Kinds};
 use crate::flow::{self, Flow};
-use crate::follow::{Anew, Follower, follow};
+use crate::follow::{Anew, Follower, Following, Kept, follow};
 use crate::http::body::Body;
 use crate::http::metrics::Metrics;
 use crate::http::query::Query;
 use crate::http::respond;
 use crate::http::trace_context::{self, TraceContext};
 use crate::request::{Trace, answered, audit_id, negotiate};
-use crate::verbs::{self, connect::Dial};
+use crate::verbs::{self, connect::Dial, uphold};
 
 /// Objects that are repaired in one write of the store: some hundred KB.
 const REPAIRS_MAX: usize = 500;
@@ -153,17 +152,19 @@ pub struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) frames: verbs::frame::Frames,
     pub(crate) flow: Arc<Flow>,
-    /// What keeps memory in step with the store, by what it keeps.
-    followers: OnceLock<Box<[(&'static str, AbortHandle)]>>,
+    /// What keeps memory in step with the store, and what must be stored.
+    followers: OnceLock<Box<[Following]>>,
     /// Cancelled when the server begins to stop.
     pub(crate) stop: CancellationToken,
 }
 
 impl Shared {
-    /// What is not kept in step with the store any more.
-    pub(crate) fn out_of_step(&self) -> Vec<&'static str> {
-        let followers = self.followers.get().into_iter().flatten();
-        followers.filter(|(_, task)| task.is_finished()).map(|(what, _)| *what).collect()
+    /// What is not in step with the store, not yet or not any more.
+    pub(crate) fn out_of_step(&self) -> Vec<Kept> {
+        match self.followers.get() {
+            None => Kept::ALL.to_vec(),
+            Some(all) => all.iter().filter(|one| !one.is_in_step()).map(|one| one.what).collect(),
+        }
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -217,46 +218,46 @@ impl ApiServer {
             followers: OnceLock::new(),
             stop: CancellationToken::new(),
         });
-        let weak = || Arc::downgrade(&shared);
-        let keep =
-            |prefix: &'static str, follower: Box<dyn Follower>| tokio::spawn(follow(weak(), prefix, from, follower));
-        let anew = |prefix, make: fn(&Shared)| keep(prefix, Box::new(Anew::new(make)));
-        let webhooks = anew(admission::webhook::STORE_PREFIX, |shared| {
-            shared.admission.changed(admission::webhook::GROUP);
-        });
-        let parameters = anew(custom::STORE_PREFIX, |shared| shared.admission.changed(custom::GROUP));
-        let roles = anew(rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed());
-        let flows = anew(flow::STORE_PREFIX, |shared| shared.flow.changed(&*shared.store.snapshot()));
-        let dangling = keep(flow::STORE_PREFIX, Box::new(flow::dangling::Keeper));
-        let definitions = keep(custom::STORE_PREFIX, Box::<custom::keeper::Keeper>::default());
-        let policies = keep(admission::policy::status::PREFIX, Box::new(admission::policy::status::Checker));
-        let registrations = keep(aggregator::STORE_PREFIX, Box::<aggregator::keeper::Keeper>::default());
-        let addresses = keep(admission::allocate::keeper::STORE_PREFIX, Box::new(admission::allocate::keeper::Keeper));
-        let trust = keep(aggregator::trust::STORE_KEY, Box::new(aggregator::trust::Teller));
-        let own_registrations = tokio::spawn(aggregator::automatic::follow(weak()));
-        let followers = [
-            ("webhooks", webhooks),
-            ("parameters of policies", parameters),
-            ("definitions", definitions),
-            ("policies", policies),
-            ("registrations", registrations),
-            ("registrations of this server", own_registrations),
-            ("addresses", addresses),
-            ("what extension servers are told", trust),
-            ("roles", roles),
-            ("flow control", flows),
-            ("status of flow schemas", dangling),
-        ];
-        let _ = shared.followers.set(followers.map(|(what, task)| (what, task.abort_handle())).into());
-        let server = Self { shared };
+        // Before anybody upholds it, so that two do not do the same at once.
+        let server = Self { shared: shared.clone() };
         if let Some(proxy) = &server.shared.config.front_proxy {
             verbs::start::tell(&server, proxy).await.map_err(Error::Publish)?;
         }
-        if let Some(advertise) = server.shared.config.advertise {
-            let address = server.shared.allocator.kubernetes_service_ip();
-            verbs::start::publish(&server, address, advertise).await.map_err(Error::Publish)?;
-        }
+        verbs::start::publish(&server).await.map_err(Error::Publish)?;
+        let weak = || Arc::downgrade(&shared);
+        let keep = |what, prefix: &'static str, follower: Box<dyn Follower>| {
+            Following::begin(what, |step| follow(weak(), prefix, from, follower, step))
+        };
+        let anew = |what, prefix, make: fn(&Shared)| keep(what, prefix, Box::new(Anew::new(make)));
+        let webhooks = |shared: &Shared| shared.admission.changed(admission::webhook::GROUP);
+        let parameters = |shared: &Shared| shared.admission.changed(custom::GROUP);
+        let flows = |shared: &Shared| shared.flow.changed(&*shared.store.snapshot());
+        let followers = [
+            anew(Kept::Webhooks, admission::webhook::STORE_PREFIX, webhooks),
+            anew(Kept::Parameters, custom::STORE_PREFIX, parameters),
+            anew(Kept::Roles, rbac::STORE_PREFIX, |shared| shared.authorizer.rbac.changed()),
+            anew(Kept::Flows, flow::STORE_PREFIX, flows),
+            keep(Kept::FlowStatus, flow::STORE_PREFIX, Box::new(flow::dangling::UPHELD)),
+            keep(Kept::FlowDefaults, flow::STORE_PREFIX, Box::new(uphold::FLOWS)),
+            keep(Kept::Namespaces, uphold::NAMESPACES_PREFIX, Box::new(uphold::NAMESPACES)),
+            keep(Kept::DefaultRange, uphold::RANGE_KEY, Box::new(uphold::RANGE)),
+            keep(Kept::OwnService, uphold::SERVICE_KEY, Box::new(uphold::SERVICE)),
+            keep(Kept::Trust, aggregator::trust::STORE_KEY, Box::new(aggregator::trust::UPHELD)),
+            keep(Kept::Definitions, custom::STORE_PREFIX, Box::<custom::keeper::Keeper>::default()),
+            keep(Kept::Policies, admission::policy::status::PREFIX, Box::new(admission::policy::status::Checker)),
+            keep(Kept::Registrations, aggregator::STORE_PREFIX, Box::<aggregator::keeper::Keeper>::default()),
+            keep(Kept::Addresses, allocate::keeper::STORE_PREFIX, Box::new(allocate::keeper::Keeper)),
+            Following::begin(Kept::OwnRegistrations, |step| aggregator::automatic::follow(weak(), step)),
+        ];
+        let _ = shared.followers.set(followers.into());
         Ok(server)
+    }
+
+    /// Resolves when everything that follows the store has taken in what was there: from then on the health checks pass.
+    pub async fn in_step(&self) {
+        for one in self.shared.followers.get().into_iter().flatten() {
+            one.in_step().await;
+        }
     }
 
     /// The server again, for what it does by itself.

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use apiserver::{ApiServer, Identity};
@@ -77,6 +78,9 @@ impl Place {
 /// the calling thread keeps ready; it is called when the start is over.
 ///
 /// # Errors
+/// Longest that the start waits until the health checks pass.
+const IN_STEP_MAX: Duration = Duration::from_secs(5);
+
 /// What keeps the server from starting, as one line that says what to do.
 pub async fn run(config: Server, held: &Held, collect: Collect) -> Result<()> {
     let begun = clock::monotonic();
@@ -167,6 +171,8 @@ async fn start(config: &Server, started: &mut Started) -> Result<()> {
     if !config.disable_agent {
         start_node(config, &place, &pki, &server, started).await?;
     }
+    // So that whoever hears of it and asks for the health is told the same. A webhook that does not answer may be in the way.
+    let _ = tokio::time::timeout(IN_STEP_MAX, server.in_step()).await;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use types::status::{Reason, Status};
 
 use super::registration::{self, STORE_PREFIX};
 use crate::custom::{self, Definition, Served};
+use crate::follow::Step as InStep;
 use crate::hooks::apiregistration::AUTOMANAGED;
 use crate::hooks::json::{get, text};
 use crate::retry::Retries;
@@ -85,7 +86,7 @@ fn registered(view: &dyn View) -> HashSet<String> {
 }
 
 /// Follows definitions and APIServices until the store closes or the server is gone.
-pub async fn follow(shared: Weak<Shared>) {
+pub(crate) async fn follow(shared: Weak<Shared>, in_step: InStep) {
     let mut at_start: Option<HashSet<String>> = None;
     loop {
         let Some(strong) = shared.upgrade() else { return };
@@ -114,6 +115,7 @@ pub async fn follow(shared: Weak<Shared>) {
                     }
                 }
             }
+            in_step.found();
             first = first && !refused.is_empty();
             let (mut of_objects, mut of_definitions) = (Vec::new(), Vec::new());
             let next = tokio::select! {
@@ -133,6 +135,7 @@ pub async fn follow(shared: Weak<Shared>) {
             dirty.extend(refused.due(Instant::now()).cloned());
             dirty.extend(of_objects.iter().chain(&of_definitions).flat_map(concerned));
         }
+        in_step.lost();
     }
 }
 

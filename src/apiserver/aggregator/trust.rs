@@ -13,11 +13,10 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use store::Event;
 
 use super::FrontProxy;
 use crate::auth::front_proxy;
-use crate::follow::Follower;
+use crate::follow::Upheld;
 use crate::hooks::json::{get, text};
 use crate::server::{ApiServer, Shared};
 use crate::verbs::start;
@@ -28,24 +27,16 @@ const SLACK_SECONDS: i64 = 5 * 60;
 /// Where it is kept.
 pub const STORE_KEY: &str = "core/configmaps/kube-system/extension-apiserver-authentication";
 
-/// Follows the ConfigMap: what somebody takes out of it is told again.
-pub struct Teller;
+/// Told again when somebody has taken something out of it.
+pub(crate) const UPHELD: Upheld = Upheld { right: uphold, matters: |_| true };
 
-impl Follower for Teller {
-    fn whole<'a>(&'a mut self, shared: &'a Arc<Shared>) -> BoxFuture<'a, ()> {
-        Box::pin(tell(shared))
-    }
-
-    fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, _: &'a [Event]) -> BoxFuture<'a, ()> {
-        Box::pin(tell(shared))
-    }
-}
-
-async fn tell(shared: &Arc<Shared>) {
-    let Some(proxy) = &shared.config.front_proxy else { return };
-    if let Err(status) = start::tell(&ApiServer::of(shared.clone()), proxy).await {
-        tracing::warn!(why = status.message, "extension servers could not be told whom to believe");
-    }
+fn uphold(shared: &Arc<Shared>) -> BoxFuture<'_, ()> {
+    Box::pin(async move {
+        let Some(proxy) = &shared.config.front_proxy else { return };
+        if let Err(status) = start::tell(&ApiServer::of(shared.clone()), proxy).await {
+            tracing::warn!(why = status.message, "extension servers could not be told whom to believe");
+        }
+    })
 }
 
 /// The whole object, of what is there (null: nothing) and what must be.

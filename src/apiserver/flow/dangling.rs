@@ -7,27 +7,21 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use store::{Event, View};
+use store::View;
 use types::registry::{Kind, by_kind};
 
-use crate::follow::Follower;
+use crate::follow::Upheld;
 use crate::hooks::json::{get, list, text};
 use crate::server::{ApiServer, Shared};
 use crate::verbs::object;
 
 const DANGLING: &str = "Dangling";
 
-/// Follows both kinds.
-pub struct Keeper;
+/// Said of those of which something else was said.
+pub(crate) const UPHELD: Upheld = Upheld { right: uphold, matters: |_| true };
 
-impl Follower for Keeper {
-    fn whole<'a>(&'a mut self, shared: &'a Arc<Shared>) -> BoxFuture<'a, ()> {
-        Box::pin(settle(shared))
-    }
-
-    fn changed<'a>(&'a mut self, shared: &'a Arc<Shared>, _: &'a [Event]) -> BoxFuture<'a, ()> {
-        Box::pin(settle(shared))
-    }
+fn uphold(shared: &Arc<Shared>) -> BoxFuture<'_, ()> {
+    Box::pin(settle(shared))
 }
 
 async fn settle(shared: &Arc<Shared>) {

@@ -154,30 +154,16 @@ fn paths(shared: &Shared) -> Vec<String> {
         "/api",
         "/api/v1",
         "/apis",
-        "/healthz",
-        "/healthz/etcd",
-        "/healthz/log",
-        "/healthz/ping",
-        "/livez",
-        "/livez/etcd",
-        "/livez/log",
-        "/livez/ping",
         "/metrics",
         "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",
-        "/readyz",
-        "/readyz/etcd",
-        "/readyz/etcd-readiness",
-        "/readyz/informer-sync",
-        "/readyz/log",
-        "/readyz/ping",
-        "/readyz/shutdown",
         "/version",
     ]
     .map(str::to_owned)
     .to_vec();
+    paths.extend(health::paths());
     for kind in shared.kinds.served().iter().filter(|k| !k.group.is_empty()) {
         paths.push(format!("/apis/{}", kind.group));
         paths.push(format!("/apis/{}/{}", kind.group, kind.version));

@@ -5,6 +5,7 @@
 use store::Store;
 
 use super::query::Query;
+use crate::follow::Kept;
 
 /// One check: its name and whether it passes.
 struct Check {
@@ -12,38 +13,46 @@ struct Check {
     result: Result<(), String>,
 }
 
-/// What upstream does after its start, and monitors ask for by name.
+/// What upstream does after its start, by the names that monitors ask for, and what of this server it is that does it. It passes
+/// once that has taken in what was there, and fails when it has ended. What names nothing is done before the first request.
 /// Source: kubernetes `test/e2e/apimachinery/health_handlers.go`, and the hooks' names at `AddPostStartHook`.
-const START_HOOKS: [&str; 20] = [
-    "poststarthook/start-apiserver-admission-initializer",
-    "poststarthook/generic-apiserver-start-informers",
-    "poststarthook/priority-and-fairness-config-consumer",
-    "poststarthook/priority-and-fairness-filter",
-    "poststarthook/storage-readiness",
-    "poststarthook/start-apiextensions-informers",
-    "poststarthook/start-apiextensions-controllers",
-    "poststarthook/crd-informer-synced",
-    "poststarthook/start-system-namespaces-controller",
-    "poststarthook/start-cluster-authentication-info-controller",
-    "poststarthook/start-service-ip-repair-controllers",
-    "poststarthook/rbac/bootstrap-roles",
-    "poststarthook/scheduling/bootstrap-system-priority-classes",
-    "poststarthook/priority-and-fairness-config-producer",
-    "poststarthook/bootstrap-controller",
-    "poststarthook/start-kube-aggregator-informers",
-    "poststarthook/apiservice-registration-controller",
-    "poststarthook/apiservice-status-local-available-controller",
-    "poststarthook/apiservice-status-remote-available-controller",
-    "poststarthook/kube-apiserver-autoregistration",
+const HOOKS: [(&str, &[Kept]); 26] = [
+    (
+        "poststarthook/start-apiserver-admission-initializer",
+        &[Kept::Webhooks, Kept::Parameters, Kept::Policies, Kept::Definitions],
+    ),
+    ("poststarthook/generic-apiserver-start-informers", &Kept::ALL),
+    ("poststarthook/priority-and-fairness-config-consumer", &[Kept::Flows, Kept::FlowStatus]),
+    ("poststarthook/priority-and-fairness-filter", &[]),
+    ("poststarthook/storage-object-count-tracker-hook", &[]),
+    ("poststarthook/storage-readiness", &[]),
+    ("poststarthook/start-apiextensions-informers", &[Kept::Definitions]),
+    ("poststarthook/start-apiextensions-controllers", &[Kept::Definitions]),
+    ("poststarthook/crd-informer-synced", &[Kept::Definitions]),
+    ("poststarthook/start-system-namespaces-controller", &[Kept::Namespaces]),
+    ("poststarthook/start-cluster-authentication-info-controller", &[Kept::Trust]),
+    ("poststarthook/start-service-ip-repair-controllers", &[Kept::Addresses]),
+    ("poststarthook/rbac/bootstrap-roles", &[Kept::Roles]),
+    ("poststarthook/scheduling/bootstrap-system-priority-classes", &[]),
+    ("poststarthook/priority-and-fairness-config-producer", &[Kept::FlowDefaults]),
+    ("poststarthook/bootstrap-controller", &[Kept::OwnService]),
+    ("poststarthook/start-kubernetes-service-cidr-controller", &[Kept::DefaultRange]),
+    ("poststarthook/start-kube-aggregator-informers", &[Kept::Registrations]),
+    ("poststarthook/apiservice-registration-controller", &[Kept::Registrations]),
+    ("poststarthook/apiservice-status-local-available-controller", &[Kept::Registrations]),
+    ("poststarthook/apiservice-status-remote-available-controller", &[Kept::Registrations]),
+    ("poststarthook/apiservice-discovery-controller", &[Kept::Registrations]),
+    ("poststarthook/kube-apiserver-autoregistration", &[Kept::OwnRegistrations]),
+    ("autoregister-completion", &[Kept::OwnRegistrations]),
+    ("poststarthook/apiservice-openapi-controller", &[Kept::Registrations]),
+    ("poststarthook/apiservice-openapiv3-controller", &[Kept::Registrations]),
 ];
-/// Those that upstream lists after the hooks.
-const AGGREGATION: [&str; 2] = ["autoregister-completion", "poststarthook/apiservice-openapi-controller"];
 
 /// The health paths.
 pub const ROOTS: [&str; 3] = ["healthz", "livez", "readyz"];
 
-/// What is looked at under one of them. `out_of_step`: what memory does not hold as the store does any more.
-fn checks(root: &str, store: &dyn Store, out_of_step: &[&str], stopping: bool) -> Vec<Check> {
+/// What is looked at under one of them. `out_of_step`: what is not as the store has it, not yet or not any more.
+fn checks(root: &str, store: &dyn Store, out_of_step: &[Kept], stopping: bool) -> Vec<Check> {
     let passed = |name| Check { name, result: Ok(()) };
     let mut checks = vec![passed("ping"), passed("log")];
     // A store that takes no writes still serves: the process is alive, but others should be asked.
@@ -51,14 +60,9 @@ fn checks(root: &str, store: &dyn Store, out_of_step: &[&str], stopping: bool) -
     checks.push(Check { name: "etcd", result: if root == "livez" { Ok(()) } else { writable.clone() } });
     if root == "readyz" {
         checks.push(Check { name: "etcd-readiness", result: writable });
-        // Everything is read from memory, which is filled before the first request comes and follows the store.
-        let result =
-            if out_of_step.is_empty() { Ok(()) } else { Err(format!("not in step: {}", out_of_step.join(", "))) };
-        checks.push(Check { name: "informer-sync", result });
+        checks.push(Check { name: "informer-sync", result: in_step(&Kept::ALL, out_of_step) });
     }
-    // What these hooks do upstream is done before the first request comes, too.
-    checks.extend(START_HOOKS.map(passed));
-    checks.extend(AGGREGATION.map(passed));
+    checks.extend(HOOKS.map(|(name, kept)| Check { name, result: in_step(kept, out_of_step) }));
     if root == "readyz" {
         let stopping = if stopping { Err("process is shutting down".into()) } else { Ok(()) };
         checks.push(Check { name: "shutdown", result: stopping });
@@ -66,8 +70,23 @@ fn checks(root: &str, store: &dyn Store, out_of_step: &[&str], stopping: bool) -
     checks
 }
 
+fn in_step(kept: &[Kept], out_of_step: &[Kept]) -> Result<(), String> {
+    let not: Vec<&str> = kept.iter().filter(|one| out_of_step.contains(one)).map(|one| one.words()).collect();
+    if not.is_empty() { Ok(()) } else { Err(format!("not in step: {}", not.join(", "))) }
+}
+
+/// Every path of a single check.
+pub fn paths() -> impl Iterator<Item = String> {
+    let ends = |root: &'static str| {
+        let of_ready = ["etcd-readiness", "informer-sync", "shutdown"].into_iter().filter(move |_| root == "readyz");
+        let names = ["ping", "log", "etcd"].into_iter().chain(of_ready).chain(HOOKS.iter().map(|(name, _)| *name));
+        std::iter::once(format!("/{root}")).chain(names.map(move |name| format!("/{root}/{name}")))
+    };
+    ROOTS.into_iter().flat_map(ends)
+}
+
 /// How each check of each path ends now, by `(check, path, passed)`.
-pub fn now(store: &dyn Store, out_of_step: &[&str], stopping: bool) -> Vec<(&'static str, &'static str, bool)> {
+pub(crate) fn now(store: &dyn Store, out_of_step: &[Kept], stopping: bool) -> Vec<(&'static str, &'static str, bool)> {
     let all =
         |root| checks(root, store, out_of_step, stopping).into_iter().map(move |c| (c.name, root, c.result.is_ok()));
     ROOTS.into_iter().flat_map(all).collect()
@@ -75,12 +94,12 @@ pub fn now(store: &dyn Store, out_of_step: &[&str], stopping: bool) -> Vec<(&'st
 
 /// Answers a health path: `Some((code, text))` when it is one.
 ///
-/// `out_of_step`: as for [`now`], what memory does not hold as the store does any more.
-pub fn answer(
+/// `out_of_step`: what is not as the store has it, not yet or not any more.
+pub(crate) fn answer(
     path: &str,
     query: &Query,
     store: &dyn Store,
-    out_of_step: &[&str],
+    out_of_step: &[Kept],
     stopping: bool,
 ) -> Option<(u16, String)> {
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
@@ -150,11 +169,25 @@ mod tests {
         let facts = std::sync::Arc::new(crate::facts_of);
         let store = store::SqliteStore::open(&folder.path().join("s"), facts, store::Options::default()).unwrap();
         let query = Query::default();
-        let code = |path: &str, out_of_step: &[&str]| answer(path, &query, &*store, out_of_step, false).unwrap().0;
-        for (path, expected) in
-            [("/readyz", 500), ("/readyz/informer-sync", 500), ("/livez", 200), ("/readyz/ping", 200)]
-        {
-            assert_eq!((code(path, &[]), code(path, &["roles"])), (200, expected), "{path}");
+        let code = |path: &str, out_of_step: &[Kept]| answer(path, &query, &*store, out_of_step, false).unwrap().0;
+        for (path, expected) in [
+            ("/readyz", 500),
+            ("/livez", 500),
+            ("/readyz/informer-sync", 500),
+            ("/readyz/poststarthook/rbac/bootstrap-roles", 500),
+            ("/readyz/poststarthook/generic-apiserver-start-informers", 500),
+            ("/livez/poststarthook/bootstrap-controller", 200),
+            ("/readyz/ping", 200),
+        ] {
+            assert_eq!((code(path, &[]), code(path, &[Kept::Roles])), (200, expected), "{path}");
+        }
+        // Whatever is kept is asked for by somebody, and every path that is named is there.
+        for kept in Kept::ALL {
+            let named = |(name, of): &(&str, &[Kept])| of.contains(&kept) && !name.ends_with("start-informers");
+            assert!(HOOKS.iter().any(named), "{kept:?}");
+        }
+        for path in paths() {
+            assert_eq!(code(&path, &[]), 200, "{path}");
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod start;
 pub mod token_request;
 pub mod update;
 pub mod watch;
+pub mod uphold;
 
 use std::sync::Arc;
 

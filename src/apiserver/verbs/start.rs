@@ -1,6 +1,6 @@
 //! What every cluster starts with: written where it is absent, completed where it is less than it must be, never reduced.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
@@ -16,6 +16,7 @@ use types::status::{Reason, Status};
 use super::object::{self, fill_new, meta};
 use crate::aggregator::{FrontProxy, trust};
 use crate::auth::bootstrap;
+use crate::hooks::json::{get, list};
 use crate::hooks::{apiregistration, flowcontrol};
 use crate::managed::Managed;
 use crate::server::{ApiServer, Clock, Peer};
@@ -39,7 +40,7 @@ const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
 
 /// The range that addresses of Services are taken from, which upstream's controller of the same name writes.
 /// Source: `pkg/controlplane/controller/defaultservicecidr`.
-fn service_cidr(ranges: &[IpNet]) -> Value {
+pub fn service_cidr(ranges: &[IpNet]) -> Value {
     let cidrs: Vec<String> = ranges.iter().map(ToString::to_string).collect();
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
         "spec": {"cidrs": cidrs},
@@ -47,11 +48,28 @@ fn service_cidr(ranges: &[IpNet]) -> Value {
             "message": "Kubernetes default Service CIDR is ready"}]}})
 }
 
+/// The default range gets that of the second family beside it when the server has been given one; it changes in no other way.
+fn second_family(stored: &Value, wanted: &Value) -> Option<Value> {
+    let (is, should) = (list(get(stored, "spec"), "cidrs"), list(get(wanted, "spec"), "cidrs"));
+    if is == should {
+        return None;
+    }
+    if is.len() != 1 || should.len() != 2 || is[0] != should[0] {
+        tracing::warn!(?is, ?should, "the ServiceCIDR kubernetes is not the configured range: what is stored holds");
+        return None;
+    }
+    let mut new = stored.clone();
+    new["spec"]["cidrs"] = wanted["spec"]["cidrs"].clone();
+    Some(new)
+}
+
+/// The namespaces of the system.
+pub fn namespaces() -> Vec<Value> {
+    NAMESPACES.iter().map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).collect()
+}
+
 fn wanted(ranges: &[IpNet]) -> Vec<Value> {
-    let mut all: Vec<Value> = NAMESPACES
-        .iter()
-        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
-        .collect();
+    let mut all = namespaces();
     all.extend(PRIORITY_CLASSES.iter().map(|(name, value, description)| {
         json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
             "value": value, "description": description})
@@ -65,10 +83,15 @@ fn wanted(ranges: &[IpNet]) -> Vec<Value> {
 
 /// Writes what is missing in one batch: a fresh store is ready after one flush.
 pub async fn bootstrap(store: &dyn Store, clock: &Clock, ranges: &[IpNet]) -> Result<(), store::Error> {
+    complete(store, clock, wanted(ranges)).await
+}
+
+/// Writes what is missing of these, and what is less than it must be.
+pub async fn complete(store: &dyn Store, clock: &Clock, all: Vec<Value>) -> Result<(), store::Error> {
     let (view, now) = (store.snapshot(), clock());
     let identity = Identity::component("system:apiserver");
     let mut batch = Vec::new();
-    for mut wanted in wanted(ranges) {
+    for mut wanted in all {
         let Some(kind) = kind_of(&wanted) else { continue };
         let (namespace, name) = (meta(&wanted, "namespace").to_owned(), meta(&wanted, "name").to_owned());
         let key: Arc<str> = kind.store_key(&namespace, &name).into();
@@ -95,6 +118,7 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock, ranges: &[IpNet]) -> Re
                 let reconcile = match &*kind.group {
                     "flowcontrol.apiserver.k8s.io" => flowcontrol::bootstrap::reconcile,
                     crate::aggregator::GROUP => apiregistration::reconcile,
+                    "networking.k8s.io" => second_family,
                     _ => bootstrap::reconcile,
                 };
                 match reconcile(&stored, &wanted) {
@@ -116,8 +140,13 @@ pub async fn bootstrap(store: &dyn Store, clock: &Clock, ranges: &[IpNet]) -> Re
 /// that the address is allocated; an endpoint that has moved is corrected. An address that no pod could reach is no endpoint: a
 /// host without a network serves its own users, and what an earlier start published stays.
 ///
+/// When the default range is not the configured one (which is how a cluster moves to another), the address may be one that
+/// cannot be had: a Service that is there stays as it is, and one that is not is made once there is a range for it.
+///
 /// Source: `pkg/controlplane/controller/kubernetesservice`, `pkg/controlplane/reconcilers`.
-pub async fn publish(server: &ApiServer, address: IpAddr, advertise: SocketAddr) -> Result<(), Status> {
+pub async fn publish(server: &ApiServer) -> Result<(), Status> {
+    let Some(advertise) = server.shared.config.advertise else { return Ok(()) };
+    let address = server.shared.allocator.kubernetes_service_ip();
     let (host, port) = (advertise.ip().to_string(), advertise.port());
     let family = if advertise.is_ipv4() { "IPv4" } else { "IPv6" };
     let service = json!({"apiVersion": "v1", "kind": "Service",
@@ -131,7 +160,15 @@ pub async fn publish(server: &ApiServer, address: IpAddr, advertise: SocketAddr)
     let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
         "subsets": [{"addresses": [{"ip": host}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
-    let services = ensure(server, "/api/v1/namespaces/default/services", &service);
+    let services = async {
+        match ensure(server, "/api/v1/namespaces/default/services", &service).await {
+            Err(status) if status.is(Reason::NotFound) => {
+                tracing::warn!(%address, "the Service kubernetes could not be made: no ready range has its address");
+                Ok(())
+            }
+            other => other,
+        }
+    };
     if !reachable(advertise.ip()) {
         return services.await;
     }
@@ -211,4 +248,24 @@ pub async fn send(
 fn kind_of(object: &Value) -> Option<&'static Kind> {
     let gvk = crate::http::respond::gvk(object);
     by_kind(&gvk.group, &gvk.version, &gvk.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_range_gets_a_second_family_and_changes_in_no_other_way() {
+        let range = |cidrs: &[&str]| json!({"metadata": {"uid": "u"}, "spec": {"cidrs": cidrs}});
+        for (is, should, becomes) in [
+            (&["10.43.0.0/16"][..], &["10.43.0.0/16"][..], false),
+            (&["10.43.0.0/16"], &["10.43.0.0/16", "fd43::/112"], true),
+            (&["10.43.0.0/16"], &["fd43::/112", "10.43.0.0/16"], false),
+            (&["10.43.0.0/16", "fd43::/112"], &["10.43.0.0/16"], false),
+            (&["10.43.0.0/16"], &["10.96.0.0/16"], false),
+        ] {
+            let expected = becomes.then(|| range(should));
+            assert_eq!(second_family(&range(is), &range(should)), expected, "{is:?} {should:?}");
+        }
+    }
 }

@@ -89,7 +89,7 @@ pub fn complete(allocator: &Allocator, service: &mut Value, old: Option<&Value>)
     if selectorless {
         // endpoints come from elsewhere, so both families are promised even where the cluster has one
         if families.is_empty() {
-            families.push(allocator.families[0].0.to_owned());
+            families.push(allocator.families[0].to_owned());
         }
     } else {
         if policy == "RequireDualStack" && allocator.families.len() < 2 {
@@ -104,7 +104,7 @@ pub fn complete(allocator: &Allocator, service: &mut Value, old: Option<&Value>)
         }
         refuse(errors)?;
         if families.is_empty() {
-            families.push(allocator.families[0].0.to_owned());
+            families.push(allocator.families[0].to_owned());
         }
     }
     if policy != "SingleStack" && families.len() == 1 && (selectorless || allocator.families.len() == 2) {

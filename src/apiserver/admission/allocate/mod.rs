@@ -7,14 +7,18 @@
 //! service is deleted or the server starts again is better than one address for two services. There must be one allocator
 //! for all writers of a store (in a cluster: the leader's).
 //!
+//! Whoever holds an address of whichever range holds it here; from which ranges one may be had is asked of the store
+//! (`ranges`).
+//!
 //! ```text
 //! create  reserve_create(&mut service) → sent → store.write (with its `objects`) → commit | undo
 //! update  reserve_update(&mut new, old) → sent → store.write → commit | undo
 //! delete  store.write → release(&deleted)
 //! ```
 //!
-//! Source: `pkg/registry/core/service/storage/alloc.go`, `ipallocator`, `portallocator`, KEP-3070, KEP-3668.
+//! Source: `pkg/registry/core/service/storage/alloc.go`, `ipallocator`, `portallocator`, KEP-1880, KEP-3070, KEP-3668.
 
+use std::cell::LazyCell;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -34,6 +38,7 @@ pub mod keeper;
 mod objects;
 mod pool;
 mod ports;
+pub mod ranges;
 
 use pool::{Pool, Range};
 
@@ -64,8 +69,10 @@ type Owner = Arc<str>;
 
 /// The one allocator of a store. Cheap to lock: nothing is awaited inside.
 pub struct Allocator {
-    /// Ranges of addresses with their family, the default one first.
-    families: Vec<(&'static str, Range)>,
+    /// The families that the cluster offers, the default one first.
+    families: Vec<&'static str>,
+    /// The default range, of each family.
+    configured: Vec<IpNet>,
     first: IpAddr,
     node_ports: Range,
     state: Mutex<State>,
@@ -108,16 +115,17 @@ impl Allocator {
         }
         let mut families = Vec::new();
         for cidr in cidrs {
-            families.push((family_of(cidr.addr()), addresses_of(*cidr)?));
+            addresses_of(*cidr)?;
+            families.push(family_of(cidr.addr()));
         }
         if config.node_ports.is_empty() {
             return Err(ConfigError::NoPorts);
         }
         let node_ports = Range::ports(u128::from(*config.node_ports.start()), u128::from(*config.node_ports.end()));
-        let first = address(families[0].1.first, first.addr().is_ipv4());
+        let first = address(addresses_of(*first)?.first, first.addr().is_ipv4());
         let state =
             State { addresses: families.iter().map(|_| Pool::default()).collect(), node_ports: Pool::default() };
-        Ok(Self { families, first, node_ports, state: Mutex::new(state) })
+        Ok(Self { families, configured: config.service_cidrs, first, node_ports, state: Mutex::new(state) })
     }
 
     /// Rebuilds the index from every stored Service. Call once, before the first write.
@@ -200,14 +208,7 @@ impl Allocator {
     }
 
     fn family(&self, name: &str) -> Option<usize> {
-        self.families.iter().position(|(family, _)| *family == name)
-    }
-
-    fn range(&self, item: Item) -> &Range {
-        match item {
-            Item::Address(i, _) => &self.families[i].1,
-            Item::NodePort(_) => &self.node_ports,
-        }
+        self.families.iter().position(|family| *family == name)
     }
 }
 
@@ -227,7 +228,7 @@ enum Refusal {
     Full,
     #[error("provided {0} is already allocated")]
     Allocated(&'static str),
-    #[error("not in range")]
+    #[error("the provided network does not match the current range")]
     OutOfRange,
 }
 
@@ -248,10 +249,9 @@ impl Reservation<'_> {
         self.sent = false;
     }
 
-    /// Takes exactly this.
-    fn take(&mut self, item: Item) -> Result<(), Refusal> {
-        let range = self.allocator.range(item);
-        if !range.contains(number(item)) {
+    /// Takes exactly this, which must be in one of the ranges.
+    fn take(&mut self, item: Item, ranges: &[Range]) -> Result<(), Refusal> {
+        if !ranges.iter().any(|range| range.contains(number(item))) {
             return Err(Refusal::OutOfRange);
         }
         if !self.allocator.state.lock().pool(item).take(number(item), &self.owner) {
@@ -262,14 +262,16 @@ impl Reservation<'_> {
         Ok(())
     }
 
-    /// Takes any of the kind of `like` that is `free` also elsewhere, from the dynamic band first.
-    fn take_any(&mut self, like: Item, free: impl Fn(Item) -> bool) -> Result<Item, Refusal> {
-        let range = self.allocator.range(like);
+    /// Takes any of the kind of `like` that is `free` also elsewhere, from the first range that has one.
+    fn take_any(&mut self, like: Item, ranges: &[Range], free: impl Fn(Item) -> bool) -> Result<Item, Refusal> {
         let item = |n| match like {
             Item::Address(i, _) => Item::Address(i, n),
             Item::NodePort(_) => Item::NodePort(n),
         };
-        let taken = self.allocator.state.lock().pool(like).take_any(range, &self.owner, |n| free(item(n)));
+        let mut state = self.allocator.state.lock();
+        let pool = state.pool(like);
+        let taken = ranges.iter().find_map(|range| pool.take_any(range, &self.owner, |n| free(item(n))));
+        drop(state);
         let item = item(taken.ok_or(Refusal::Full)?);
         self.taken.push(item);
         Ok(item)
@@ -287,23 +289,27 @@ impl Reservation<'_> {
             list(spec, "ipFamilies").iter().filter_map(|f| Some(f.as_str()?.to_owned())).collect();
         let given: Vec<String> = list(spec, "clusterIPs").iter().filter_map(|f| Some(f.as_str()?.to_owned())).collect();
         let mut ips = Vec::new();
+        let ranges = LazyCell::new(|| allocator.ranges(view));
         for (i, family) in wanted.iter().enumerate() {
-            let Some(place) = self.allocator.family(family) else { continue };
+            let Some(place) = allocator.family(family) else { continue };
+            let own = || -> Vec<Range> {
+                ranges.iter().filter(|(family, _)| *family == place).map(|(_, range)| *range).collect()
+            };
             match given.get(i).filter(|ip| !ip.is_empty()) {
                 Some(text) => {
                     let Ok(ip) = text.parse::<IpAddr>() else { continue };
                     let item = Item::Address(place, bits(ip));
                     if !before.contains(&item) {
                         let taken = self
-                            .take(item)
+                            .take(item, &own())
                             .and_then(|()| if free(item) { Ok(()) } else { Err(Refusal::Allocated("IP")) });
-                        taken.map_err(|refusal| self.ip_refused(service, text, place, refusal))?;
+                        taken.map_err(|refusal| ip_refused(service, text, refusal))?;
                     }
                     ips.push(text.clone());
                 }
                 None => {
                     let item = self
-                        .take_any(Item::Address(place, 0), free)
+                        .take_any(Item::Address(place, 0), &own(), free)
                         .map_err(|refusal| Status::internal(format!("failed to allocate a serviceIP: {refusal}")))?;
                     ips.push(address(number(item), family == "IPv4").to_string());
                 }
@@ -315,19 +321,6 @@ impl Reservation<'_> {
         }
         Ok(())
     }
-
-    fn ip_refused(&self, service: &Value, ip: &str, family: usize, refusal: Refusal) -> Status {
-        let why = match refusal {
-            Refusal::OutOfRange => {
-                let range = &self.allocator.families[family].1;
-                format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}", range.shown)
-            }
-            other => other.to_string(),
-        };
-        let path = types::field::Path::new("spec.clusterIPs");
-        let all = get(get(service, "spec"), "clusterIPs");
-        invalid(service, types::field::FieldError::invalid(&path, all, format!("failed to allocate IP {ip}: {why}")))
-    }
 }
 
 impl Drop for Reservation<'_> {
@@ -336,6 +329,12 @@ impl Drop for Reservation<'_> {
             self.allocator.free(&self.taken, &self.owner);
         }
     }
+}
+
+fn ip_refused(service: &Value, ip: &str, refusal: Refusal) -> Status {
+    let path = types::field::Path::new("spec.clusterIPs");
+    let all = get(get(service, "spec"), "clusterIPs");
+    invalid(service, types::field::FieldError::invalid(&path, all, format!("failed to allocate IP {ip}: {refusal}")))
 }
 
 fn invalid(service: &Value, error: types::field::FieldError) -> Status {
@@ -379,7 +378,7 @@ fn addresses_of(cidr: IpNet) -> Result<Range, ConfigError> {
     if last < first || cidr.prefix_len() >= cidr.max_prefix_len() {
         return Err(ConfigError::TooSmall(cidr));
     }
-    Ok(Range::addresses(first, last, cidr.trunc().to_string()))
+    Ok(Range::addresses(first, last))
 }
 
 #[cfg(test)]

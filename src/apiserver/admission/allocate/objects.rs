@@ -63,7 +63,7 @@ impl Reservation<'_> {
 impl Allocator {
     pub(super) fn ip(&self, item: Item) -> Option<IpAddr> {
         match item {
-            Item::Address(i, bits) => Some(address(bits, self.families[i].0 == "IPv4")),
+            Item::Address(i, bits) => Some(address(bits, self.families[i] == "IPv4")),
             Item::NodePort(_) => None,
         }
     }
@@ -96,7 +96,7 @@ impl Allocator {
         let mut missing: BTreeMap<String, (IpAddr, Owner)> = BTreeMap::new();
         for (i, pool) in self.state.lock().addresses.iter().enumerate() {
             for (bits, owner) in pool.all() {
-                let ip = address(bits, self.families[i].0 == "IPv4");
+                let ip = address(bits, self.families[i] == "IPv4");
                 missing.insert(ip.to_string(), (ip, owner.clone()));
             }
         }

@@ -5,29 +5,27 @@ use std::collections::HashMap;
 use super::Owner;
 
 /// A range of numbers with a lower band that people choose from and an upper one for dynamic choice.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Range {
     pub first: u128,
     pub last: u128,
     /// Size of the lower band.
     band: u128,
-    /// As error texts name it.
-    pub shown: String,
 }
 
 impl Range {
     /// Source: KEP-3070: a sixteenth of the range, at least 16 and at most 256.
-    pub fn addresses(first: u128, last: u128, shown: String) -> Self {
+    pub fn addresses(first: u128, last: u128) -> Self {
         let size = last - first + 1;
         let band = if size <= 16 { 0 } else { (size / 16).clamp(16, 256) };
-        Self { first, last, band, shown }
+        Self { first, last, band }
     }
 
     /// Source: KEP-3668: a thirty-second of the range, at least 16 and at most 128.
     pub fn ports(first: u128, last: u128) -> Self {
         let size = last - first + 1;
         let band = if size <= 16 { 0 } else { (size / 32).clamp(16, 128) };
-        Self { first, last, band, shown: format!("{first}-{last}") }
+        Self { first, last, band }
     }
 
     pub fn contains(&self, n: u128) -> bool {

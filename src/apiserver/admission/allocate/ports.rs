@@ -1,10 +1,13 @@
 //! Node ports of a Service, and the port that a load balancer asks for its health.
 //! Source: `initNodePorts`, `updateNodePorts`, `allocHealthCheckNodePort` in `alloc.go`.
 
+use std::slice;
+
 use serde_json::Value;
 use types::field::{FieldError, Path};
 use types::status::Status;
 
+use super::pool::Range;
 use super::{Item, Refusal, Reservation, invalid, number};
 use crate::hooks::core::service::defaults::allocates_node_ports;
 use crate::hooks::core::service::{needs_health_check, needs_node_port};
@@ -74,25 +77,30 @@ fn named_port(
     if before.contains(&item) || reservation.taken.contains(&item) {
         return Ok(wanted);
     }
-    reservation.take(item).map(|()| wanted).map_err(|refusal| {
+    reservation.take(item, ports(reservation)).map(|()| wanted).map_err(|refusal| {
         let path = Path::new("spec.ports").index(i).child("nodePort");
         invalid(service, FieldError::invalid(&path, wanted, words(reservation, refusal)))
     })
 }
 
+/// The one range of ports.
+fn ports<'a>(reservation: &Reservation<'a>) -> &'a [Range] {
+    slice::from_ref(&reservation.allocator.node_ports)
+}
+
 fn words(reservation: &Reservation, refusal: Refusal) -> String {
     match refusal {
-        Refusal::OutOfRange => format!(
-            "provided port is not in the valid range. The range of valid ports is {}",
-            reservation.allocator.node_ports.shown
-        ),
+        Refusal::OutOfRange => {
+            let Range { first, last, .. } = reservation.allocator.node_ports;
+            format!("provided port is not in the valid range. The range of valid ports is {first}-{last}")
+        }
         other => other.to_string(),
     }
 }
 
 fn any_port(reservation: &mut Reservation, what: &str) -> Result<i64, Status> {
     let item = reservation
-        .take_any(Item::NodePort(0), |_| true)
+        .take_any(Item::NodePort(0), ports(reservation), |_| true)
         .map_err(|refusal| Status::internal(format!("failed to allocate a {what}: {refusal}")))?;
     Ok(i64::try_from(number(item)).unwrap_or(0))
 }
@@ -105,7 +113,7 @@ fn health_check(reservation: &mut Reservation, service: &mut Value, before: &[It
         let port = any_port(reservation, "HealthCheck NodePort")?;
         set(spec, "healthCheckNodePort", port);
     } else if !before.contains(&item) {
-        reservation.take(item).map_err(|refusal| {
+        reservation.take(item, ports(reservation)).map_err(|refusal| {
             let words = words(reservation, refusal);
             Status::internal(format!("failed to allocate requested HealthCheck NodePort {wanted}: {words}"))
         })?;

@@ -130,8 +130,8 @@ fn what_is_out_of_range_is_refused() {
     for (spec, words) in [
         (
             json!({"clusterIP": "10.44.0.1"}),
-            "spec.clusterIPs: Invalid value: [\"10.44.0.1\"]: failed to allocate IP 10.44.0.1: the provided IP \
-             (10.44.0.1) is not in the valid range. The range of valid IPs is 10.43.0.0/24",
+            "spec.clusterIPs: Invalid value: [\"10.44.0.1\"]: failed to allocate IP 10.44.0.1: the provided network \
+             does not match the current range",
         ),
         (
             json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}),
@@ -310,4 +310,80 @@ fn addresses_with_an_object_of_somebody_are_held() {
     assert_eq!(full.message, "Internal error occurred: failed to allocate a serviceIP: range is full");
     // the refusal has left nothing behind: when the object goes, the address is free
     allocator.reserve_create(&mut named, &Fixed::default()).unwrap().commit();
+}
+
+#[test]
+fn further_ranges_are_tried_after_the_default_one() {
+    let range = |name: &str, cidrs: Value| json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}});
+    let with = |mut range: Value, pointer: &str, value: Value| {
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        if range.pointer(parent).is_none() {
+            range["status"] = json!({});
+        }
+        range.pointer_mut(parent).unwrap()[field] = value;
+        range
+    };
+    let ready = |range: Value, status: &str| {
+        with(range, "/status/conditions", json!([{"type": "Other"}, {"type": "Ready", "status": status}]))
+    };
+    let going = |range: Value| with(range, "/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"));
+    let default = range("kubernetes", json!(["10.43.0.0/30"]));
+    let more = range("a", json!(["10.44.0.0/30"]));
+    // The addresses that three services get, and the fourth.
+    for (case, ranges, expected) in [
+        ("no objects yet", vec![], "1 2 - -"),
+        ("the default one", vec![default.clone()], "1 2 - -"),
+        ("another", vec![default.clone(), more.clone()], "1 2 4 4"),
+        ("said to be ready", vec![default.clone(), ready(more.clone(), "True")], "1 2 4 4"),
+        ("not ready", vec![default.clone(), ready(more.clone(), "False")], "1 2 - -"),
+        ("going", vec![default.clone(), going(ready(more.clone(), "True"))], "1 2 - -"),
+        ("the default one going", vec![going(default.clone()), more.clone()], "4 4 - -"),
+        (
+            "of another family, or none",
+            vec![default.clone(), range("a", json!(["fd00::/112", "10.44.0.0/32"]))],
+            "1 2 - -",
+        ),
+        (
+            "by name",
+            vec![default.clone(), range("b", json!(["10.45.0.0/31", "10.45.0.0/30"])), more.clone()],
+            "1 2 4 4",
+        ),
+        ("the configured one is not the stored one", vec![range("kubernetes", json!(["10.45.0.0/30"]))], "5 5 - -"),
+    ] {
+        let view = ranges
+            .iter()
+            .fold(Fixed::default(), |view, range| view.with("networking.k8s.io", "ServiceCIDR", range.clone()));
+        let allocator = allocator(&["10.43.0.0/30"]);
+        let mut got = Vec::new();
+        for name in ["s0", "s1", "s2", "s3"] {
+            let mut one = service(name, json!({}));
+            let reserved = allocator.reserve_create(&mut one, &view).map(Reservation::commit);
+            let ip = one["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
+            got.push(match (reserved.is_ok(), ip.as_str()) {
+                (false, _) => "-",
+                (true, "10.43.0.1" | "10.43.0.2") if got.is_empty() => "1",
+                (true, "10.43.0.1" | "10.43.0.2") => "2",
+                (true, "10.44.0.1" | "10.44.0.2") => "4",
+                (true, "10.45.0.1" | "10.45.0.2") => "5",
+                (true, other) => panic!("{case}: {other}"),
+            });
+        }
+        assert_eq!(got.join(" "), expected, "{case}");
+        // What is named must be in one of them, and is no network's own address.
+        for (i, ip) in ["10.44.0.3", "10.44.0.0", "10.46.0.1"].into_iter().enumerate() {
+            let mut named = service(&format!("n{i}"), json!({"clusterIP": ip}));
+            let refused = allocator.reserve_create(&mut named, &view).map(Reservation::commit).unwrap_err();
+            assert!(refused.message.ends_with("the provided network does not match the current range"), "{case}: {ip}");
+        }
+    }
+    let view = Fixed::default().with("networking.k8s.io", "ServiceCIDR", more);
+    let allocator = allocator(&["10.43.0.0/30"]);
+    let mut named = service("n", json!({"clusterIP": "10.44.0.2"}));
+    allocator.reserve_create(&mut named, &view).unwrap().commit();
+    assert_eq!(named["spec"]["clusterIPs"], json!(["10.44.0.2"]));
+    // It keeps the address when the range goes.
+    let mut changed = named.clone();
+    changed["spec"]["ports"][0]["port"] = json!(81);
+    allocator.reserve_update(&mut changed, &named, &Fixed::default()).unwrap().commit();
+    assert_eq!(changed["spec"]["clusterIPs"], named["spec"]["clusterIPs"]);
 }

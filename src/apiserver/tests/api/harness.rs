@@ -74,6 +74,7 @@ impl Server {
         };
         change(&mut config);
         let api = ApiServer::new(config, store.clone()).await.unwrap();
+        api.in_step().await;
         Self { api, store, pki, folder }
     }
 

@@ -382,3 +382,41 @@ async fn addresses_in_use_have_objects() {
     let ready = &range["status"]["conditions"][0];
     assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("True")));
 }
+
+#[tokio::test]
+async fn services_get_addresses_of_further_ranges_and_the_default_one_is_kept() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let (ranges, services) = ("/apis/networking.k8s.io/v1/servicecidrs", "/api/v1/namespaces/default/services");
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+        "spec": {"clusterIP": "203.0.113.10", "ports": [{"port": 80}]}});
+    let refused = admin.post(services, &service).await.expect(422).json();
+    let words = "Service \"s\" is invalid: spec.clusterIPs: Invalid value: [\"203.0.113.10\"]: failed to allocate IP \
+        203.0.113.10: the provided network does not match the current range";
+    assert_eq!(refused["message"], words);
+    let range = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"},
+        "spec": {"cidrs": ["203.0.113.0/24"]}});
+    admin.post(ranges, &range).await.expect(201);
+    let not_ready = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "r", "message": "m",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+    admin.patch(&format!("{ranges}/more/status"), "merge", &not_ready).await.expect(200);
+    admin.post(services, &service).await.expect(422);
+    admin.patch(&format!("{ranges}/more/status"), "merge", &json!({"status": null})).await.expect(200);
+    admin.post(services, &service).await.expect(201);
+    let address = admin.get("/apis/networking.k8s.io/v1/ipaddresses/203.0.113.10").await.expect(200).json();
+    assert_eq!(address["spec"]["parentRef"]["name"], "s");
+
+    // Nobody holds these back here: there are no controllers.
+    for path in [&format!("{ranges}/kubernetes"), &format!("{services}/kubernetes")] {
+        let before = admin.get(path).await.expect(200).json();
+        admin.delete(path).await.expect(200);
+        let again = until(&admin, path, |answer| {
+            answer.code == 200 && answer.json()["metadata"]["uid"] != before["metadata"]["uid"]
+        });
+        let again = again.await.json();
+        assert_eq!(
+            (&again["spec"]["cidrs"], &again["spec"]["clusterIP"]),
+            (&before["spec"]["cidrs"], &before["spec"]["clusterIP"])
+        );
+    }
+}

@@ -13,6 +13,7 @@ mod kubectl;
 #[path = "../../local.rs"]
 mod local;
 mod mirroring;
+mod ranges;
 mod scheduling;
 mod signing;
 mod storage;
