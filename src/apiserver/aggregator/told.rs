@@ -34,6 +34,8 @@ pub struct Told {
 /// A part of an OpenAPI v2 document, each member as JSON.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Definitions {
+    /// What the whole document says of itself; may be empty.
+    pub info: String,
     pub paths: Vec<(String, String)>,
     pub definitions: Vec<(String, String)>,
     /// Changes with them.
@@ -279,6 +281,7 @@ pub fn v2(body: &[u8], root: &str) -> Result<Definitions, String> {
         members("definitions").iter().filter(|(name, _)| needed.contains(name.as_str())).collect();
     let texts = |(name, value): (&String, &Value)| (name.clone(), value.to_string());
     let mut told = Definitions {
+        info: document.get("info").filter(|info| info.is_object()).map(Value::to_string).unwrap_or_default(),
         paths: paths.into_iter().map(texts).collect(),
         definitions: definitions.into_iter().map(texts).collect(),
         hash: String::new(),

@@ -223,8 +223,8 @@ fn openapi_v2(shared: &Shared, headers: &HeaderMap) -> Result<Response<Body>, St
 
 fn openapi_v3(shared: &Shared, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     accepts_json(headers)?;
-    let served = shared.kinds.served();
-    let hash = publish::v3_hash(&served, path).ok_or_else(Status::no_such_path)?;
+    let (served, registered) = (shared.kinds.served(), shared.aggregator.registered());
+    let hash = publish::v3_hash(&served, &registered, path).ok_or_else(Status::no_such_path)?;
     let asked = query.text("hash");
     if let Some(asked) = asked
         && asked != hash
@@ -235,7 +235,7 @@ fn openapi_v3(shared: &Shared, path: &str, query: &Query, headers: &HeaderMap) -
         }
         return Ok(response);
     }
-    let document = publish::v3(&served, path).ok_or_else(Status::no_such_path)?;
+    let document = publish::v3(&served, &registered, path).ok_or_else(Status::no_such_path)?;
     let mut response = tagged(headers, "application/json", document.body, &format!("\"{}\"", document.hash));
     if asked.is_some() {
         let headers = response.headers_mut();

@@ -3,6 +3,7 @@
 //! The table is static data made by the build script from types.tsv: nothing is built, parsed or inflated when the server
 //! starts, and only the pages that are looked at become resident. Custom kinds are not in it.
 
+mod convert;
 pub mod openapi;
 pub mod paths;
 mod table;

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 use types::registry::BUILT_IN;
 
-use super::paths;
-use crate::aggregator::Told;
+use super::{convert, paths};
+use crate::aggregator::{Definitions, Told};
 
 /// Which of all definitions, by their places in the order of names, one group and version speaks of.
 pub struct Components {
@@ -59,6 +59,27 @@ pub fn push_member(members: &mut String, name: &str, value: &Value) {
 /// Where a document of v3 with this hash is.
 pub fn v3_url(path: &str, hash: &str) -> String {
     format!("/openapi/v3/{path}?hash={hash}")
+}
+
+/// The hash of the document that [`v3_of_v2`] makes of these.
+pub fn v3_of_v2_hash(v2: &Definitions) -> String {
+    hash(&[env!("CARGO_PKG_VERSION").as_bytes(), v2.hash.as_bytes()])
+}
+
+/// A document of v3 made of a part of one of v2.
+pub fn v3_of_v2(v2: &Definitions) -> Document {
+    let members = |all: &[(String, String)], made: fn(&Value) -> Value| {
+        let mut members = String::new();
+        for (name, text) in all {
+            push_member(&mut members, name, &made(&serde_json::from_str(text).unwrap_or_default()));
+        }
+        members
+    };
+    let (paths, schemas) = (members(&v2.paths, convert::path), members(&v2.definitions, convert::schema));
+    let info = if v2.info.is_empty() { r#"{"title":"","version":""}"# } else { v2.info.as_str() };
+    let components = format!(r#""components":{{"schemas":{{{schemas}}}}}"#);
+    let body = format!(r#"{{"openapi":"3.0.0","info":{info},"paths":{{{paths}}},{components}}}"#);
+    Document { body: Bytes::from(body), hash: v3_of_v2_hash(v2) }
 }
 
 /// `/openapi/v3`: the paths of the documents, and where they are; `more` are those that are not built in, with their places.

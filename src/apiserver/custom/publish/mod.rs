@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha512};
 use types::registry::Kind;
 
 use super::{Custom, Served, of};
-use crate::aggregator::{Registered, Told};
+use crate::aggregator::{Definitions, Registered, Told};
 use crate::schema::openapi::{self, Added, Document};
 use crate::schema::paths;
 use schema::{Form, Native, published};
@@ -29,22 +29,43 @@ pub type Hashes = [(String, String)];
 /// `/openapi/v3`.
 pub fn v3_index(served: &Served, registered: &Registered) -> Document {
     let own = served.published().iter().map(|(path, hash)| (path.clone(), openapi::v3_url(path, hash)));
-    let told = registered.remotes().flat_map(|(_, remote)| remote.link.told.load().v3.clone());
+    let told = registered.remotes().flat_map(|(_, remote)| {
+        let told = remote.link.told.load();
+        let converted = only_v2(&told).map(|v2| {
+            let path = remote.link.root().trim_start_matches('/');
+            (path.to_owned(), openapi::v3_url(path, &openapi::v3_of_v2_hash(v2)))
+        });
+        told.v3.iter().cloned().chain(converted).collect::<Vec<_>>()
+    });
     openapi::v3_index(&own.chain(told).collect::<Vec<_>>())
 }
 
+/// What a server has told that publishes the older documents only, and has some.
+fn only_v2(told: &Told) -> Option<&Definitions> {
+    told.v2.as_ref().filter(|v2| told.v3.is_empty() && !v2.paths.is_empty())
+}
+
+/// What the server at that path has told, when it publishes the older documents only.
+fn told_at(registered: &Registered, path: &str) -> Option<Arc<Told>> {
+    let (_, remote) = registered.remotes().find(|(_, remote)| remote.link.root().trim_start_matches('/') == path)?;
+    Some(remote.link.told.load_full()).filter(|told| only_v2(told).is_some())
+}
+
 /// The hash of `/openapi/v3/<path>`; `None` when there is no such document.
-pub fn v3_hash(served: &Served, path: &str) -> Option<String> {
+pub fn v3_hash(served: &Served, registered: &Registered, path: &str) -> Option<String> {
     let own = || served.published().iter().find(|(p, _)| p == path).map(|(_, hash)| hash.clone());
-    openapi::v3_hash(path).or_else(own)
+    let told = || told_at(registered, path).as_deref().and_then(only_v2).map(openapi::v3_of_v2_hash);
+    openapi::v3_hash(path).or_else(own).or_else(told)
 }
 
 /// `/openapi/v3/<path>`.
-pub fn v3(served: &Served, path: &str) -> Option<Document> {
+pub fn v3(served: &Served, registered: &Registered, path: &str) -> Option<Document> {
     if let Some(document) = openapi::v3(path) {
         return Some(document);
     }
-    let hash = v3_hash(served, path)?;
+    let Some(hash) = served.published().iter().find(|(p, _)| p == path).map(|(_, hash)| hash.clone()) else {
+        return told_at(registered, path).as_deref().and_then(only_v2).map(openapi::v3_of_v2);
+    };
     let (group, version) = path.strip_prefix("apis/")?.split_once('/')?;
     let kinds: Vec<(&Kind, &Custom)> =
         customs(served).filter(|(kind, _)| kind.group == group && kind.version == version).collect();

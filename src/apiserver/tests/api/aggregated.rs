@@ -182,8 +182,8 @@ async fn answer(mut request: Request<Incoming>, state: Arc<State>) -> Answered {
             "version": {"serverRelativeURL": "/openapi/v3/version?hash=A"},
             "apis/acme.io/v1": {"serverRelativeURL": "/openapi/v3/apis/acme.io/v1?hash=B"}}}),
         "/openapi/v3/apis/acme.io/v1" if !old => json!({"of": "rockets", "query": request.uri().query()}),
-        "/openapi/v2" if !old => json!({"swagger": "2.0", "paths": {
-                "/apis/acme.io/v1/rockets": {"get": {"responses": {"200": {"description": "OK",
+        "/openapi/v2" if !old => json!({"swagger": "2.0", "info": {"title": "acme", "version": "1"}, "paths": {
+                "/apis/acme.io/v1/rockets": {"get": {"produces": ["application/json"], "responses": {"200": {"description": "OK",
                     "schema": {"$ref": "#/definitions/io.acme.v1.Rocket"}}}}}, "/version": {}},
             "definitions": {"io.acme.v1.Rocket": {"type": "object", "description": "Flies."},
                 "io.k8s.api.core.v1.Pod": {"description": "not ours"}}}),

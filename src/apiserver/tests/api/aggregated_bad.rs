@@ -105,6 +105,29 @@ async fn a_document_that_is_not_right_spoils_nothing() {
 }
 
 #[tokio::test]
+async fn a_server_of_the_older_documents_is_in_the_newer_ones() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let backend = Backend::start(&server, State::default()).await;
+    backend.state.script("/openapi/v3", 404, &[], "");
+    backend.register(&admin).await;
+    let of = |answer: &crate::harness::Answer| answer.json()["paths"]["apis/acme.io/v1"].clone();
+    let index = until(&admin, "/openapi/v3", |answer| of(answer).is_object()).await;
+    let place = of(&index)["serverRelativeURL"].as_str().unwrap().to_owned();
+    assert!(place.starts_with("/openapi/v3/apis/acme.io/v1?hash="), "{place}");
+    let document = admin.get(&place).await.expect(200);
+    assert_eq!(document.header("cache-control"), "public, immutable");
+    let document = document.json();
+    assert_eq!((&document["openapi"], &document["info"]), (&json!("3.0.0"), &json!({"title": "acme", "version": "1"})));
+    assert_eq!(document["components"]["schemas"]["io.acme.v1.Rocket"]["description"], "Flies.");
+    let answer = &document["paths"]["/apis/acme.io/v1/rockets"]["get"]["responses"]["200"];
+    let schema = json!({"$ref": "#/components/schemas/io.acme.v1.Rocket"});
+    assert_eq!(answer["content"]["application/json"]["schema"], schema);
+    let other = admin.get("/openapi/v3/apis/acme.io/v1?hash=other").await.expect(301);
+    assert_eq!(other.header("location"), place);
+}
+
+#[tokio::test]
 async fn slow_clients_do_not_make_a_server_unavailable() {
     let server = Server::start().await;
     let admin = server.admin();
