@@ -61,7 +61,12 @@ pub(super) fn respond_items(ask: &Ask<'_>, mut items: Vec<Value>) -> Result<Resp
             }
             json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"})
         }
-        As::Object => json!({"kind": format!("{}List", ask.kind.kind), "apiVersion": ask.kind.api_version()}),
+        As::Object => {
+            for object in items.iter_mut().filter_map(Value::as_object_mut) {
+                object.retain(|name, _| name != "kind" && name != "apiVersion");
+            }
+            json!({"kind": format!("{}List", ask.kind.kind), "apiVersion": ask.kind.api_version()})
+        }
     };
     list["metadata"] = metadata;
     list["items"] = items.into();

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod ask;
+mod bare;
 pub mod binding;
 pub mod component_status;
 pub mod connect;
@@ -25,8 +26,8 @@ pub mod scale;
 pub mod start;
 pub mod token_request;
 pub mod update;
-pub mod watch;
 pub mod uphold;
+pub mod watch;
 
 use std::sync::Arc;
 

@@ -17,6 +17,7 @@ use types::registry::GroupVersionKind;
 use types::status::Status;
 
 use super::ask::{Answer, Ask, FRESHNESS_SECONDS, store_error, too_large};
+use super::bare::{Bare, Cut};
 use super::options::{ListOptions, Match, Selection};
 use super::pages::{Continue, Pinned};
 use crate::Body;
@@ -237,7 +238,9 @@ pub fn respond_list(
             respond::formatted(200, accepted, pieces.between(head, TAIL.to_vec()))
         }
         (As::Object, _) => {
-            let items = Items::new(list_head(&ask.served.gvk(), &metadata), entries);
+            let gvk = ask.served.gvk();
+            let bare = (!ask.served.extension.is_some()).then(|| Bare::of(&gvk));
+            let items = Items::new(list_head(&gvk, &metadata), entries, bare);
             if accepted.media == Media::Json && !accepted.pretty {
                 return Ok(respond::stream(200, accepted.content_type(), Body::stream(items)));
             }
@@ -261,7 +264,8 @@ pub fn include_object(ask: &Ask<'_>) -> Result<IncludeObject, Status> {
 /// A list's JSON, put together frame by frame from the stored bytes while it is sent.
 struct Items {
     head: Option<Bytes>,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<(Entry, Cut)>,
+    bare: Option<Bare>,
     first: bool,
     tail: bool,
     left: u64,
@@ -270,17 +274,14 @@ struct Items {
 const TAIL: &[u8] = b"]}\n";
 
 impl Items {
-    fn new(head: String, entries: &[Entry]) -> Self {
+    fn new(head: String, entries: &[Entry], bare: Option<Bare>) -> Self {
         let commas = entries.len().saturating_sub(1);
-        let items: usize = entries.iter().map(|e| e.value().len()).sum();
+        let cut = |entry: &Entry| bare.as_ref().and_then(|bare| bare.cut(entry.value()));
+        let entries: VecDeque<(Entry, Cut)> = entries.iter().map(|entry| (entry.clone(), cut(entry))).collect();
+        let saved = bare.as_ref().map_or(0, Bare::saved);
+        let items: usize = entries.iter().map(|(e, cut)| e.value().len() - cut.map_or(0, |_| saved)).sum();
         let left = (head.len() + items + commas + TAIL.len()) as u64;
-        Self {
-            head: Some(Bytes::from(head)),
-            entries: entries.iter().cloned().collect(),
-            first: true,
-            tail: true,
-            left,
-        }
+        Self { head: Some(Bytes::from(head)), entries, bare, first: true, tail: true, left }
     }
 }
 
@@ -293,14 +294,17 @@ impl Iterator for Items {
         if let Some(head) = this.head.take() {
             frame.put(head);
         }
-        while let Some(entry) = this.entries.front() {
+        while let Some((entry, cut)) = this.entries.front() {
             if !frame.is_empty() && frame.len() + entry.value().len() > FRAME_BYTES {
                 break;
             }
             if !std::mem::take(&mut this.first) {
                 frame.put_u8(b',');
             }
-            frame.put_slice(entry.value());
+            match &this.bare {
+                Some(bare) => bare.parts(entry.value(), *cut).into_iter().for_each(|part| frame.put_slice(part)),
+                None => frame.put_slice(entry.value()),
+            }
             this.entries.pop_front();
         }
         if this.entries.is_empty() && std::mem::take(&mut this.tail) {
