@@ -1,18 +1,18 @@
 //! The auto-deploy folder: what lies in `<data-dir>/server/manifests/` is applied at start and on change; the objects of a file
 //! that is gone are deleted.
 //!
-//! Which file an object came from is a label on it, so that nothing has to be remembered beside the cluster itself. Objects of
-//! kinds that nothing defines yet wait for their definition, which may come from the folder or from elsewhere. Deciding
-//! ([`plan`]) and doing are apart.
+//! Which file an object came from is a label on it, and written down beside the folder ([`record`]), because anybody may write
+//! labels. Objects of kinds that nothing defines yet wait for their definition, which may come from the folder or from
+//! elsewhere. Deciding ([`plan`]) and doing are apart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::apply::{Schemas, apply};
 use client::cache::DirtyKeys;
-use client::{Cache, Client, Definition, DeleteParams, ListParams, Propagation, WriteParams};
+use client::{Cache, Client, Definition, DeleteParams, Propagation, WriteParams};
 use runtime::folder::FolderChanges;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,12 @@ use types::registry::{BUILT_IN, GroupVersionKind, KindRef};
 
 mod plan;
 mod read;
+mod record;
 
 use plan::{Apply, Id, Plan, plan};
+use record::Record;
 
-/// On every object that came from the folder: the file's name.
+/// On every object that came from the folder: the file's name. Who takes it off keeps the object when the file goes.
 pub const LABEL: &str = "kedge.sh/manifest";
 /// Wait after a failure, doubled up to the second: a webhook or a namespace may still be on its way.
 const RETRY_MIN: Duration = Duration::from_secs(2);
@@ -57,11 +59,15 @@ pub async fn run(folder: PathBuf, client: Client, definitions: Definitions, stop
     };
     let mut defined = definitions.dirty();
     let mut schemas = Schemas::default();
+    let mut record = Record::of(&folder);
     let mut wait = RETRY_MIN;
     loop {
         let looked = tokio::select! {
             () = stop.cancelled() => return,
-            looked = async { definitions.synced().await; sync(&folder, &client, &definitions, &mut schemas).await } => looked,
+            looked = async {
+                definitions.synced().await;
+                sync(&folder, &client, &definitions, &mut schemas, &mut record).await
+            } => looked,
         };
         wait = if looked.ok { RETRY_MIN } else { (wait * 2).min(RETRY_MAX) };
         let retry = async { if looked.ok { std::future::pending().await } else { tokio::time::sleep(wait).await } };
@@ -87,7 +93,13 @@ fn custom_kinds(definitions: &[Arc<Definition>]) -> Vec<KindRef> {
 }
 
 /// Looks at the folder once.
-async fn sync(folder: &Path, client: &Client, definitions: &Definitions, schemas: &mut Schemas) -> Looked {
+async fn sync(
+    folder: &Path,
+    client: &Client,
+    definitions: &Definitions,
+    schemas: &mut Schemas,
+    record: &mut Record,
+) -> Looked {
     let files = match read::read_all(folder) {
         Ok(files) => files,
         Err(error) => {
@@ -98,29 +110,37 @@ async fn sync(folder: &Path, client: &Client, definitions: &Definitions, schemas
     // Once for all: what is defined meanwhile is for the next look.
     let definitions = definitions.all();
     let custom = custom_kinds(&definitions);
-    let (present, mut ok) = match labelled(client, &definitions).await {
-        Ok(present) => present,
-        Err(error) => {
-            tracing::warn!(%error, "the objects of manifests cannot be listed");
-            return Looked::failed();
-        }
-    };
-    let Plan { apply, delete, awaited, problems } = plan(&files, &custom, &present);
+    let Plan { apply, delete, awaited, problems } = plan(&files, &custom, record.made());
     for problem in &problems {
         tracing::error!(problem, "a manifest is left out");
     }
+    let mut made = record.made().clone();
+    made.extend(apply.iter().map(|one| (one.id.clone(), one.file.clone())));
+    // Before it is made: what nobody knows of would stay for ever.
+    if let Err(error) = record.replace(made.clone()) {
+        tracing::error!(%error, "what is applied from manifests cannot be written down: nothing is");
+        return Looked::failed();
+    }
+    let mut ok = true;
     for one in &apply {
         ok &= applied(client, schemas, one).await;
     }
     for id in &delete {
-        ok &= deleted(client, &custom, id).await;
+        let gone = deleted(client, &custom, id, made.get(id).map_or("", String::as_str)).await;
+        if gone {
+            made.remove(id);
+        }
+        ok &= gone;
+    }
+    if let Err(error) = record.replace(made) {
+        tracing::warn!(%error, "what was deleted with its manifests is still written down");
     }
     Looked { ok, awaited }
 }
 
 /// Whether the object is as its manifest says.
 async fn applied(client: &Client, schemas: &mut Schemas, one: &Apply) -> bool {
-    let Apply { kind, id: Id { namespace, name, .. }, object } = one;
+    let Apply { kind, id: Id { namespace, name, .. }, object, .. } = one;
     let params = WriteParams { field_manager: "kedge-manifests".into(), ..WriteParams::default() };
     match apply(client, schemas, &kind.path(namespace), name, object, &params).await {
         Ok(applied) => {
@@ -134,15 +154,29 @@ async fn applied(client: &Client, schemas: &mut Schemas, one: &Apply) -> bool {
     }
 }
 
-/// Whether the object is gone, or on its way.
-async fn deleted(client: &Client, custom: &[KindRef], id: &Id) -> bool {
+/// Whether the object is gone, or on its way, or somebody else's by now.
+async fn deleted(client: &Client, custom: &[KindRef], id: &Id, file: &str) -> bool {
     let built_in = BUILT_IN.iter().find(|k| id.is_of(k)).map(KindRef::BuiltIn);
     let Some(kind) = built_in.or_else(|| custom.iter().find(|k| id.is_of(k)).cloned()) else { return true };
     let Id { namespace, name, .. } = id;
-    let params = DeleteParams { propagation: Some(Propagation::Background), ..DeleteParams::default() };
-    match client.delete_path(&format!("{}/{name}", kind.path(namespace)), &params).await {
-        Ok(_) => {
+    let path = format!("{}/{name}", kind.path(namespace));
+    let delete = async {
+        let object: Value = client.get_path(&path).await?;
+        let metadata = &object["metadata"];
+        if metadata["labels"][LABEL] != file {
+            return Ok(false);
+        }
+        let uid = metadata["uid"].as_str().unwrap_or_default();
+        let params = DeleteParams::uid(uid).propagation(Propagation::Background);
+        client.delete_path(&path, &params).await.map(|_| true)
+    };
+    match delete.await {
+        Ok(true) => {
             tracing::info!(kind = %kind.kind, namespace, name, "deleted: its manifest is gone");
+            true
+        }
+        Ok(false) => {
+            tracing::info!(kind = %kind.kind, namespace, name, "its manifest is gone; it is somebody else's and stays");
             true
         }
         Err(error) if error.is_not_found() => true,
@@ -153,45 +187,13 @@ async fn deleted(client: &Client, custom: &[KindRef], id: &Id) -> bool {
     }
 }
 
-/// The cluster's objects that came from the folder, with their file; and whether these are all. Custom objects that cannot be
-/// listed (those of one kind may need a webhook that is down) hold up no others.
-///
-/// Errors: built-in ones cannot be listed.
-async fn labelled(
-    client: &Client,
-    definitions: &[Arc<Definition>],
-) -> Result<(BTreeMap<Id, String>, bool), client::Error> {
-    let (mut found, mut all) = (BTreeMap::new(), true);
-    let custom = definitions.iter().filter_map(|d| Some(KindRef::Custom(Arc::new(d.kind()?))));
-    for kind in BUILT_IN.iter().filter(|k| k.keeps()).map(KindRef::BuiltIn).chain(custom) {
-        let list = match client.list_path::<Value>(&kind.path(""), &ListParams::labels(LABEL)).await {
-            Ok(list) => list,
-            Err(error) if kind.built_in().is_none() => {
-                tracing::warn!(kind = %kind.kind, %error, "the objects of manifests cannot be listed");
-                all = false;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        for object in &list.items {
-            let file = object.pointer("/metadata/labels").and_then(|l| l.get(LABEL)).and_then(Value::as_str);
-            // What a controller made from one of ours carries our label too where the template does; it is its owner's.
-            let owned = object.pointer("/metadata/ownerReferences").is_some();
-            if let Some(file) = file.filter(|_| !owned) {
-                found.insert(Id::of(&kind, object), file.to_owned());
-            }
-        }
-    }
-    Ok((found, all))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use client::Informers;
     use client::api::Query;
     use client::fake::Fake;
     use client::watch::{EventType, WatchStream};
+    use client::{Informers, ListParams};
     use serde_json::json;
 
     const MANIFEST: &str = "
@@ -219,16 +221,52 @@ spec: {group: x.io, scope: Namespaced, versions: [{name: v1, served: true, stora
         (event.event, object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// Anybody who may write an object may label it, and whoever takes the label off keeps it.
+    #[tokio::test]
+    async fn only_what_came_from_the_folder_goes_with_its_file() {
+        let fake = Fake::new(client::Clock::system());
+        let (client, place) = (fake.client(), tempfile::tempdir().unwrap());
+        let folder = place.path().join("manifests");
+        std::fs::create_dir(&folder).unwrap();
+        let maps = "/api/v1/namespaces/default/configmaps";
+        let theirs = json!({"metadata": {"name": "theirs", "labels": {LABEL: "gone.yaml"}}});
+        let _: Value = client.create_path(maps, &theirs, &Default::default()).await.unwrap();
+        let file = folder.join("a.yaml");
+        let map = |name: &str| format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n");
+        std::fs::write(&file, map("ours") + &map("kept")).unwrap();
+        let informers = Informers::new(client.clone());
+        let definitions = informers.definitions();
+        definitions.synced().await;
+        let look = async || {
+            // A process of its own each time.
+            let mut record = Record::of(&folder);
+            sync(&folder, &client, &definitions, &mut Schemas::default(), &mut record).await.ok
+        };
+        assert!(look().await);
+        let unlabelled = json!({"metadata": {"labels": {LABEL: null}}});
+        let _: Value = client
+            .patch_path(&format!("{maps}/kept"), client::Patch::Merge(&unlabelled), &Default::default())
+            .await
+            .unwrap();
+        std::fs::remove_file(&file).unwrap();
+        fake.take_writes();
+        assert!(look().await && look().await);
+        assert_eq!(fake.take_writes(), ["DELETE /api/v1/namespaces/default/configmaps/ours"]);
+        informers.stop().await;
+    }
+
     #[tokio::test]
     async fn a_custom_object_waits_for_its_definition_and_goes_with_the_file() {
         let fake = Fake::new(client::Clock::system());
-        let (client, stop, folder) = (fake.client(), CancellationToken::new(), tempfile::tempdir().unwrap());
-        let file = folder.path().join("foo.yaml");
+        let (client, stop, place) = (fake.client(), CancellationToken::new(), tempfile::tempdir().unwrap());
+        let folder = place.path().join("manifests");
+        let file = folder.join("foo.yaml");
+        std::fs::create_dir(&folder).unwrap();
         std::fs::write(&file, MANIFEST).unwrap();
         let informers = Informers::new(client.clone());
         let definitions = informers.definitions();
         let mut watch = client.watch::<Definition>("", &ListParams::default()).await.unwrap();
-        let task = tokio::spawn(run(folder.path().to_owned(), client.clone(), definitions, stop.clone()));
+        let task = tokio::spawn(run(folder, client.clone(), definitions, stop.clone()));
         let definition = "foos.x.io".to_owned();
         assert_eq!(next(&mut watch).await, (EventType::Added, definition.clone()));
         for is in ["False", "True"] {

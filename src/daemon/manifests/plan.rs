@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use types::registry::{GroupVersionKind, Kind, KindRef, by_kind};
 
@@ -9,7 +10,7 @@ use super::LABEL;
 use super::read::File;
 
 /// One object of the cluster by kind, namespace and name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Id {
     pub group: String,
     pub plural: String,
@@ -51,6 +52,7 @@ fn namespace_of<'o>(kind: &Kind, object: &'o Value) -> &'o str {
 /// An object to be applied, with its kind.
 #[derive(Debug, Clone)]
 pub struct Apply {
+    pub file: String,
     pub kind: KindRef,
     pub id: Id,
     pub object: Value,
@@ -66,11 +68,11 @@ pub struct Plan {
     pub problems: Vec<String>,
 }
 
-/// `custom`: the kinds that definitions make. `present`: the labelled objects of the cluster, with the file they came from.
+/// `custom`: the kinds that definitions make. `made`: what was applied before, with the file that it came from.
 ///
 /// An object may stand before what it needs, in its file or in another. While something of a file is left out, nothing that came
 /// from it is deleted: it may be that object, under another version.
-pub fn plan(files: &[File], custom: &[KindRef], present: &BTreeMap<Id, String>) -> Plan {
+pub fn plan(files: &[File], custom: &[KindRef], made: &BTreeMap<Id, String>) -> Plan {
     let mut plan = Plan::default();
     let (mut wanted, mut unsure) = (BTreeSet::new(), BTreeSet::new());
     for file in files {
@@ -89,7 +91,7 @@ pub fn plan(files: &[File], custom: &[KindRef], present: &BTreeMap<Id, String>) 
                     object["metadata"]["labels"][LABEL] = file.name.as_str().into();
                     let id = Id::of(&kind, &object);
                     wanted.insert(id.clone());
-                    plan.apply.push(Apply { kind, id, object });
+                    plan.apply.push(Apply { file: file.name.clone(), kind, id, object });
                 }
                 Err(why) => {
                     plan.problems.push(format!("{}: {}", file.name, why.text()));
@@ -102,7 +104,7 @@ pub fn plan(files: &[File], custom: &[KindRef], present: &BTreeMap<Id, String>) 
         }
     }
     plan.apply.sort_by_key(|apply| !apply.id.holds_others());
-    let gone = present.iter().filter(|(id, file)| !wanted.contains(id) && !unsure.contains(*file));
+    let gone = made.iter().filter(|(id, file)| !wanted.contains(id) && !unsure.contains(*file));
     plan.delete = gone.map(|(id, _)| id.clone()).collect();
     plan.delete.sort_by_key(Id::holds_others);
     plan
