@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use client::devices::Claim;
 use client::{Clock, DeleteParams, Error, Object as _, Patch, Result, WriteParams};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
-use super::devices::Binding;
+use super::devices::{Binding, InTheWay};
 use super::needs::Resident;
 use super::volumes::Choice;
 use super::{NAME, Scheduler, preempt};
@@ -32,7 +31,7 @@ pub enum Act {
     Fail { pod: Arc<Pod>, message: String },
     /// No node fits. `node`: the one that it hopes for; `Some` of none: it gives that up.
     /// `give_back`: a claim whose devices are in its way.
-    Report { pod: Arc<Pod>, message: String, node: Option<String>, room: Option<Room>, give_back: Option<Arc<Claim>> },
+    Report { pod: Arc<Pod>, message: String, node: Option<String>, room: Option<Room>, give_back: Option<InTheWay> },
 }
 
 impl Act {
@@ -54,8 +53,14 @@ impl Scheduler {
             Act::Bind { pod, node, choice, bindings } => self.bind(&pod, &node, &choice, &bindings).await,
             Act::Fail { pod, message } => self.fail(&pod, &message).await,
             Act::Report { pod, message, node, room, give_back } => {
-                if let Some(claim) = &give_back {
-                    self.devices.give_back(&self.client, claim).await;
+                match &give_back {
+                    None => {}
+                    Some(InTheWay::Allocated(claim)) => self.devices.give_back(&self.client, claim).await,
+                    Some(InTheWay::Stale(claim)) => {
+                        self.devices.delete(&self.client, claim.namespace(), claim.name()).await;
+                        // Nobody tells of claims that go.
+                        self.room_came();
+                    }
                 }
                 let report = self.report(&pod, &message, node.as_deref());
                 match &room {

@@ -34,8 +34,10 @@ pub enum Event<'a> {
         old: Option<&'a Claim>,
         new: &'a Claim,
     },
-    /// Devices, or a class of them, came or changed.
-    Offer,
+    /// Devices came or changed, or a class of them.
+    Offer {
+        class: bool,
+    },
     /// A node may take more volumes of a driver than before.
     Limits,
 }
@@ -107,7 +109,8 @@ pub fn concerned(event: Event<'_>) -> Plugins {
         ]),
         Event::Pod { old: None, new: None } => Plugins::NONE,
         Event::Storage(_) => these(&[VolumeRestrictions, VolumeBinding]),
-        Event::Claim { .. } | Event::Offer => these(&[DynamicResources]),
+        Event::Claim { .. } | Event::Offer { class: false } => these(&[DynamicResources]),
+        Event::Offer { class: true } => these(&[NodeResourcesFit, DynamicResources]),
         Event::Limits => these(&[NodeVolumeLimits]),
     }
 }
@@ -122,7 +125,8 @@ pub fn worth_it(plugin: Plugin, needs: &Needs, profile: &Profile, event: Event<'
         Event::Node { old: None, new: None } => false,
         Event::Pod { old, new } => pod_helps(plugin, needs, old, new, namespaces),
         Event::Claim { old, new } => claim_helps(needs.pod(), old, new),
-        Event::Offer => true,
+        // The class may stand for an extended resource that no node has.
+        Event::Offer { .. } => plugin == Plugin::DynamicResources || needs.resident.requests.others().next().is_some(),
         Event::Limits => crate::storage::claim_keys(needs.pod()).next().is_some(),
         Event::Storage(claim) => claim.is_none_or(|key| crate::storage::claim_keys(needs.pod()).any(|own| own == *key)),
     }

@@ -66,13 +66,13 @@ use tokio_util::sync::CancellationToken;
 
 use act::{Act, Room};
 use cycle::Cycle;
-use devices::{Change, Devices};
+use devices::{Change, Devices, InTheWay};
 use hints::Event;
 use needs::{Needs, Resident};
 use place::{Diagnosis, Placement, place};
 use preempt::{Budget, Outcome, make_room};
 pub use profile::Profile;
-use profile::{Plugin, Plugins};
+use profile::{Fit, Plugin, Plugins};
 pub use queue::Backoff;
 use queue::Queue;
 use siblings::Siblings;
@@ -270,7 +270,7 @@ impl Scheduler {
     fn devices_changed(&self, change: &Change<'_>) {
         let state = &mut *self.state.lock();
         match change {
-            Change::Offer => self.happened(state, Event::Offer, None),
+            Change::Offer { class } => self.happened(state, Event::Offer { class: *class }, None),
             Change::Claim { old, new } => {
                 for pod in self.pods.indexed(POD_BY_DEVICES, &new.key().to_string()) {
                     if self.configuration.is_awaited(&pod)
@@ -366,8 +366,20 @@ impl Scheduler {
         let claims = self.storage.claims_of(&pod, &|key| snapshot.is_assumed(key));
         let none = Claims::default();
         let with_devices = profile.filters.has(Plugin::DynamicResources);
-        let asked = if with_devices && !crate::claims::entries(&pod).is_empty() {
-            self.devices.asked_by(&pod, self.clock.now())
+        let mut extended = Vec::new();
+        if with_devices && needs.resident.requests.others().next().is_some() {
+            extended = self.devices.extended(&needs.resident.requests);
+        }
+        let own;
+        let profile = if extended.is_empty() {
+            profile
+        } else {
+            let by_devices = extended.iter().map(|(name, _)| name.as_str().into()).collect();
+            own = Profile { fit: Fit { by_devices, ..profile.fit.clone() }, ..profile.clone() };
+            &own
+        };
+        let asked = if with_devices && (!extended.is_empty() || !crate::claims::entries(&pod).is_empty()) {
+            self.devices.asked_by(&pod, extended, self.clock.now())
         } else {
             Ok(None)
         };
@@ -416,9 +428,10 @@ impl Scheduler {
         let mut message = diagnosis.message();
         let mut give_back = None;
         if with_devices && diagnosis.nodes > 0 {
-            give_back = devices.and_then(|asked| asked.to_give_back(&pod)).cloned();
+            give_back = devices.and_then(|asked| asked.to_give_back(&pod));
             message.push_str(match (&give_back, devices) {
-                (Some(_), _) => " deallocation of ResourceClaim completed",
+                (Some(InTheWay::Allocated(_)), _) => " deallocation of ResourceClaim completed",
+                (Some(InTheWay::Stale(_)), _) => " deletion of ResourceClaim completed",
                 (None, Some(_)) => " still not schedulable",
                 (None, None) => " no new claims to deallocate",
             });
@@ -446,6 +459,11 @@ impl Scheduler {
         Act::Report { pod, message, node, room, give_back }
     }
 
+    /// Devices may have become free of which no claim tells.
+    fn room_came(&self) {
+        self.happened(&mut self.state.lock(), Event::Offer { class: false }, None);
+    }
+
     /// A pod that was counted on a node did not get there; `gone`: there is no such pod any more.
     fn unbound(&self, pod: &Pod, gone: bool) {
         let state = &mut *self.state.lock();
@@ -454,7 +472,7 @@ impl Scheduler {
             state.snapshot.forget(&key);
             self.happened(state, Event::Pod { old: Some(pod), new: None }, None);
             if !crate::claims::entries(pod).is_empty() {
-                self.happened(state, Event::Offer, None);
+                self.happened(state, Event::Offer { class: false }, None);
             }
         }
         if gone {

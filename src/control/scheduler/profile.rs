@@ -145,6 +145,8 @@ pub struct Fit {
     /// Extended resources, and groups of them, that are somebody else's to judge.
     pub ignored: Vec<Box<str>>,
     pub ignored_groups: Vec<Box<str>>,
+    /// Extended resources that are devices where a node does not count them. Of one pod, not of a configuration.
+    pub by_devices: Vec<Box<str>>,
 }
 
 /// See the module.
@@ -182,6 +184,7 @@ impl Default for Profile {
                 resources: vec![("cpu".into(), 1), ("memory".into(), 1)],
                 ignored: Vec::new(),
                 ignored_groups: Vec::new(),
+                by_devices: Vec::new(),
             },
             balanced: vec!["cpu".into(), "memory".into()],
             spread: None,

@@ -31,7 +31,8 @@ pub fn refusal(wanted: &Amounts, fit: &Fit, node: &Facts, load: &Load) -> Option
     for (name, wanted) in wanted.others() {
         let group = name.split('/').next().unwrap_or_default();
         let ignored = || fit.ignored.iter().any(|i| **i == *name) || fit.ignored_groups.iter().any(|g| **g == *group);
-        if is_extended(name) && ignored() {
+        let by_devices = || has.get(name) == 0 && fit.by_devices.iter().any(|d| **d == *name);
+        if is_extended(name) && ignored() || by_devices() {
             continue;
         }
         if wanted > has.get(name) - taken.get(name) {

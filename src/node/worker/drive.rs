@@ -66,7 +66,8 @@ pub(super) fn drive(state: &mut State, now: Now, out: &mut Vec<Action>) {
 /// Whether the pod needs what only the driver of a device can get ready. No driver is served yet: the pod waits, as it does
 /// upstream for a driver that has not come, and is never run without its devices.
 fn claims_devices(state: &State) -> bool {
-    pod::spec(&state.pod).resource_claims.as_ref().is_some_and(|claims| !claims.is_empty())
+    let extended = state.pod.status.as_ref().is_some_and(|s| s.extended_resource_claim_status.is_some());
+    extended || pod::spec(&state.pod).resource_claims.as_ref().is_some_and(|claims| !claims.is_empty())
 }
 
 fn due(at: Option<Duration>, now: Now) -> bool {

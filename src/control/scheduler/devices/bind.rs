@@ -3,16 +3,17 @@
 //!
 //! Source: `pkg/scheduler/framework/plugins/dynamicresources/dynamicresources.go` (bindClaim, PreBind, Unreserve).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use client::devices::{Allocation, Claim, Consumer, FINALIZER};
-use client::{Client, Error, Object as _, Patch};
+use client::{Client, DeleteParams, Error, Key, Object as _, Patch};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
+use super::extended::{self, Mapping};
 use super::{BIND_SECONDS_MAX, Devices, Readiness, readiness, waits_for_devices};
 use crate::claims;
 
@@ -25,6 +26,21 @@ pub struct Binding {
     pub claim: Arc<Claim>,
     /// The devices that it gets; `None`: it has them.
     pub allocation: Option<Arc<Allocation>>,
+    /// It stands for extended resources and is made when the pod is bound.
+    pub made: Option<Arc<Made>>,
+}
+
+/// A claim for extended resources, which goes again when the pod is not bound.
+#[derive(Debug)]
+pub struct Made {
+    mappings: Vec<Mapping>,
+    name: OnceLock<String>,
+}
+
+impl Made {
+    pub fn of(mappings: Vec<Mapping>) -> Self {
+        Self { mappings, name: OnceLock::new() }
+    }
 }
 
 impl Binding {
@@ -42,11 +58,52 @@ impl Devices {
     /// The text of a condition. What was written stays until [`Devices::give_up`].
     pub async fn bind(&self, client: &Client, pod: &Pod, bindings: &[Binding], now: Timestamp) -> Result<(), String> {
         for binding in bindings.iter().filter(|b| !claims::is_reserved_for(pod, &b.claim)) {
-            let written = self.write(client, pod, binding, now).await;
+            let written = match &binding.made {
+                None => self.write(client, pod, binding, now).await,
+                Some(made) => self.make(client, pod, binding, made, now).await,
+            };
             self.settled(std::slice::from_ref(binding));
             written?;
         }
         Ok(())
+    }
+
+    /// Makes the claim that stands for extended resources, and has the pod name it.
+    async fn make(
+        &self,
+        client: &Client,
+        pod: &Pod,
+        binding: &Binding,
+        made: &Made,
+        now: Timestamp,
+    ) -> Result<(), String> {
+        let path = client::api::collection_path::<Claim>(pod.namespace());
+        let claim = extended::to_create(&binding.claim);
+        let created: Result<Claim, Error> = client.create_path(&path, &claim, &Default::default()).await;
+        let created = created.map_err(|error| format!("create claim for extended resources: {error}"))?;
+        let name = created.name().to_owned();
+        let _ = made.name.set(name.clone());
+        let real = Binding { claim: Arc::new(created), ..binding.clone() };
+        self.write(client, pod, &real, now).await?;
+        let status = json!({"resourceClaimName": name, "requestMappings": made.mappings});
+        let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"extendedResourceClaimStatus": status}});
+        let patched = client.patch_status::<Pod>(pod.namespace(), pod.name(), Patch::Merge(&patch)).await;
+        patched.map(drop).map_err(|error| format!("update pod {} ExtendedResourceClaimStatus: {error}", pod.key()))
+    }
+
+    /// Deletes a claim that stood for extended resources.
+    pub async fn delete(&self, client: &Client, namespace: &str, name: &str) {
+        let patch = json!({"metadata": {"finalizers": null}});
+        let freed = client.patch::<Claim>(namespace, name, Patch::Merge(&patch)).await;
+        let deleted = match freed {
+            Ok(_) => client.delete::<Claim>(namespace, name, &DeleteParams::default()).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = deleted
+            && !error.is_not_found()
+        {
+            tracing::warn!(namespace, claim = name, %error, "a claim for extended resources is left behind");
+        }
     }
 
     /// Waits until every device is ready for the pod.
@@ -58,8 +115,10 @@ impl Devices {
         let mut waits_for = "";
         let ready = self.claims.until(|| {
             for binding in bindings {
-                let Some(claim) = self.claims.get(&binding.claim.key()) else {
-                    outcome = Err(format!("resourceclaim.resource.k8s.io {:?} not found", binding.claim.name()));
+                let made = binding.made.as_ref().and_then(|made| made.name.get());
+                let name = made.map_or(binding.claim.name(), String::as_str);
+                let Some(claim) = self.claims.get(&Key::new(binding.claim.namespace(), name)) else {
+                    outcome = Err(format!("resourceclaim.resource.k8s.io {name:?} not found"));
                     return true;
                 };
                 match readiness(&claim) {
@@ -94,6 +153,12 @@ impl Devices {
     pub async fn give_up(&self, client: &Client, pod: &Pod, bindings: &[Binding]) {
         self.settled(bindings);
         for binding in bindings {
+            if let Some(made) = &binding.made {
+                if let Some(name) = made.name.get() {
+                    self.delete(client, pod.namespace(), name).await;
+                }
+                continue;
+            }
             let key = binding.claim.key();
             let Some(claim) = self.claims.get(&key).filter(|claim| claims::is_reserved_for(pod, claim)) else {
                 continue;

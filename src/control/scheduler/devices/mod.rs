@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `pools` | which devices a node reaches |
 //! | `allocate`, `constraint`, `capacity`, `selectors` | which of them claims get |
+//! | `extended` | which claim stands for extended resources that are devices |
 //! | `result` | what is written of it |
 //! | `taken` | nothing: it keeps what is in use |
 //! | `bind` | nothing: it writes |
@@ -23,6 +24,7 @@ mod allocate;
 mod bind;
 mod capacity;
 mod constraint;
+mod extended;
 mod pools;
 mod result;
 mod selectors;
@@ -37,12 +39,14 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 
+use super::amounts::{Amounts, is_extended};
 use super::filter::{Refusal, matches_selector};
 use super::profile::Plugin;
 use super::snapshot::Facts;
 use crate::claims::{self, Named};
 use allocate::{Failure, World, allocate};
-pub use bind::Binding;
+pub use bind::{Binding, Made};
+use extended::Mapping;
 use selectors::Selectors;
 use taken::Taken;
 
@@ -51,9 +55,14 @@ pub const BIND_SECONDS_MAX: u64 = 600;
 /// Indexes of the slices: by the node whose they are (`""`: of several), and by pool.
 const BY_NODE: &str = "node";
 const BY_POOL: &str = "pool";
+/// Index of the classes: by the extended resource for which they stand.
+const BY_RESOURCE: &str = "resource";
+/// Index of the claims: by the uid of the pod for whose extended resources they were made.
+const BY_POD: &str = "extended";
 
 const TOO_FEW: &str = "cannot allocate all claims";
 const ELSEWHERE: &str = "resourceclaim not available on the node";
+const STALE: &str = "cannot schedule extended resource claim";
 
 pub struct Devices {
     claims: Arc<Cache<Claim>>,
@@ -68,12 +77,31 @@ pub struct Asked {
     all: Vec<OfPod>,
     /// Those without devices.
     without: Vec<Arc<Claim>>,
+    extended: Option<Extended>,
     /// Slices that are not one node's.
     shared: Vec<Arc<Slice>>,
     /// Claims that have devices with which the pod cannot go where it was asked: bit by place in the list.
     unusable: Cell<u64>,
     /// Why no node can be judged.
     error: RefCell<Option<String>>,
+}
+
+/// Extended resources that are devices, where a node does not count them itself.
+struct Extended {
+    pod: Arc<Pod>,
+    /// With their classes, sorted.
+    resources: Vec<(String, String)>,
+    /// Of an attempt that failed: it goes, since its devices may not be those that are wanted now.
+    stale: Option<Arc<Claim>>,
+}
+
+/// What is in a pod's way.
+#[derive(Clone)]
+pub enum InTheWay {
+    /// Its devices are to be given back.
+    Allocated(Arc<Claim>),
+    /// It is to be deleted.
+    Stale(Arc<Claim>),
 }
 
 struct OfPod {
@@ -89,7 +117,8 @@ impl Asked {
     }
 
     /// A claim that keeps the pod from nodes and that nobody else uses: it may get other devices.
-    pub fn to_give_back(&self, pod: &Pod) -> Option<&Arc<Claim>> {
+    pub fn to_give_back(&self, pod: &Pod) -> Option<InTheWay> {
+        let stale = self.extended.as_ref().and_then(|extended| extended.stale.clone());
         let unusable = self.unusable.get();
         let idle = |claim: &Claim| match claim.status.reserved_for.as_slice() {
             [] => true,
@@ -97,7 +126,21 @@ impl Asked {
             _ => false,
         };
         let claims = self.all.iter().enumerate().filter(|(i, _)| unusable & bit(*i) != 0);
-        claims.map(|(_, of)| &of.claim).find(|claim| idle(claim))
+        let idle = claims.map(|(_, of)| &of.claim).find(|claim| idle(claim));
+        idle.cloned().map(InTheWay::Allocated).or(stale.map(InTheWay::Stale))
+    }
+
+    /// What the claims without devices ask for on a node, and which containers get what of the last of them, if that stands for
+    /// extended resources.
+    fn wanted_on(&self, node: &Facts) -> (Vec<Arc<Claim>>, Vec<Mapping>) {
+        let mut all = self.without.clone();
+        let Some(extended) = &self.extended else { return (all, Vec::new()) };
+        let missing = extended.resources.iter().filter(|(name, _)| node.allocatable.get(name) == 0);
+        let (requests, mappings) = extended::requests(&extended.pod, &missing.cloned().collect::<Vec<_>>());
+        if !requests.is_empty() {
+            all.push(Arc::new(extended::claim(&extended.pod, requests)));
+        }
+        (all, mappings)
     }
 }
 
@@ -113,13 +156,14 @@ impl Devices {
             vec![own.unwrap_or_default()]
         });
         slices.add_index(BY_POOL, |slice| vec![pool_key(&slice.spec.driver, &slice.spec.pool.name)]);
-        Self {
-            claims: informers.cache(Selector::all()),
-            classes: informers.cache(Selector::all()),
-            slices,
-            selectors: Selectors::default(),
-            taken: Arc::default(),
-        }
+        let classes = informers.cache::<Class>(Selector::all());
+        classes.add_index(BY_RESOURCE, |class| class.spec.extended_resource_name.clone().into_iter().collect());
+        let claims = informers.cache::<Claim>(Selector::all());
+        claims.add_index(BY_POD, |claim| {
+            let owner = claim.controller_owner().filter(|_| claim.annotation(extended::ANNOTATION) == Some("true"));
+            owner.into_iter().map(|owner| owner.uid.clone()).collect()
+        });
+        Self { claims, classes, slices, selectors: Selectors::default(), taken: Arc::default() }
     }
 
     pub async fn synced(&self) {
@@ -139,8 +183,9 @@ impl Devices {
             }
         }));
         let tell = Arc::clone(&f);
-        self.classes.on_change(Box::new(move |_, new| new.into_iter().for_each(|_| tell(Change::Offer))));
-        self.slices.on_change(Box::new(move |_, new| new.into_iter().for_each(|_| f(Change::Offer))));
+        self.classes
+            .on_change(Box::new(move |_, new| new.into_iter().for_each(|_| tell(Change::Offer { class: true }))));
+        self.slices.on_change(Box::new(move |_, new| new.into_iter().for_each(|_| f(Change::Offer { class: false }))));
     }
 
     /// Whether the pod waits for its claims to be made: it is not looked at before.
@@ -167,22 +212,49 @@ impl Devices {
         Ok(all)
     }
 
-    /// What the pod's claims are and want; `None`: it has none.
+    /// Which of the extended resources that are asked for devices can be, with their classes. Of several classes for one
+    /// resource the newest counts.
+    pub fn extended(&self, requests: &Amounts) -> Vec<(String, String)> {
+        let class = |name: &str| -> Option<String> {
+            if let Some(class) = name.strip_prefix(extended::CLASS_PREFIX) {
+                return self.classes.get(&Key::cluster(class)).map(|class| class.name().to_owned());
+            }
+            let all = self.classes.indexed(BY_RESOURCE, name);
+            let made = |class: &Class| class.metadata.creation_timestamp.as_ref().map(|t| t.0);
+            let newest = all.iter().min_by(|a, b| made(b).cmp(&made(a)).then_with(|| a.name().cmp(b.name())));
+            newest.filter(|_| is_extended(name)).map(|class| class.name().to_owned())
+        };
+        requests
+            .others()
+            .filter(|(_, n)| *n > 0)
+            .filter_map(|(name, _)| Some((name.to_owned(), class(name)?)))
+            .collect()
+    }
+
+    /// What the pod's claims are and want; `None`: it has none. `resources`: see [`Devices::extended`].
     ///
     /// # Errors
     /// Why it can go nowhere.
-    pub fn asked_by(&self, pod: &Pod, now: Timestamp) -> Result<Option<Asked>, String> {
-        if claims::entries(pod).is_empty() {
+    pub fn asked_by(
+        &self,
+        pod: &Arc<Pod>,
+        resources: Vec<(String, String)>,
+        now: Timestamp,
+    ) -> Result<Option<Asked>, String> {
+        if claims::entries(pod).is_empty() && resources.is_empty() {
             return Ok(None);
         }
         let claims = self.claims_of(pod)?;
-        if claims.is_empty() {
+        if claims.is_empty() && resources.is_empty() {
             return Ok(None);
         }
+        let stale = || self.claims.indexed(BY_POD, pod.uid()).into_iter().next();
+        let extended = (!resources.is_empty()).then(|| Extended { pod: Arc::clone(pod), resources, stale: stale() });
         let taken = self.taken.lock();
         let mut asked = Asked {
             all: Vec::with_capacity(claims.len()),
             without: Vec::new(),
+            extended,
             shared: Vec::new(),
             unusable: Cell::new(0),
             error: RefCell::new(None),
@@ -198,7 +270,7 @@ impl Devices {
             let failed = is_failed(&claim, now);
             asked.all.push(OfPod { claim, failed });
         }
-        if !asked.without.is_empty() {
+        if !asked.without.is_empty() || asked.extended.is_some() {
             asked.shared = self.slices.indexed(BY_NODE, "");
         }
         Ok(Some(asked))
@@ -224,6 +296,9 @@ impl Devices {
     pub fn refusal(&self, asked: &Asked, node: &Facts) -> Option<Refusal> {
         let refused =
             |why: String| Some(Refusal { plugin: Plugin::DynamicResources, for_good: true, reasons: vec![why.into()] });
+        if asked.extended.as_ref().is_some_and(|extended| extended.stale.is_some()) {
+            return refused(STALE.into());
+        }
         match self.give(asked, node) {
             Ok(None) => return refused(TOO_FEW.into()),
             Err(Failure::Here(why)) => return refused(why),
@@ -250,7 +325,11 @@ impl Devices {
 
     /// The devices that the claims without any get on a node.
     fn give(&self, asked: &Asked, node: &Facts) -> Result<Option<Vec<Allocation>>, Failure> {
-        if asked.without.is_empty() {
+        self.give_to(&asked.wanted_on(node).0, asked, node)
+    }
+
+    fn give_to(&self, wanted: &[Arc<Claim>], asked: &Asked, node: &Facts) -> Result<Option<Vec<Allocation>>, Failure> {
+        if wanted.is_empty() {
             return Ok(Some(Vec::new()));
         }
         let own = self.slices.indexed(BY_NODE, &node.name);
@@ -259,7 +338,7 @@ impl Devices {
         let taken = self.taken.lock();
         let classes = |name: &str| self.classes.get(&Key::cluster(name));
         let world = World { classes: &classes, selectors: &self.selectors, taken: &taken };
-        allocate(&asked.without, node, &pools, &world)
+        allocate(wanted, node, &pools, &world)
     }
 
     /// How early the alternatives stand that the claims get on each node. `None`: there are none to choose between.
@@ -281,24 +360,27 @@ impl Devices {
     /// # Errors
     /// There are none, although the node was judged to have them.
     pub fn reserve(&self, asked: &Asked, node: &Facts) -> Result<Vec<Binding>, String> {
-        let given = match self.give(asked, node) {
+        let (wanted, mappings) = asked.wanted_on(node);
+        let given = match self.give_to(&wanted, asked, node) {
             Ok(Some(given)) => given,
             Ok(None) => return Err("claim allocation not found for node".into()),
             Err(Failure::Here(why) | Failure::Everywhere(why)) => return Err(why),
         };
         let mut taken = self.taken.lock();
         let mut given = given.into_iter();
-        let bindings = asked.all.iter().map(|of| {
-            let allocation = if of.claim.status.allocation.is_none() { given.next() } else { None };
+        let has = asked.all.iter().map(|of| &of.claim).filter(|claim| claim.status.allocation.is_some());
+        let bindings = has.chain(&wanted).map(|claim| {
+            let allocation = if claim.status.allocation.is_none() { given.next() } else { None };
             let allocation = allocation.map(|mut allocation| {
                 let shares = allocation.devices.results.iter_mut().filter_map(|picked| picked.share_id.as_mut());
                 shares.for_each(|id| *id = types::random::uuid());
                 Arc::new(allocation)
             });
             if let Some(allocation) = &allocation {
-                taken.decided(of.claim.uid(), Arc::clone(allocation));
+                taken.decided(claim.uid(), Arc::clone(allocation));
             }
-            Binding { claim: Arc::clone(&of.claim), allocation }
+            let made = extended::is_made_up(claim).then(|| Arc::new(Made::of(mappings.clone())));
+            Binding { claim: Arc::clone(claim), allocation, made }
         });
         Ok(bindings.collect())
     }
@@ -310,8 +392,10 @@ pub enum Change<'a> {
         old: Option<&'a Claim>,
         new: &'a Claim,
     },
-    /// A class or a slice came or changed.
-    Offer,
+    /// A slice came or changed, or a class.
+    Offer {
+        class: bool,
+    },
 }
 
 fn pool_key(driver: &str, pool: &str) -> String {

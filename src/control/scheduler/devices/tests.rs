@@ -58,7 +58,7 @@ async fn devices() -> (Client, Devices, Informers) {
 }
 
 fn why(devices: &Devices, pod: &Pod, node: &str) -> String {
-    match devices.asked_by(pod, Timestamp::UNIX_EPOCH) {
+    match devices.asked_by(&Arc::new(pod.clone()), Vec::new(), Timestamp::UNIX_EPOCH) {
         Err(why) => why,
         Ok(None) => "nothing".into(),
         Ok(Some(asked)) => match devices.refusal(&asked, &facts(node)) {
@@ -74,7 +74,7 @@ async fn devices_go_to_one_pod() {
     let (one, two, three) = (pod("p", uses("one")), pod("q", uses("two")), pod("r", uses("three")));
     assert_eq!(why(&devices, &pod("p", json!([])), "a"), "nothing");
     assert_eq!(why(&devices, &one, "a"), "fits");
-    let asked = devices.asked_by(&one, Timestamp::UNIX_EPOCH).unwrap().unwrap();
+    let asked = devices.asked_by(&Arc::new(one.clone()), Vec::new(), Timestamp::UNIX_EPOCH).unwrap().unwrap();
     let bindings = devices.reserve(&asked, &facts("a")).unwrap();
     // Decided, and not written yet.
     assert_eq!(why(&devices, &one, "a"), "resource claim d/one is in the process of being allocated");
@@ -91,11 +91,11 @@ async fn devices_go_to_one_pod() {
     let written: Claim = client.get("d", "one").await.unwrap();
     assert!(written.status.reserved_for.is_empty() && written.status.allocation.is_some());
     assert_eq!(why(&devices, &pod("s", uses("one")), "a"), "fits");
-    let asked = devices.asked_by(&one, Timestamp::UNIX_EPOCH).unwrap().unwrap();
+    let asked = devices.asked_by(&Arc::new(one.clone()), Vec::new(), Timestamp::UNIX_EPOCH).unwrap().unwrap();
     assert!(asked.to_give_back(&one).is_none(), "nowhere was asked");
     assert!(devices.refusal(&asked, &facts("b")).is_some());
-    let idle = asked.to_give_back(&one).unwrap();
-    devices.give_back(&client, idle).await;
+    let Some(InTheWay::Allocated(idle)) = asked.to_give_back(&one) else { panic!("nothing is idle") };
+    devices.give_back(&client, &idle).await;
     let written: Claim = client.get("d", "one").await.unwrap();
     devices.claims.reached(written.revision()).await;
     assert_eq!((why(&devices, &one, "b"), why(&devices, &three, "a")), ("fits".to_owned(), "fits".to_owned()));
@@ -123,7 +123,8 @@ async fn what_is_missing_is_said() {
         "selectors": [{"cel": {"expression": "device.attributes['x'].y"}}]}});
     let revision = create(&client, "resourceclaims", "d", claim("broken", &broken)).await;
     devices.claims.reached(revision).await;
-    let asked = devices.asked_by(&pod("p", uses("broken")), Timestamp::UNIX_EPOCH).unwrap().unwrap();
+    let asked =
+        devices.asked_by(&Arc::new(pod("p", uses("broken"))), Vec::new(), Timestamp::UNIX_EPOCH).unwrap().unwrap();
     assert!(devices.refusal(&asked, &facts("a")).is_some());
     assert_eq!(asked.error().as_deref(), Some("claim d/broken: selector #0: CEL runtime error: no such key: y"));
 }
@@ -144,11 +145,52 @@ async fn better_alternatives_are_worth_more() {
     let request = json!({"name": "r", "firstAvailable": [on("b"), on("a")]});
     let revision = create(&client, "resourceclaims", "d", claim("choosy", &request)).await;
     devices.claims.reached(revision).await;
-    let asked = devices.asked_by(&pod("p", uses("choosy")), Timestamp::UNIX_EPOCH).unwrap().unwrap();
+    let asked =
+        devices.asked_by(&Arc::new(pod("p", uses("choosy"))), Vec::new(), Timestamp::UNIX_EPOCH).unwrap().unwrap();
     let (a, b) = (facts("a"), facts("b"));
     assert_eq!(devices.points(&asked, &[&a, &b]), Some(vec![7, 8]));
-    let plain = devices.asked_by(&pod("p", uses("one")), Timestamp::UNIX_EPOCH).unwrap().unwrap();
+    let plain = devices.asked_by(&Arc::new(pod("p", uses("one"))), Vec::new(), Timestamp::UNIX_EPOCH).unwrap().unwrap();
     assert_eq!(devices.points(&plain, &[&a, &b]), None);
+}
+
+#[tokio::test]
+async fn extended_resources_are_devices_where_no_node_counts_them() {
+    let (client, devices, _informers) = devices().await;
+    let class = json!({"metadata": {"name": "old"}, "spec": {"extendedResourceName": "example.com/gpu"}});
+    let revision = create(&client, "deviceclasses", "", class).await;
+    devices.classes.reached(revision).await;
+    let asks =
+        json!({"containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": "1", "x.io/y": "1"}}}]});
+    let asking = testing::pod("p", json!({}), &asks);
+    let resident = super::super::needs::Resident::of(&asking);
+    let resources = devices.extended(&resident.requests);
+    assert_eq!(resources, [("example.com/gpu".to_owned(), "old".to_owned())]);
+    let asked = devices.asked_by(&asking, resources.clone(), Timestamp::UNIX_EPOCH).unwrap().unwrap();
+    let mut counts = facts("b");
+    counts.allocatable.set("example.com/gpu", 1);
+    let (claims_, mappings) = asked.wanted_on(&facts("a"));
+    assert_eq!((claims_.len(), mappings[0].request_name.as_str()), (1, "container-0-request-0"));
+    assert_eq!(asked.wanted_on(&counts).0.len(), 0, "it has what it counts");
+    assert!(devices.refusal(&asked, &facts("a")).is_none());
+    // It is made when the pod is bound, and the pod names it.
+    let stored: Pod = client.create(&*asking).await.unwrap();
+    let stored = Arc::new(stored);
+    let asked = devices.asked_by(&stored, resources.clone(), Timestamp::UNIX_EPOCH).unwrap().unwrap();
+    let bindings = devices.reserve(&asked, &facts("a")).unwrap();
+    assert_eq!(why(&devices, &pod("q", uses("one")), "a"), TOO_FEW);
+    devices.bind(&client, &stored, &bindings, Timestamp::UNIX_EPOCH).await.unwrap();
+    let named: Pod = client.get(stored.namespace(), "p").await.unwrap();
+    let named = named.status.unwrap().extended_resource_claim_status.unwrap();
+    let made: Claim = client.get(stored.namespace(), &named.resource_claim_name).await.unwrap();
+    assert!(claims::is_reserved_for(&stored, &made) && made.status.allocation.is_some());
+    assert_eq!(made.spec.devices.requests[0].exactly.as_ref().unwrap().device_class_name, "old");
+    // What is left of an attempt goes before the next.
+    let asked = devices.asked_by(&stored, resources, Timestamp::UNIX_EPOCH).unwrap().unwrap();
+    assert_eq!(devices.refusal(&asked, &facts("a")).unwrap().reasons, [STALE]);
+    assert!(matches!(asked.to_give_back(&stored), Some(InTheWay::Stale(_))));
+    devices.give_up(&client, &stored, &bindings).await;
+    let gone = client.get::<Claim>(stored.namespace(), &named.resource_claim_name).await;
+    assert!(gone.is_err_and(|error| error.is_not_found()));
 }
 
 #[test]

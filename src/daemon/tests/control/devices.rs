@@ -82,6 +82,22 @@ async fn devices_go_from_pod_to_pod() {
     // A pod is deleted, and its claim with it.
     cluster.admin.delete::<Pod>("shop", "b", &DeleteParams::default()).await.unwrap();
     cluster.until::<Claim>("one claim is left", |all| all.len() == 1).await;
+    // The old way to ask, for what no node counts: a claim is made when the pod gets its node, and goes with it.
+    let small = format!("device.attributes['{DRIVER}'].model == 'small'");
+    let class = json!({"metadata": {"name": "small"}, "spec": {"extendedResourceName": "example.com/small-gpu",
+        "selectors": [{"cel": {"expression": small}}]}});
+    cluster.post("/apis/resource.k8s.io/v1/deviceclasses", &class).await;
+    let limits = json!({"limits": {"example.com/small-gpu": "1"}});
+    let old = json!({"metadata": {"name": "old"},
+        "spec": {"containers": [{"name": "c", "image": "one", "resources": limits}]}});
+    cluster.post(PODS, &old).await;
+    cluster.until::<Pod>("it runs", |all| ready(all, "old")).await;
+    cluster.until::<Claim>("with a device", |all| devices(all).contains(&("old".to_owned(), "2".to_owned()))).await;
+    let named: Pod = cluster.admin.get("shop", "old").await.unwrap();
+    let named = named.status.unwrap().extended_resource_claim_status.unwrap();
+    assert_eq!(named.request_mappings[0].resource_name, "example.com/small-gpu");
+    let _: Pod = cluster.admin.patch_status("shop", "old", Patch::Merge(&ended)).await.unwrap();
+    cluster.until::<Claim>("its claim is gone", |all| all.len() == 1).await;
     let complaints = cluster.stop().await;
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
