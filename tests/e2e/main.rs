@@ -7,6 +7,7 @@ mod apply;
 mod bad_input;
 mod cli;
 mod clients;
+mod csi;
 mod disk;
 mod guestbook;
 mod helm;
