@@ -22,6 +22,8 @@ use crate::{create, logs};
 
 /// Longest wait for a pod that is attached to, as kubectl's.
 const STARTED: Duration = Duration::from_secs(60);
+/// Longest wait for what was written before that, as kubectl's.
+const LOGGED: Duration = Duration::from_secs(5);
 const PROMPT: &str = "All commands and output from this session will be recorded in container logs, including credentials and \
                       sensitive information passed through the command prompt.\nIf you don't see a command prompt, try \
                       pressing enter.";
@@ -183,14 +185,15 @@ async fn attached(session: &Session, run: &Run, one: &Found) -> Result<()> {
     let pod = target::as_found(&one.resource, now);
     let ended = ["Succeeded", "Failed"].contains(&text(&pod.object, "/status/phase"));
     if !ended {
+        let known = written_before(session, &pod, &one.name).await;
         match join(session, &pod, &one.name, run.stdin, run.tty, run.quiet).await {
             Ok(()) => {}
             // It ended while the connection was made.
-            Err(_) if run.restart == "Never" => logs::print_all(session, &pod, &one.name).await?,
+            Err(_) if run.restart == "Never" => drop(logs::print_from(session, &pod, &one.name, known).await?),
             Err(error) => return Err(error),
         }
     } else {
-        logs::print_all(session, &pod, &one.name).await?;
+        logs::print_from(session, &pod, &one.name, 0).await?;
     }
     if run.restart == "Always" {
         return Ok(());
@@ -208,6 +211,22 @@ async fn attached(session: &Session, run: &Run, one: &Found) -> Result<()> {
         code => {
             session.note(format!("pod {}/{} terminated (Error)", one.namespace, one.name));
             Err(Exit(u8::try_from(code).unwrap_or(1)).into())
+        }
+    }
+}
+
+/// Prints what a container wrote before anybody was attached; how many bytes that is. Without it what is yet to come is still worth
+/// having.
+async fn written_before(session: &Session, pod: &Found, container: &str) -> usize {
+    match tokio::time::timeout(LOGGED, logs::print_from(session, pod, container, 0)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) => {
+            session.note(format!("warning: couldn't fetch pre-attach logs: {error:#}"));
+            0
+        }
+        Err(_) => {
+            session.note("warning: couldn't fetch pre-attach logs: context deadline exceeded");
+            0
         }
     }
 }

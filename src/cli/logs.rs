@@ -352,12 +352,13 @@ fn query(logs: &Logs, container: &str) -> Query {
     query
 }
 
-/// All that a container wrote.
-pub async fn print_all(session: &Session, pod: &Found, container: &str) -> Result<()> {
+/// What a container wrote beyond the first `known` bytes; how many there are in all.
+pub async fn print_from(session: &Session, pod: &Found, container: &str, known: usize) -> Result<usize> {
     let mut query = Query::default();
     query.push("container", container);
     let bytes = session.client.send(Method::GET, &query.on(&format!("{}/log", pod.path())), "*/*", None).await?;
-    session.print_bytes(&bytes)
+    session.print_bytes(bytes.get(known..).unwrap_or_default())?;
+    Ok(bytes.len())
 }
 
 async fn read(session: &Session, logs: &Logs, pod: &Found, container: &str) -> Result<()> {
