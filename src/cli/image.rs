@@ -46,6 +46,7 @@ enum What {
     },
     /// Fetch an image from its registry
     Pull {
+        /// Name of the image, with its tag or digest
         reference: String,
         /// User at the registry
         #[arg(long)]
@@ -56,6 +57,7 @@ enum What {
     },
     /// Take images from archives; - reads standard input
     Import {
+        /// Archives as `docker save` or an OCI tool writes them
         #[arg(required = true)]
         archives: Vec<PathBuf>,
         /// Name for an image that has none
@@ -67,17 +69,25 @@ enum What {
     },
     /// Write images to an archive; - writes standard output
     Export {
+        /// File to write; - is standard output
         archive: PathBuf,
+        /// Images that go in
         #[arg(required = true)]
         names: Vec<String>,
     },
     /// Remove images
     Rm {
+        /// Images that go
         #[arg(required = true)]
         names: Vec<String>,
     },
     /// Give an image another name
-    Tag { image: String, name: String },
+    Tag {
+        /// The image, by a name or digest that it has
+        image: String,
+        /// The name that it gets
+        name: String,
+    },
     /// Remove what no container uses
     Prune,
 }

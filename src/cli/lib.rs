@@ -129,7 +129,12 @@ enum Verb {
 #[derive(Debug, Clone, clap::Args)]
 struct Completion {
     /// bash, zsh or fish
+    #[arg(value_parser = shell)]
     shell: clap_complete::Shell,
+}
+
+fn shell(text: &str) -> Result<clap_complete::Shell, String> {
+    text.parse().map_err(|_| "the shells are bash, elvish, fish, powershell and zsh".to_owned())
 }
 
 /// The program as people see it: the user's verbs and `host_verbs`, which the caller runs itself.
@@ -156,7 +161,8 @@ pub fn command(host_verbs: Vec<Command>) -> Command {
             ids.into_iter().fold(verb, |verb, id| verb.mut_arg(id, |arg| arg.global(true)))
         })
         .collect();
-    Global::augment_args(root).subcommands(verbs).subcommands(host_verbs)
+    let about = root.get_about().cloned().unwrap_or_default();
+    Global::augment_args(root).about(about).subcommands(verbs).subcommands(host_verbs)
 }
 
 /// Runs a user verb. Exit codes: 0 done, 1 the operation failed, 2 wrong usage; `exec` ends with its command's code.
@@ -258,5 +264,25 @@ async fn dispatch(verb: Verb, global: &Global, mut command: Command) -> anyhow::
         Verb::Cp(v) => cp::run(session, v).await,
         Verb::Exec(v) => exec::run(session, v).await,
         Verb::Version(_) | Verb::Image(_) | Verb::Completion(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_says_what_things_are() {
+        let command = command(Vec::new());
+        assert_eq!(command.get_about().unwrap().to_string(), "Kubernetes for the edge in one static binary");
+        let image = command.find_subcommand("image").unwrap();
+        for verb in image.get_subcommands() {
+            for arg in verb.get_arguments() {
+                assert!(arg.get_help().is_some(), "image {} {}", verb.get_name(), arg.get_id());
+            }
+        }
+        let error = command.try_get_matches_from(["kedge", "completion", "ksh"]).unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(why, "the shells are bash, elvish, fish, powershell and zsh");
     }
 }

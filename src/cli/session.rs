@@ -22,7 +22,8 @@ use crate::discovery::Discovery;
 /// Where the daemon writes the administrator's kubeconfig.
 const LOCAL_KUBECONFIG: &str = "/etc/kedge/kedge.yaml";
 
-/// The flags that every user verb takes, before or after the verb.
+// Not a doc comment: those become the about text of the commands that take these flags.
+// The flags that every user verb takes, before or after the verb.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Global {

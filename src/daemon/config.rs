@@ -6,11 +6,13 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
+use clap::{Args, Command, FromArgMatches, ValueEnum};
 use ipnet::IpNet;
 
 pub mod check;
 mod files;
+
+pub use files::Parsed;
 
 /// Default ranges of pod addresses.
 pub const CLUSTER_CIDRS: [&str; 2] = ["10.42.0.0/16", "fd42::/56"];
@@ -224,13 +226,13 @@ pub fn agent_command() -> Command {
 /// # Errors
 /// [`ConfigError`], each naming the file and key or the flag.
 pub fn server(args: &[String]) -> Result<Server, ConfigError> {
-    let command = files::with_defaults(server_command(), "server", args)?;
-    let mut server = Server::from_arg_matches(&command.try_get_matches_from(args)?)?;
+    let parsed = files::with_defaults(server_command(), "server", args)?.parse(args)?;
+    let mut server = Server::from_arg_matches(&parsed.matches)?;
     server.common.forget_empty();
     for list in [&mut server.tls_san, &mut server.disable] {
         list.retain(|text| !text.is_empty());
     }
-    check::server(&server)?;
+    check::server(&server).map_err(|error| parsed.blame(error))?;
     Ok(server)
 }
 
@@ -239,8 +241,8 @@ pub fn server(args: &[String]) -> Result<Server, ConfigError> {
 ///
 /// # Errors
 /// As [`server`].
-pub fn shared(command: Command, args: &[String]) -> Result<ArgMatches, ConfigError> {
-    Ok(files::with_shared_defaults(command, args)?.try_get_matches_from(args)?)
+pub fn shared(command: Command, args: &[String]) -> Result<Parsed, ConfigError> {
+    files::with_shared_defaults(command, args)?.parse(args)
 }
 
 /// As [`server`], for the agent.
@@ -248,17 +250,17 @@ pub fn shared(command: Command, args: &[String]) -> Result<ArgMatches, ConfigErr
 /// # Errors
 /// [`ConfigError`], each naming the file and key or the flag.
 pub fn agent(args: &[String]) -> Result<Agent, ConfigError> {
-    let command = files::with_defaults(agent_command(), "agent", args)?;
-    let mut agent = Agent::from_arg_matches(&command.try_get_matches_from(args)?)?;
+    let parsed = files::with_defaults(agent_command(), "agent", args)?.parse(args)?;
+    let mut agent = Agent::from_arg_matches(&parsed.matches)?;
     agent.common.forget_empty();
-    check::common(&agent.common)?;
+    check::common(&agent.common).map_err(|error| parsed.blame(error))?;
     Ok(agent)
 }
 
-/// A command line that reads no file.
+/// A command line that reads an empty file.
 #[cfg(test)]
 fn args(extra: &[&str]) -> Vec<String> {
-    ["server", "--config", "/nonexistent/kedge.yaml"].iter().chain(extra).map(ToString::to_string).collect()
+    ["server", "--config", "/dev/null"].iter().chain(extra).map(ToString::to_string).collect()
 }
 
 #[cfg(test)]
@@ -297,7 +299,11 @@ mod tests {
         let path = file.to_str().unwrap().to_owned();
         for (text, part) in [
             ("max-pdos: 7\n", "unknown key \"max-pdos\""),
-            ("max-pods: seven\n", "--max-pods"),
+            ("max-pods: -1\n", "key \"max-pods\": \"-1\": "),
+            ("max-pods: seven\n", "key \"max-pods\": \"seven\": invalid digit"),
+            ("overlay: nosuch\n", "key \"overlay\": \"nosuch\": one of vxlan, host-gw, wireguard, none"),
+            ("service-cidr: [10.0.0.0/8, x]\n", "key \"service-cidr\": \"x\": "),
+            ("node-name: A_b\n", "key \"node-name\": \"A_b\": "),
             ("max-pods: {a: b}\n", "key \"max-pods\""),
             ("a: [\n", "not valid YAML"),
             ("- a\n", "not valid YAML"),
@@ -305,7 +311,11 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             let error = server(&["server".into(), "--config".into(), path.clone()]).unwrap_err().to_string();
             assert!(error.contains(part), "{text:?}: {error}");
+            assert!(error.starts_with(&path) && error.lines().count() == 1, "{text:?}: {error}");
         }
+        std::fs::remove_file(&file).unwrap();
+        let error = server(&["server".into(), "--config".into(), path.clone()]).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{path}: cannot be read: ")), "{error}");
         for (flags, part) in [
             (vec!["--nope"], "Usage: kedge server "),
             (vec!["--cluster-init"], "--cluster-init is not served"),

@@ -41,8 +41,9 @@ impl Reset {
     /// # Errors
     /// Wrong usage, a configuration file that cannot be understood, or folders that are not Kedge's own.
     pub fn parse(command: Command, args: &[String]) -> Result<Self, ConfigError> {
-        let reset = Self::from_arg_matches(&config::shared(command, args)?)?;
-        reset.check()?;
+        let parsed = config::shared(command, args)?;
+        let reset = Self::from_arg_matches(&parsed.matches)?;
+        reset.check().map_err(|error| parsed.blame(error))?;
         Ok(reset)
     }
 
@@ -337,7 +338,7 @@ mod tests {
     #[test]
     fn only_what_is_kedges_own_is_removed() {
         let given = |flag: &str| {
-            let args = ["reset", "--config=/nonexistent/kedge.yaml", flag].map(str::to_owned);
+            let args = ["reset", "--config=/dev/null", flag].map(str::to_owned);
             parse(&args).map(|_| ()).map_err(|e| e.to_string())
         };
         assert_eq!(given("--yes"), Ok(()));
@@ -360,7 +361,7 @@ mod tests {
         let reset = parse(&["reset".into(), named.clone(), "--data-dir=/mnt/kedge".into()]).unwrap();
         assert_eq!(reset.data_dir, PathBuf::from("/mnt/kedge"));
         std::fs::write(&file, "data-dir: /\n").unwrap();
-        assert!(parse(&["reset".into(), named]).unwrap_err().to_string().starts_with("--data-dir"));
+        assert!(parse(&["reset".into(), named]).unwrap_err().to_string().contains(": key \"data-dir\": "));
     }
 
     #[test]

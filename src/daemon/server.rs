@@ -503,7 +503,7 @@ mod tests {
         let file = dir.path().join("scheduler.yaml");
         let of = |text: &str| {
             std::fs::write(&file, text).unwrap();
-            let args = ["server", "--config", "/nonexistent/kedge.yaml", "--scheduler-config", file.to_str().unwrap()];
+            let args = ["server", "--config", "/dev/null", "--scheduler-config", file.to_str().unwrap()];
             scheduling(&crate::config::server(&args.map(str::to_owned)).unwrap())
         };
         let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";

@@ -144,18 +144,19 @@ fn bad_input_is_answered_in_one_line() {
     let kedge = "/run/shared/kedge";
     for (line, code, part) in [
         (format!("{kedge} server"), 2, "unknown key \"max-pdos\""),
-        (format!("{kedge} server --config /none --max-pods x"), 2, "--max-pods"),
-        (format!("{kedge} agent --config /none"), 1, "not served by this version"),
+        (format!("{kedge} server --config /none"), 2, "/none: cannot be read: "),
+        (format!("{kedge} server --config /dev/null --max-pods x"), 2, "--max-pods"),
+        (format!("{kedge} agent --config /dev/null"), 1, "not served by this version"),
         (format!("{kedge} frobnicate"), 2, "frobnicate"),
         (
             format!(
-                "python3 -c 'import socket,subprocess,sys; s=socket.create_server((\"\",6443)); sys.exit(subprocess.call([\"{kedge}\",\"server\",\"--config\",\"/none\"]))'"
+                "python3 -c 'import socket,subprocess,sys; s=socket.create_server((\"\",6443)); sys.exit(subprocess.call([\"{kedge}\",\"server\",\"--config\",\"/dev/null\"]))'"
             ),
             1,
             "port 6443 is taken",
         ),
         (
-            format!("head -c 5000 /dev/urandom > /var/lib/kedge/server/state.db; {kedge} server --config /none"),
+            format!("head -c 5000 /dev/urandom > /var/lib/kedge/server/state.db; {kedge} server --config /dev/null"),
             1,
             "state.db",
         ),

@@ -178,10 +178,12 @@ mod tests {
         let path = file.to_str().unwrap().to_owned();
         for (key, value, end) in REFUSED {
             std::fs::write(&file, serde_json::json!({ *key: value }).to_string()).unwrap();
-            for given in [args(&[&format!("--{key}={value}")]), vec!["server".into(), "--config".into(), path.clone()]]
+            let named = vec!["server".into(), "--config".into(), path.clone()];
+            for (given, blamed) in
+                [(args(&[&format!("--{key}={value}")]), format!("--{key}")), (named, format!("{path}: key {key:?}:"))]
             {
                 let error = server(&given).unwrap_err().to_string();
-                assert!(error.starts_with(&format!("--{key} {value:?}: ")), "{given:?}: {error}");
+                assert!(error.starts_with(&format!("{blamed} {value:?}: ")), "{given:?}: {error}");
                 assert!(error.ends_with(end) && error.lines().count() == 1, "{given:?}: {error}");
             }
         }
