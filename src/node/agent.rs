@@ -415,7 +415,7 @@ impl Agent {
             }
             worker
         } else if pod::terminal(&pod) {
-            self.launch(State::finished(pod, host_ips, now), Vec::new())
+            self.launch(adopt::finished(pod, host_ips, now), Vec::new())
         } else {
             let others: Vec<Arc<Pod>> =
                 self.workers.snapshots().into_iter().filter(|s| !s.ended).map(|s| s.pod).collect();

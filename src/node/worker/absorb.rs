@@ -6,7 +6,6 @@ mod container;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::backoff::{self, Backoff};
@@ -229,21 +228,12 @@ pub(super) fn pod_grace(pod: &Pod) -> Duration {
 }
 
 fn sandbox_died(state: &mut State, now: Now, out: &mut Vec<Action>) {
-    let lost = |started_at: Timestamp| ExitFacts {
-        code: 137,
-        signal: None,
-        oom_killed: false,
-        lost: true,
-        started_at,
-        finished_at: now.wall,
-        message: String::new(),
-    };
     for index in 0..state.containers.len() {
         let c = &mut state.containers[index];
         match &c.stage {
             Stage::Running(r) => {
                 let (id, at) = (r.id.clone(), r.started_at);
-                exited(state, &id, lost(at), now, out);
+                exited(state, &id, ExitFacts::lost(at, now.wall), now, out);
             }
             Stage::Starting => c.stage = Stage::Waiting(Waiting::default()),
             Stage::Waiting(_) | Stage::Pulling | Stage::Pulled | Stage::Exited(_) => {}

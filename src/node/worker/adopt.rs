@@ -4,13 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 use runtime::{ContainerInfo, ContainerState, ExitStatus, PodInfo, PodState};
 
-use super::input::ExitFacts;
+use super::input::{ExitFacts, LOST, LOST_CODE};
 use super::probes::Probes;
-use super::state::{Cleanup, Exit, Hook, ImageRef, Now, Running, Sandbox, SandboxUp, Stage, State, Volumes};
-use crate::pod::Role;
+use super::restart;
+use super::state::{
+    Cleanup, Container, EndReason, Ending, Exit, Hook, ImageRef, Now, Running, Sandbox, SandboxUp, Stage, State,
+    Verdict, Volumes,
+};
+use crate::pod::{self, Role};
 use crate::translate::container::labels;
 
 pub fn facts(exit: &ExitStatus) -> ExitFacts {
@@ -74,20 +78,32 @@ pub fn adopt(
     state.sandbox_attempt = 1;
     state.volumes = Volumes::Absent { retry_at: None };
     state.cleanup = Cleanup::Needed { retry_at: None };
-    let status = state.pod.status.clone().unwrap_or_default();
-    let known: Vec<ContainerStatus> =
-        [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses]
-            .into_iter()
-            .flatten()
-            .flatten()
-            .collect();
+    let pod = Arc::clone(&state.pod);
+    let known = said(&pod);
+    let of = |i: &ContainerInfo, c: &Container| label(i, labels::CONTAINER) == c.spec.name;
+    // App containers only ever start after the init containers.
+    let app_started = state.containers.iter().any(|c| c.role == Role::App && info.containers.iter().any(|i| of(i, c)));
     for c in &mut state.containers {
-        let mut instances: Vec<&ContainerInfo> =
-            info.containers.iter().filter(|i| label(i, labels::CONTAINER) == c.spec.name).collect();
+        let mut instances: Vec<&ContainerInfo> = info.containers.iter().filter(|i| of(i, c)).collect();
         instances.sort_by_key(|i| label(i, labels::RESTARTS).parse::<u32>().unwrap_or(0));
         let said = known.iter().find(|s| s.name == c.spec.name);
-        let Some(latest) = instances.last() else {
-            c.restarts = said.map_or(0, |s| s.restart_count.max(0) as u32);
+        let restarts = |i: &ContainerInfo| label(i, labels::RESTARTS).parse::<i32>().unwrap_or(0);
+        // An instance that could not be started, or ended in an earlier sandbox, is none that the runtime knows.
+        let present = |i: &&&ContainerInfo| {
+            matches!(i.state, ContainerState::Running { .. }) || said.is_none_or(|s| s.restart_count <= restarts(i))
+        };
+        let Some(latest) = instances.last().filter(present) else {
+            let succeeded = |s: &ContainerStatus| {
+                s.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0)
+            };
+            match said {
+                // In a new sandbox the init containers run again.
+                Some(s) if c.role != Role::Init || app_started || !succeeded(s) => {
+                    let lost = recall(c, &pod, s, now);
+                    exits.extend(lost);
+                }
+                _ => c.restarts = said.map_or(0, |s| s.restart_count.max(0) as u32),
+            }
             continue;
         };
         c.restarts = label(latest, labels::RESTARTS).parse().unwrap_or(0);
@@ -97,6 +113,19 @@ pub fn adopt(
         {
             c.last = Some(exit(before, status));
             c.dead_id = Some(before.id.0.clone());
+        }
+        let own = said.filter(|s| bare_id(s.container_id.as_deref()) == latest.id.0);
+        if let (None, Some(t)) = (&c.last, own.and_then(|s| s.last_state.as_ref()?.terminated.as_ref())) {
+            c.last = Some(exit_said(t, &image(latest)));
+        }
+        // What was said of its end may hold more than the runtime knows.
+        let ended = own.and_then(|s| s.state.as_ref()?.terminated.as_ref());
+        if let (ContainerState::Exited(_), Some(t)) = (&latest.state, ended)
+            && !restart::wanted(&pod, c, t.exit_code)
+        {
+            c.dead_id = Some(latest.id.0.clone());
+            c.stage = Stage::Exited(exit_said(t, &image(latest)));
+            continue;
         }
         let started_mono = now.at(latest.started_at);
         let mut probes = Probes::new(&c.spec, started_mono, now.mono);
@@ -124,23 +153,112 @@ pub fn adopt(
             exits.push((latest.id.0.clone(), facts(status)));
         }
     }
-    // App containers only ever start after the init containers.
-    let app_seen = state.containers.iter().any(|c| c.role == Role::App && (c.running().is_some() || c.restarts > 0));
-    state.initialized = app_seen || state.containers.iter().all(|c| !matches!(c.role, Role::Init | Role::Sidecar));
+    state.initialized = initialized(&state);
     (state, exits)
+}
+
+fn initialized(state: &State) -> bool {
+    let ran = |c: &Container| c.restarts > 0 || matches!(c.stage, Stage::Running(_) | Stage::Exited(_));
+    state.containers.iter().any(|c| c.role == Role::App && ran(c))
+        || state.containers.iter().all(|c| !matches!(c.role, Role::Init | Role::Sidecar))
+}
+
+fn said(pod: &Pod) -> Vec<ContainerStatus> {
+    let status = pod.status.clone().unwrap_or_default();
+    [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses]
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect()
+}
+
+/// Puts a container that the runtime does not know in the place where its status has it. One that is said to run is put in as
+/// running; its loss, which the caller is to hand in, is the answer.
+fn recall(c: &mut Container, pod: &Pod, s: &ContainerStatus, now: Now) -> Option<(String, ExitFacts)> {
+    let image = ImageRef { name: s.image.clone(), id: s.image_id.clone(), stop_signal: None };
+    c.restarts = s.restart_count.max(0) as u32;
+    c.last = s.last_state.as_ref().and_then(|l| l.terminated.as_ref()).map(|t| exit_said(t, &image));
+    let present = s.state.clone().unwrap_or_default();
+    if let Some(running) = present.running {
+        let started_at = running.started_at.map_or(now.wall, |t| t.0);
+        let id = bare_id(s.container_id.as_deref());
+        c.stage = Stage::Running(Box::new(Running {
+            id: id.clone(),
+            started_at,
+            started_mono: now.at(started_at),
+            spec_image: c.spec.image.clone().unwrap_or_default(),
+            image,
+            post_start: Hook::None,
+            probes: Probes::new(&c.spec, now.at(started_at), now.mono),
+            kill: None,
+        }));
+        return Some((id, ExitFacts::lost(started_at, now.wall)));
+    }
+    if let Some(ended) = present.terminated {
+        let exit = exit_said(&ended, &image);
+        // Ended with its pod, whose end was not decided after all.
+        if !pod::deleting(pod) && !pod::terminal(pod) && restart::wanted(pod, c, exit.code) {
+            c.last = Some(exit);
+            c.restarts += 1;
+        } else {
+            c.stage = Stage::Exited(exit);
+        }
+    } else if c.last.is_some() {
+        // It was waiting for its next start.
+        c.restarts += 1;
+    }
+    None
+}
+
+/// A pod whose terminal phase the API server knows already: nothing runs, but leftovers are cleaned. Its status stays as it is,
+/// whoever wrote it; only a container that was to run, of a pod that another hand has ended, is said to be lost. Source:
+/// `pkg/kubelet/status/status_manager.go` (TerminatePod).
+pub fn finished(pod: Arc<Pod>, host_ips: Vec<String>, now: Now) -> State {
+    let mut status = pod.status.clone().unwrap_or_default();
+    let mut state = State::new(Arc::clone(&pod), host_ips, now);
+    state.ending = Some(Ending { why: EndReason::Finished, deadline: now.mono });
+    let phase = if status.phase.as_deref() == Some("Succeeded") { "Succeeded" } else { "Failed" };
+    state.verdict = Some(Verdict {
+        phase: Some(phase),
+        reason: status.reason.clone().unwrap_or_default(),
+        message: status.message.clone().unwrap_or_default(),
+    });
+    state.verdict_reported = true;
+    end_running(&mut status);
+    let known = said(&Pod { status: Some(status.clone()), ..Pod::default() });
+    for c in &mut state.containers {
+        if let Some(s) = known.iter().find(|s| s.name == c.spec.name) {
+            recall(c, &pod, s, now);
+        }
+    }
+    state.initialized = initialized(&state);
+    state.last_word = Some(Box::new(status));
+    state
+}
+
+fn end_running(status: &mut PodStatus) {
+    let lists =
+        [&mut status.init_container_statuses, &mut status.container_statuses, &mut status.ephemeral_container_statuses];
+    for s in lists.into_iter().flatten().flatten() {
+        let Some(state) = s.state.as_mut() else { continue };
+        let Some(running) = state.running.take() else { continue };
+        state.terminated = Some(ContainerStateTerminated {
+            container_id: s.container_id.clone(),
+            exit_code: LOST_CODE,
+            reason: Some("ContainerStatusUnknown".into()),
+            message: Some(LOST.into()),
+            started_at: running.started_at,
+            ..ContainerStateTerminated::default()
+        });
+        (s.ready, s.started) = (false, Some(false));
+    }
 }
 
 /// A pod that ran here by what the API server says and of which the runtime knows nothing: the machine was restarted. What the
 /// status calls running is put in as running; the caller hands in [`Input::SandboxDied`](super::input::Input::SandboxDied), so
 /// that restarts are decided in one place: a pod that must not run twice does not. `None`: nothing of it ever ran.
 pub fn forgotten(pod: &Arc<Pod>, host_ips: &[String], now: Now) -> Option<State> {
-    let status = pod.status.clone().unwrap_or_default();
-    let said: Vec<ContainerStatus> =
-        [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses]
-            .into_iter()
-            .flatten()
-            .flatten()
-            .collect();
+    let said = said(pod);
     if said.iter().all(|s| s.container_id.is_none()) {
         return None;
     }
@@ -149,32 +267,9 @@ pub fn forgotten(pod: &Arc<Pod>, host_ips: &[String], now: Now) -> Option<State>
     state.sandbox_attempt = 1;
     for c in &mut state.containers {
         let Some(s) = said.iter().find(|s| s.name == c.spec.name && s.container_id.is_some()) else { continue };
-        let image = ImageRef { name: s.image.clone(), id: s.image_id.clone(), stop_signal: None };
-        c.restarts = s.restart_count.max(0) as u32;
-        c.last = s.last_state.as_ref().and_then(|l| l.terminated.as_ref()).map(|t| exit_said(t, &image));
-        let present = s.state.clone().unwrap_or_default();
-        if let Some(running) = present.running {
-            let started_at = running.started_at.map_or(now.wall, |t| t.0);
-            c.stage = Stage::Running(Box::new(Running {
-                id: bare_id(s.container_id.as_deref()),
-                started_at,
-                started_mono: now.at(started_at),
-                spec_image: c.spec.image.clone().unwrap_or_default(),
-                image,
-                post_start: Hook::None,
-                probes: Probes::new(&c.spec, now.at(started_at), now.mono),
-                kill: None,
-            }));
-        } else if let Some(ended) = present.terminated {
-            c.stage = Stage::Exited(exit_said(&ended, &image));
-        } else {
-            // It was waiting for its next start.
-            c.restarts += 1;
-        }
+        recall(c, pod, s, now);
     }
-    let app_seen = state.containers.iter().any(|c| c.role == Role::App && !matches!(c.stage, Stage::Waiting(_)));
-    let app_seen = app_seen || state.containers.iter().any(|c| c.role == Role::App && c.restarts > 0);
-    state.initialized = app_seen || state.containers.iter().all(|c| !matches!(c.role, Role::Init | Role::Sidecar));
+    state.initialized = initialized(&state);
     Some(state)
 }
 

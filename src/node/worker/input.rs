@@ -119,6 +119,19 @@ pub struct ExitFacts {
     pub message: String,
 }
 
+/// What is said of a container whose end nobody saw. Source: `pkg/kubelet/status/status_manager.go`.
+pub const LOST: &str = "The container could not be located when the pod was terminated";
+/// Its exit code, as of a process that was killed.
+pub const LOST_CODE: i32 = 137;
+
+impl ExitFacts {
+    /// The end of an instance that is not there any more.
+    pub fn lost(started_at: Timestamp, finished_at: Timestamp) -> ExitFacts {
+        let (signal, oom_killed, message) = (None, false, String::new());
+        ExitFacts { code: LOST_CODE, signal, oom_killed, lost: true, started_at, finished_at, message }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Success,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodStatus};
 
 use super::backoff::Backoff;
 use super::probes::Probes;
@@ -60,6 +60,8 @@ pub struct State {
     pub gone: bool,
     /// Asked the API server to drop the object.
     pub delete_sent: bool,
+    /// What an earlier daemon, or another hand, said of a pod that has ended. It is never worked out anew.
+    pub last_word: Option<Box<PodStatus>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -322,6 +324,7 @@ impl State {
             verdict_reported: false,
             gone: false,
             delete_sent: false,
+            last_word: None,
         }
     }
 
@@ -331,21 +334,6 @@ impl State {
         state.ending = Some(Ending { why: EndReason::Rejected, deadline: now.mono });
         state.verdict = Some(Verdict { phase: Some("Failed"), reason: reason.to_owned(), message: message.to_owned() });
         state.cleanup = Cleanup::Done { logs: true };
-        state
-    }
-
-    /// A pod whose terminal phase the API server knows already: nothing runs, but leftovers are cleaned.
-    pub fn finished(pod: Arc<Pod>, host_ips: Vec<String>, now: Now) -> State {
-        let status = pod.status.clone().unwrap_or_default();
-        let mut state = State::new(pod, host_ips, now);
-        state.ending = Some(Ending { why: EndReason::Finished, deadline: now.mono });
-        let phase = if status.phase.as_deref() == Some("Succeeded") { "Succeeded" } else { "Failed" };
-        state.verdict = Some(Verdict {
-            phase: Some(phase),
-            reason: status.reason.unwrap_or_default(),
-            message: status.message.unwrap_or_default(),
-        });
-        state.verdict_reported = true;
         state
     }
 

@@ -654,6 +654,150 @@ fn what_must_not_run_twice_does_not_after_a_restart_of_the_machine() {
     assert_eq!(super::summary::phase(&s.state), "Succeeded");
 }
 
+fn ended(code: i32, reason: &str, id: &str) -> serde_json::Value {
+    json!({"terminated": {"exitCode": code, "reason": reason, "message": "why", "containerID": format!("kedge://{id}"),
+        "startedAt": "2025-12-31T00:00:00Z", "finishedAt": "2025-12-31T00:00:05Z"}})
+}
+
+fn said(name: &str, id: &str, restarts: i32, state: serde_json::Value, last: serde_json::Value) -> serde_json::Value {
+    json!({"name": name, "image": "img", "imageID": "sha256:1", "containerID": format!("kedge://{id}"), "ready": false,
+        "started": false, "restartCount": restarts, "state": state, "lastState": last})
+}
+
+/// The containers of a pod as a list of the runtime has them: name, id, restarts, state.
+fn known_to_the_runtime(list: &[(&str, &str, u32, runtime::ContainerState)]) -> runtime::PodInfo {
+    use crate::translate::container::labels;
+    let containers = list.iter().map(|(name, id, restarts, state)| runtime::ContainerInfo {
+        id: runtime::ContainerId((*id).into()),
+        state: state.clone(),
+        labels: [
+            (labels::CONTAINER.to_owned(), (*name).to_owned()),
+            (labels::RESTARTS.to_owned(), restarts.to_string()),
+            (labels::IMAGE_NAME.to_owned(), "img".to_owned()),
+            (labels::IMAGE_ID.to_owned(), "sha256:1".to_owned()),
+            (labels::SPEC_IMAGE.to_owned(), "img".to_owned()),
+        ]
+        .into(),
+        started_at: "2025-12-31T00:00:00Z".parse().unwrap(),
+        tty: false,
+        stdin: false,
+    });
+    let spec = runtime::PodSpec {
+        id: runtime::PodId("u1".into()),
+        hostname: "web".into(),
+        domainname: String::new(),
+        network: runtime::NetworkNamespace::Host,
+        ipc: runtime::Namespace::Pod,
+        uts: runtime::Namespace::Pod,
+        pid: runtime::Namespace::Container,
+        sysctls: Default::default(),
+        cgroup: "podu1".into(),
+        resources: Default::default(),
+        shm_size_bytes: 0,
+        labels: Default::default(),
+    };
+    runtime::PodInfo {
+        id: spec.id.clone(),
+        state: runtime::PodState::Ready,
+        labels: Default::default(),
+        spec: Arc::new(spec),
+        created_at: "2025-12-31T00:00:00Z".parse().unwrap(),
+        containers: containers.collect(),
+    }
+}
+
+fn exit_of(code: i32) -> runtime::ContainerState {
+    runtime::ContainerState::Exited(runtime::ExitStatus {
+        code,
+        signal: None,
+        oom_killed: false,
+        lost: false,
+        started_at: "2025-12-31T00:00:00Z".parse().unwrap(),
+        finished_at: "2025-12-31T00:00:05Z".parse().unwrap(),
+        message: String::new(),
+    })
+}
+
+#[test]
+fn what_was_said_of_a_finished_pod_stands_after_a_restart_of_the_daemon() {
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"});
+    for status in [
+        json!({"phase": "Failed", "containerStatuses": [said("main", "i2", 2, ended(4, "Error", "i2"), ended(3, "OOMKilled", "i1"))]}),
+        json!({"phase": "Succeeded", "containerStatuses": [said("main", "i0", 0, ended(0, "Completed", "i0"), json!({}))]}),
+        json!({"phase": "Failed", "reason": "Evicted", "message": "disk", "conditions": [condition],
+            "containerStatuses": [said("main", "i0", 0, json!({"waiting": {"reason": "ImagePullBackOff"}}), json!({}))]}),
+        // Never let in.
+        json!({"phase": "Failed", "reason": "NodeAffinity"}),
+    ] {
+        let mut pod = one("Never");
+        pod.status = serde_json::from_value(status).unwrap();
+        let mut expected = pod.status.clone().unwrap();
+        expected.observed_generation = Some(1);
+        let mut s = Script::new(one("Never"));
+        s.state = super::adopt::finished(Arc::new(pod.clone()), vec!["10.0.0.1".into()], s.now);
+        assert_eq!(summary(&s.state, pod.status.as_ref(), s.now), expected);
+        s.then(Input::Tick, &["clean up"]).then(Input::CleanedUp, &[]);
+        assert_eq!(summary(&s.state, pod.status.as_ref(), s.now), expected);
+        let restarts = expected.container_statuses.iter().flatten().map(|c| c.restart_count as u32).next();
+        assert_eq!(s.state.container("main").unwrap().restarts, restarts.unwrap_or(0));
+    }
+}
+
+#[test]
+fn a_container_of_a_pod_that_another_hand_ended_is_said_to_be_lost() {
+    let mut pod = one("Always");
+    let running = json!({"running": {"startedAt": "2025-12-31T00:00:00Z"}});
+    pod.status = serde_json::from_value(
+        json!({"phase": "Failed", "containerStatuses": [said("main", "i0", 0, running, json!({}))]}),
+    )
+    .unwrap();
+    let mut s = Script::new(one("Always"));
+    s.state = super::adopt::finished(Arc::new(pod), Vec::new(), s.now);
+    s.then(Input::Tick, &["clean up"]);
+    let status = summary(&s.state, None, s.now).container_statuses.unwrap().remove(0);
+    let end = status.state.unwrap().terminated.unwrap();
+    assert_eq!((end.exit_code, end.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
+}
+
+#[test]
+fn containers_that_ended_keep_their_end_when_the_daemon_restarts() {
+    let running = || json!({"running": {"startedAt": "2025-12-31T00:00:00Z"}});
+    let up = || runtime::ContainerState::Running { pid: 7 };
+    let mut pod =
+        pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "init", "image": "img"}], "containers": [
+        {"name": "main", "image": "img"}, {"name": "done", "image": "img"}, {"name": "unstartable", "image": "img"},
+        {"name": "before", "image": "img"}]}));
+    let statuses = [
+        said("main", "m0", 0, running(), json!({})),
+        said("done", "d0", 0, ended(4, "Error", "d0"), json!({})),
+        said("unstartable", "u0", 0, ended(128, "StartError", "u0"), json!({})),
+        said("before", "b1", 1, running(), ended(9, "ContainerStatusUnknown", "b0")),
+    ];
+    pod.status = serde_json::from_value(json!({"phase": "Running", "containerStatuses": statuses,
+        "initContainerStatuses": [said("init", "i0", 0, ended(0, "Completed", "i0"), json!({}))]}))
+    .unwrap();
+    // What could not be started, and what ended in an earlier sandbox, the runtime does not know.
+    for (init, done) in [(true, true), (false, false)] {
+        let mut list = vec![("main", "m0", 0, up()), ("before", "b1", 1, up())];
+        list.extend(init.then(|| ("init", "i0", 0, exit_of(0))));
+        list.extend(done.then(|| ("done", "d0", 0, exit_of(4))));
+        let info = known_to_the_runtime(&list);
+        let mut s = Script::new(one("Never"));
+        let (state, exits) = super::adopt::adopt(Arc::new(pod.clone()), &info, Vec::new(), Vec::new(), s.now);
+        s.state = state;
+        assert_eq!(exits, []);
+        s.then(Input::Tick, &["volumes"]);
+        let status = summary(&s.state, pod.status.as_ref(), s.now);
+        let was = pod.status.as_ref().unwrap();
+        let both = |s: &k8s_openapi::api::core::v1::PodStatus| -> Vec<_> {
+            let lists = [s.init_container_statuses.clone(), s.container_statuses.clone()];
+            let all = lists.into_iter().flatten().flatten();
+            all.map(|c| (c.name, c.state, c.last_state, c.container_id, c.image_id, c.restart_count)).collect()
+        };
+        assert_eq!(both(&status), both(was), "{init} {done}");
+    }
+}
+
 #[test]
 fn a_pod_of_which_nothing_ever_ran_is_new() {
     let now = Script::new(one("Always")).now;

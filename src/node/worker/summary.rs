@@ -15,8 +15,11 @@ use crate::pod::{self, Role};
 /// In front of container ids: who runs them. Source: CRI, `ContainerID.String`.
 pub const RUNTIME_NAME: &str = "kedge";
 
-/// `previous`: what was said before, for the times at which conditions last changed.
+/// What was said of a pod that ended before this daemon started stands. `previous`: what was said before, for the times at which conditions last changed.
 pub fn summary(state: &State, previous: Option<&PodStatus>, now: Now) -> PodStatus {
+    if let Some(said) = &state.last_word {
+        return PodStatus { observed_generation: state.pod.metadata.generation, ..(**said).clone() };
+    }
     let phase = phase(state);
     let ips: Vec<String> = match &state.sandbox {
         Sandbox::Up(up) => up.ips.clone(),

@@ -382,12 +382,13 @@ impl Server {
         self.tell_all(&Message::ContainerExited { container: name, exit });
     }
 
-    /// Removes cgroups of ended containers, and containers that were asked to go.
+    /// Removes cgroups of containers that ended or could not be started, and containers that were asked to go.
     fn linger(&mut self) {
         let mut answers = Vec::new();
+        let mut refused = Vec::new();
         self.containers.retain(|_, container| {
             let Some(looks) = container.lingering else { return true };
-            if container.exit.is_none() {
+            if container.exit.is_none() && container.refused.is_none() {
                 // Asked to go, still dying: its end is told by a signal.
                 return true;
             }
@@ -396,14 +397,18 @@ impl Server {
                 return true;
             }
             container.lingering = None;
-            match container.remove {
-                Some(to) => {
-                    answers.push(to);
-                    false
-                }
-                None => true,
-            }
+            answers.extend(container.remove);
+            let refusal = container.refused.take();
+            let kept = container.remove.is_none() && refusal.is_none();
+            refused.extend(refusal);
+            kept
         });
+        if !refused.is_empty() {
+            for (to, refusal) in refused {
+                self.answer(to, Err(refusal));
+            }
+            self.tell_state();
+        }
         for to in answers {
             self.answer(to, Ok(Reply::Done));
         }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{event, index_of, pod_grace};
 use crate::pod::{self, Role};
 use crate::worker::backoff;
-use crate::worker::input::{Action, EventKind, ExitFacts, Outcome, PullFacts, StartFailure};
+use crate::worker::input::{Action, EventKind, ExitFacts, LOST, Outcome, PullFacts, StartFailure};
 use crate::worker::probes::{self, Probes};
 use crate::worker::restart;
 use crate::worker::state::{Exit, Hook, ImageRef, Now, Replaced, Running, Stage, State, Waiting, Why};
@@ -155,11 +155,7 @@ pub(super) fn exited(state: &mut State, id: &str, facts: ExitFacts, now: Now, ou
         (false, false, 0) => "Completed",
         (false, false, _) => "Error",
     };
-    let message = if facts.lost && facts.message.is_empty() {
-        "The container could not be located when the pod was terminated".to_owned()
-    } else {
-        facts.message
-    };
+    let message = if facts.lost && facts.message.is_empty() { LOST.to_owned() } else { facts.message };
     let exit = Exit {
         id: Some(id.to_owned()),
         image: Some(running.image.clone()),

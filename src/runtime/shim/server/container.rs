@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::ReplyTo;
 use crate::shim::log::{Splitter, Writer, rfc3339, rotation_stamp};
-use crate::shim::protocol::{ContainerReport, EXIT_FILE, Exit, Start};
+use crate::shim::protocol::{ContainerReport, EXIT_FILE, Exit, Refusal, Start};
 use crate::shim::sys;
 
 /// Bytes read from a container's output at once: a pipe's default capacity would be 64 KiB; a quarter keeps the heap small.
@@ -18,6 +18,8 @@ pub(super) struct Container {
     pub(super) pid: i32,
     pub(super) started_at_ns: i64,
     pub(super) exit: Option<Exit>,
+    /// It could not be started: what is answered once nothing of it is left.
+    pub(super) refused: Option<(ReplyTo, Refusal)>,
     /// Reading ends: stdout (or the terminal's master) and stderr.
     pub(super) output: [Option<OwnedFd>; 2],
     pub(super) splitters: [Splitter; 2],
@@ -46,7 +48,7 @@ pub(super) fn write_exit(dir: &std::path::Path, exit: &Exit) -> io::Result<()> {
 
 /// Kills what is left in the container's cgroup. True when the cgroups are gone.
 pub(super) fn clear(container: &mut Container) -> bool {
-    if container.start.shared_pid {
+    if container.start.shared_pid || container.refused.is_some() {
         kill_all(container);
     }
     container.start.cgroups.iter().all(|dir| crate::cgroup::remove_tree(dir).is_ok())

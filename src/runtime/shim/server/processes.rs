@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use super::container::{Container, clear, kill_all};
+use super::container::Container;
 use super::{Pending, PendingKind, ReplyTo, Running, Server, exit_code, failed, not_found};
 use crate::shim::log::{Splitter, Stream, Writer};
 use crate::shim::protocol::{CONTAINERS_DIR, Exec, Message, Refusal, RefusalKind, Reply, Start};
@@ -75,6 +75,7 @@ impl Server {
                 pid: 0,
                 started_at_ns: 0,
                 exit: None,
+                refused: None,
                 output,
                 splitters: [Splitter::new(Stream::Stdout), Splitter::new(Stream::Stderr)],
                 stdin,
@@ -188,18 +189,13 @@ impl Server {
                 }
             }
             Err(refusal) => {
-                if let Some(mut container) = self.containers.remove(name) {
-                    if pid != 0 {
-                        let _ = sys::kill(pid, libc::SIGKILL);
-                    }
-                    // What is still busy goes with the pod's cgroup.
-                    kill_all(&container);
-                    clear(&mut container);
-                    if let Some(remove) = container.remove {
-                        self.answer(remove, Ok(Reply::Done));
-                    }
+                if pid != 0 {
+                    let _ = sys::kill(pid, libc::SIGKILL);
+                    container.pid = 0;
                 }
-                self.answer(to, Err(refusal));
+                // Its creator may still be ending, and is in its cgroups.
+                container.refused = Some((to, refusal));
+                container.lingering = Some(0);
             }
         }
         self.tell_state();

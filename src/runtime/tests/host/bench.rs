@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use runtime::{
-    Config, ContainerSpec, ExecSpec, ExitStatus, LogPolicy, Namespace, NetworkNamespace, PodId, PodSpec, Resources,
-    Rootfs, Runtime as _, Session, Shims,
+    Config, ContainerId, ContainerSpec, ExecSpec, ExitStatus, LogPolicy, Namespace, NetworkNamespace, PodId, PodSpec,
+    Resources, Rootfs, Runtime as _, Session, Shims,
 };
 use tokio::io::AsyncReadExt as _;
 
@@ -114,6 +114,14 @@ impl Bench {
     /// The log without its stamps; partial records are joined.
     pub fn text(&self, id: &str) -> String {
         text_of(&self.log_path(id))
+    }
+
+    /// Cgroups and the folder of one container that are there.
+    pub fn leftovers_of(&self, pod: &PodId, container: &ContainerId) -> Vec<PathBuf> {
+        let cgroup = format!("{}/kubepods/burstable/pod{pod}/{container}", self.root.trim_matches('/'));
+        let cgroups = cgroup_mounts().into_iter().map(|mount| mount.join(&cgroup));
+        let folder = self.dir.path().join(format!("run/pods/{pod}/c/{container}"));
+        cgroups.chain([folder]).filter(|path| path.exists()).collect()
     }
 
     pub fn leftovers(&self) -> Vec<String> {

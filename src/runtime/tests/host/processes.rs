@@ -53,8 +53,10 @@ async fn starts_that_fail_say_why() {
     let bench = Bench::new();
     let pod = bench.pod("fails").await;
     let check = async |name: &str, spec: ContainerSpec, expected: &str| {
+        let id = spec.id.clone();
         let error = bench.shims.start_container(&pod, spec).await.unwrap_err();
         assert_eq!(error.to_string(), expected, "{name}");
+        assert_eq!(bench.leftovers_of(&pod, &id), Vec::<std::path::PathBuf>::new(), "{name}");
     };
     let start = "failed to start container: exec";
     check(
@@ -82,6 +84,12 @@ async fn starts_that_fail_say_why() {
     )
     .await;
     check("nothing", bench.container("f", &[]), "invalid request: no command specified").await;
+    let mut terminal = bench.container("t", &["nope"]);
+    terminal.tty = true;
+    check("terminal", terminal, &format!("{start}: \"nope\": executable file not found in $PATH")).await;
+    // The same instance may be tried again.
+    check("again", bench.container("a", &["nope"]), &format!("{start}: \"nope\": executable file not found in $PATH"))
+        .await;
     assert!(bench.shims.pod(&pod).await.unwrap().containers.is_empty());
     // Execute permission for the user alone is enough.
     let (status, _) = bench.run(&pod, bench.container("g", &["not-for-all"])).await;
