@@ -15,6 +15,7 @@ mod log;
 mod manifests;
 mod network;
 mod notify;
+mod places;
 mod reset;
 mod server;
 mod settled;

@@ -3,6 +3,7 @@
 //!
 //! What never lives here: the lock of the state database, which is the store's own.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -75,9 +76,9 @@ impl Held {
 ///
 /// # Errors
 /// [`Taken`].
-pub fn for_reset(dir: &Path) -> Result<(Option<Flock<File>>, Option<UnixListener>)> {
-    let run_dir = if dir.exists() { Some(run_dir(dir)?) } else { None };
-    Ok((run_dir, network(NETWORK)?))
+pub fn for_reset(dirs: &BTreeSet<&Path>) -> Result<(Vec<Flock<File>>, Option<UnixListener>)> {
+    let dirs = dirs.iter().filter(|dir| dir.exists());
+    Ok((dirs.map(|dir| run_dir(dir)).collect::<Result<_>>()?, network(NETWORK)?))
 }
 
 fn run_dir(dir: &Path) -> Result<Flock<File>> {
@@ -167,7 +168,7 @@ mod tests {
         let (shown, me) = (dir.path().display(), std::process::id());
         let advice = "stop it, or start this one with --disable-agent and another --run-dir";
         assert_eq!(refused, format!("{shown} is used by process {me}: {advice}"));
-        assert!(for_reset(dir.path()).unwrap_err().downcast_ref::<Taken>().is_some());
+        assert!(for_reset(&BTreeSet::from([dir.path()])).unwrap_err().downcast_ref::<Taken>().is_some());
         drop(held);
         Held::take(dir.path(), false).unwrap();
     }

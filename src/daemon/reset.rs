@@ -3,12 +3,14 @@
 //! Steps in the order in which they must happen; each is tried whatever became of the one before, and what could not be
 //! removed is named at the end. Idempotent: run again, it finishes what was left.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use clap::parser::ValueSource;
 use clap::{Args, Command, FromArgMatches as _};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -17,6 +19,7 @@ use runtime::Runtime as _;
 
 use crate::config::{self, CLUSTER_CIDRS, ConfigError, check};
 use crate::lock;
+use crate::places::{self, Place};
 
 #[derive(Debug, Clone, Args)]
 pub struct Reset {
@@ -35,6 +38,12 @@ pub struct Reset {
     pub run_dir: PathBuf,
     #[arg(long, env = "KEDGE_CGROUP_ROOT", value_name = "PATH", default_value = "/kedge")]
     pub cgroup_root: String,
+    /// The run folder was named: only what belongs to it goes.
+    #[arg(skip)]
+    named_run_dir: bool,
+    /// The data folder was named, so it ought to be there.
+    #[arg(skip)]
+    named_data_dir: bool,
 }
 
 impl Reset {
@@ -42,7 +51,9 @@ impl Reset {
     /// Wrong usage, a configuration file that cannot be understood, or folders that are not Kedge's own.
     pub fn parse(command: Command, args: &[String]) -> Result<Self, ConfigError> {
         let parsed = config::shared(command, args)?;
-        let reset = Self::from_arg_matches(&parsed.matches)?;
+        let mut reset = Self::from_arg_matches(&parsed.matches)?;
+        let named = |id| parsed.matches.value_source(id) != Some(ValueSource::DefaultValue);
+        (reset.named_run_dir, reset.named_data_dir) = (named("run_dir"), named("data_dir"));
         reset.check().map_err(|error| parsed.blame(error))?;
         Ok(reset)
     }
@@ -69,13 +80,17 @@ const STOP_SECONDS: u64 = 30;
 const CGROUP_TRIES_MAX: u32 = 40;
 const CGROUP_PAUSE: Duration = Duration::from_millis(50);
 
+/// The cgroup of all pods below the root. Source: `node::translate::resources`, `Qos::cgroup`.
+const PODS: &str = "kubepods";
+
 /// # Errors
 /// Not confirmed, not root, or the list of what could not be removed.
 pub fn run(reset: &Reset) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("this needs root: run it with sudo");
     }
-    if !reset.yes && !confirmed(reset)? {
+    let scope = Scope::of(reset, places::noted(Path::new(places::FOLDER)));
+    if !reset.yes && !confirmed(&scope)? {
         bail!("nothing was removed");
     }
     let installed = Installed::read();
@@ -85,35 +100,107 @@ pub fn run(reset: &Reset) -> Result<()> {
             left.push(format!("{what}: {error:#}"));
         }
     };
+    let run_dirs: BTreeSet<&Path> = scope.places.iter().map(|p| p.run_dir.as_path()).collect();
+    let data_dirs: BTreeSet<&Path> = scope.places.iter().map(|p| p.data_dir.as_path()).collect();
+    let mut roots: Vec<&str> = scope.places.iter().map(|p| p.cgroup_root.as_str()).collect();
+    // one may lie below another
+    roots.sort_by_key(|root| (std::cmp::Reverse(root.len()), *root));
+    roots.dedup();
     step("service", stop_service(&installed));
-    step("daemon", stop_daemon(&reset.run_dir));
-    let _held = match lock::for_reset(&reset.run_dir) {
+    for dir in &run_dirs {
+        step("daemon", stop_daemon(dir));
+    }
+    let _held = match lock::for_reset(&run_dirs) {
         Ok(held) => held,
         Err(error) => bail!("{error:#}: stop it first; nothing was removed"),
     };
-    step("pods", remove_pods(reset));
-    step("network", remove_network(reset));
-    step("kubelet", remove_link(Path::new(node::KUBELET_DIR), &reset.data_dir));
-    step("mounts", unmount_below(&[&reset.run_dir, &reset.data_dir]));
-    for path in [&reset.run_dir, &reset.data_dir] {
+    if reset.named_data_dir && !reset.data_dir.exists() {
+        step(&reset.data_dir.display().to_string(), Err(anyhow::anyhow!("not found")));
+    }
+    for place in &scope.places {
+        step("pods", remove_pods(place));
+    }
+    for root in &roots {
+        step(&format!("cgroup {root}"), remove_cgroups(root));
+    }
+    for dir in &run_dirs {
+        step("network", remove_network(dir));
+    }
+    for dir in &data_dirs {
+        step("kubelet", remove_link(Path::new(node::KUBELET_DIR), dir));
+    }
+    let folders: Vec<&Path> = run_dirs.iter().chain(&data_dirs).copied().collect();
+    step("mounts", unmount_below(&folders));
+    for path in &folders {
         step(&path.display().to_string(), remove_tree(path));
     }
     step("logs", remove_logs());
+    left.extend(scope.unknown);
+    if left.is_empty() {
+        for note in &scope.notes {
+            left.extend(remove_file(note).err().map(|error| format!("{error:#}")));
+        }
+        let _ = std::fs::remove_dir(places::FOLDER); // only when it is empty
+    }
+    left.extend(scope.others);
     if !reset.keep_installation {
-        step("installation", remove_installation(&installed));
+        match left.as_slice() {
+            [] => left.extend(remove_installation(&installed).err().map(|error| format!("installation: {error:#}"))),
+            _ => left.push("the installation: kept, so that this can be run again".to_owned()),
+        }
     }
     if left.is_empty() {
-        println!("every trace of kedge is gone");
+        let folders: Vec<String> = folders.iter().map(|path| path.display().to_string()).collect();
+        println!("every trace of kedge is gone from {} and cgroup {}", folders.join(", "), roots.join(", "));
         return Ok(());
     }
     bail!("left behind (run it again, or after a reboot):\n  {}", left.join("\n  "))
 }
 
-fn confirmed(reset: &Reset) -> Result<bool> {
+/// What one reset is about. Pure.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Scope {
+    /// Those written down first: they say under which cgroup a run folder's pods are.
+    places: Vec<Place>,
+    /// The files in which they are written down.
+    notes: Vec<PathBuf>,
+    /// What other run folders have, when one was named.
+    others: Vec<String>,
+    /// Notes that say nothing.
+    unknown: Vec<String>,
+}
+
+impl Scope {
+    fn of(reset: &Reset, noted: Vec<(PathBuf, Result<Place>)>) -> Self {
+        let (run_dir, data_dir) = (reset.run_dir.clone(), reset.data_dir.clone());
+        let given = Place { run_dir, data_dir, cgroup_root: reset.cgroup_root.clone() };
+        let mut scope = Self::default();
+        for (file, place) in noted {
+            match place {
+                Ok(place) if reset.named_run_dir && place.run_dir != reset.run_dir => {
+                    let (run_dir, data_dir) = (place.run_dir.display(), place.data_dir.display());
+                    scope.others.push(format!("what the server of --run-dir {run_dir} keeps, {data_dir} too"));
+                }
+                Ok(place) => {
+                    scope.places.push(place);
+                    scope.notes.push(file);
+                }
+                Err(error) => scope.unknown.push(format!("{}: {error:#}", file.display())),
+            }
+        }
+        if !scope.places.contains(&given) {
+            scope.places.push(given);
+        }
+        scope
+    }
+}
+
+fn confirmed(scope: &Scope) -> Result<bool> {
+    let folders: BTreeSet<String> =
+        scope.places.iter().flat_map(|p| [&p.data_dir, &p.run_dir]).map(|path| path.display().to_string()).collect();
     print!(
-        "This ends every pod and removes {}, {} and everything else of kedge on this host. Continue? [y/N] ",
-        reset.data_dir.display(),
-        reset.run_dir.display()
+        "This ends every pod and removes {} and everything else of kedge on this host. Continue? [y/N] ",
+        Vec::from_iter(folders).join(", ")
     );
     std::io::stdout().flush()?;
     let mut answer = String::new();
@@ -205,13 +292,13 @@ fn stop_daemon(run_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn remove_pods(reset: &Reset) -> Result<()> {
-    if !reset.run_dir.exists() {
+fn remove_pods(place: &Place) -> Result<()> {
+    if !place.run_dir.exists() {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let shims = runtime::Shims::open(runtime::Config::new(&reset.run_dir, &reset.cgroup_root))?;
+        let shims = runtime::Shims::open(runtime::Config::new(&place.run_dir, &place.cgroup_root))?;
         let pods = shims.list().await?;
         let mut failed = Vec::new();
         for pod in pods {
@@ -219,23 +306,44 @@ fn remove_pods(reset: &Reset) -> Result<()> {
                 failed.push(format!("{}: {error}", pod.id));
             }
         }
-        let mut tries = 1;
-        while let Err(error) = shims.remove_cgroups() {
-            if tries == CGROUP_TRIES_MAX {
-                return Err(error.into());
-            }
-            tries += 1;
-            tokio::time::sleep(CGROUP_PAUSE).await;
-        }
         if failed.is_empty() { Ok(()) } else { bail!(failed.join("; ")) }
     })
 }
 
-fn remove_network(reset: &Reset) -> Result<()> {
+/// Removes the pods' cgroups below `root`, empty by now, and then the root itself. What else is below it is somebody else's.
+fn remove_cgroups(root: &str) -> Result<()> {
+    let driver = runtime::cgroup::Driver::detect(root)?;
+    let attempt = || -> Result<()> {
+        driver.remove(PODS)?;
+        for dir in driver.dirs("") {
+            match std::fs::remove_dir(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| dir.display().to_string());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut tries = 1;
+        while let Err(error) = attempt() {
+            if tries == CGROUP_TRIES_MAX {
+                return Err(error);
+            }
+            tries += 1;
+            tokio::time::sleep(CGROUP_PAUSE).await;
+        }
+        Ok(())
+    })
+}
+
+fn remove_network(run_dir: &Path) -> Result<()> {
     // What is removed goes by its names; the ranges only have to be ranges.
     let cluster: Vec<ipnet::IpNet> = CLUSTER_CIDRS.iter().filter_map(|c| c.parse().ok()).collect();
     let nodes = crate::network::node_ranges(&cluster)?;
-    Ok(net::remove_all(&crate::network::config(&reset.run_dir, &nodes, &cluster, &[], &[]))?)
+    Ok(net::remove_all(&crate::network::config(run_dir, &nodes, &cluster, &[], &[]))?)
 }
 
 /// Removes the name by which drivers know the daemon's folder, when it is ours.
@@ -362,6 +470,37 @@ mod tests {
         assert_eq!(reset.data_dir, PathBuf::from("/mnt/kedge"));
         std::fs::write(&file, "data-dir: /\n").unwrap();
         assert!(parse(&["reset".into(), named]).unwrap_err().to_string().contains(": key \"data-dir\": "));
+    }
+
+    #[test]
+    fn what_servers_wrote_down_goes_too() {
+        let place = |run: &str, data: &str, root: &str| Place {
+            run_dir: run.into(),
+            data_dir: data.into(),
+            cgroup_root: root.into(),
+        };
+        let noted = || {
+            vec![
+                ("1".into(), Ok(place("/run/kedge", "/srv/kedge", "/edge"))),
+                ("2".into(), Ok(place("/run/two", "/srv/two", "/two"))),
+                ("3".into(), Err(anyhow::anyhow!("damaged"))),
+            ]
+        };
+        let scope = |flags: &[&str]| {
+            let words = ["reset", "--config=/dev/null"].iter().chain(flags).map(ToString::to_string);
+            Scope::of(&parse(&words.collect::<Vec<_>>()).unwrap(), noted())
+        };
+        let all = scope(&[]);
+        assert_eq!(all.places.len(), 3);
+        assert_eq!(
+            (all.notes.len(), all.others.len(), all.unknown.as_slice()),
+            (2, 0, ["3: damaged".into()].as_slice())
+        );
+        let one = scope(&["--run-dir=/run/two"]);
+        let expected = [place("/run/two", "/srv/two", "/two"), place("/run/two", "/var/lib/kedge", "/kedge")];
+        assert_eq!(one.places, expected);
+        assert_eq!(one.notes, [PathBuf::from("2")]);
+        assert_eq!(one.others, ["what the server of --run-dir /run/kedge keeps, /srv/kedge too"]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The verbs that run on this host rather than against an API: `server`, `agent`, `check`, `reset`, `unit`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args as _, Command};
 
 use crate::config::{self, ConfigError};
 use crate::lock::Held;
+use crate::places::{self, Place};
 use crate::settled::Collect;
 use crate::{check, log, reset, server, settled, unit};
 
@@ -86,6 +88,9 @@ fn serve(config: config::Server, collect: Collect) -> ExitCode {
         server::preflight()?;
         // dropped after the runtime: nothing uses the host any more when another may
         let held = Held::take(&config.common.run_dir, !config.disable_agent)?;
+        if let Err(error) = places::note(Path::new(places::FOLDER), &Place::of(&config.common)) {
+            tracing::warn!("kedge reset will have to be told of this server's folders: {error:#}");
+        }
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.enable_all().on_thread_park(move || settled::idle(collect)).build()?;
         runtime.block_on(server::run(config, &held, collect))
