@@ -259,10 +259,10 @@ fn deletion(server: &Server) -> Result<()> {
     nothing_left(server)
 }
 
-/// Neither mounts, namespaces, links nor cgroups of pods are there.
+/// Neither mounts, namespaces, links nor cgroups of pods are there. The node's own shared folder for drivers of volumes is.
 fn nothing_left(server: &Server) -> Result<()> {
     let look = format!(
-        "awk '$2 ~ \"^/(run|var/lib)/kedge/\"' /proc/mounts | wc -l; ls /run/netns | wc -l; ip -o link | grep -c veth; \
+        "awk '$2 ~ \"^/(run|var/lib)/kedge/\" && $2 != \"/var/lib/kedge/agent/kubelet\"' /proc/mounts | wc -l; ls /run/netns | wc -l; ip -o link | grep -c veth; \
          find /sys/fs/cgroup/memory{} -type d -name '*pod*-*' | wc -l; ls /var/lib/kedge/agent/pods 2>/dev/null | wc -l; true",
         server.host.cgroup()
     );
@@ -293,6 +293,9 @@ spec:
 fn killed_while_pods_start(server: &mut Server) -> Result<()> {
     fs::write(server.host.shared().join("many.yaml"), MANY)?;
     server.must("create namespace many")?;
+    server.must("run over -n many --image=kedge.test/busybox:1 --restart=Never -- sh -c 'echo out; exit 4'")?;
+    server.must("wait -n many --for=jsonpath={.status.phase}=Failed pod/over --timeout=30s")?;
+    let over = finished(server)?;
     server.must("apply -f /run/shared/many.yaml")?;
     wait::until("the first pods to start", wait::CLUSTER, || {
         Ok((server.host.run("pgrep -xc sleep")?.stdout.trim().parse::<u32>().unwrap_or(0) > 2).then_some(()))
@@ -302,8 +305,10 @@ fn killed_while_pods_start(server: &mut Server) -> Result<()> {
     server.must("rollout status -n many deployment/many --timeout=60s")?;
     let running = server.host.run("pgrep -fc '^sleep 10000'")?.stdout;
     ensure!(running.trim() == "20", "{running} containers for 20 pods");
-    let restarts = server.must("get pods -n many -o jsonpath={.items[*].status.containerStatuses[*].restartCount}")?;
+    let restarts =
+        server.must("get pods -n many -l app=many -o jsonpath={.items[*].status.containerStatuses[*].restartCount}")?;
     ensure!(restarts.split(' ').all(|r| r == "0"), "restarts: {restarts}");
+    ensure!(finished(server)? == over, "a finished pod after a restart: {:?}, before: {over:?}", finished(server)?);
 
     server.kill()?;
     // A power cut: no process survives, nor does what lies in memory.
@@ -315,15 +320,24 @@ fn killed_while_pods_start(server: &mut Server) -> Result<()> {
     server.restart()?;
     let mut last = String::new();
     wait::until("every pod to run again", wait::CLUSTER, || {
-        last = server.must("get pods -n many -o jsonpath={.items[*].status.containerStatuses[*].restartCount}")?;
+        last = server
+            .must("get pods -n many -l app=many -o jsonpath={.items[*].status.containerStatuses[*].restartCount}")?;
         let ready = server.must("get deployment -n many many -o jsonpath={.status.readyReplicas}")?;
         Ok((ready == "20" && last.split(' ').all(|r| r == "1")).then_some(()))
     })
     .with_context(|| format!("restarts: {last}"))?;
+    ensure!(finished(server)? == over, "a finished pod after a power cut: {:?}, before: {over:?}", finished(server)?);
     let running = server.host.run("pgrep -fc '^sleep 10000'")?.stdout;
     ensure!(running.trim() == "20", "{running} containers for 20 pods");
     server.must("delete namespace many")?;
     nothing_left(server)
+}
+
+/// What is told of the pod that has ended: its exit and its log.
+fn finished(server: &Server) -> Result<(String, String)> {
+    let ended = server.must("get pod -n many over -o jsonpath={.status.phase}{.status.containerStatuses[0].state}")?;
+    ensure!(ended.contains("\"exitCode\":4"), "{ended}");
+    Ok((ended, server.must("logs -n many over")?))
 }
 
 type Scenario = fn(&Server) -> Result<()>;
