@@ -310,14 +310,18 @@ fn remove_pods(place: &Place) -> Result<()> {
     })
 }
 
-/// Removes the pods' cgroups below `root`, empty by now, and then the root itself. What else is below it is somebody else's.
+/// Removes the cgroups of pods and shims below `root`, empty by now, and then the root itself, which stays when something else is
+/// below it or in it: that is somebody else's.
 fn remove_cgroups(root: &str) -> Result<()> {
     let driver = runtime::cgroup::Driver::detect(root)?;
     let attempt = || -> Result<()> {
-        driver.remove(PODS)?;
+        for own in [PODS, runtime::SHIMS_CGROUP] {
+            driver.remove(own)?;
+        }
         for dir in driver.dirs("") {
+            use std::io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
             match std::fs::remove_dir(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error) if !matches!(error.kind(), NotFound | ResourceBusy | DirectoryNotEmpty) => {
                     return Err(error).with_context(|| dir.display().to_string());
                 }
                 _ => {}

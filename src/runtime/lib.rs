@@ -35,7 +35,7 @@ pub use api::{
 };
 pub use error::{Error, Result};
 pub use fake::Fake;
-pub use shims::{Config, Shims};
+pub use shims::{Config, SHIMS_CGROUP, Shims};
 pub use spec::{
     AttachSpec, ContainerId, ContainerSpec, Device, ExecSpec, LogPolicy, Mount, MountSource, Namespace,
     NetworkNamespace, PodId, PodSpec, Propagation, Resources, Rlimit, Rootfs, Seccomp, TerminalSize, User,

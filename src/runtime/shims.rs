@@ -38,7 +38,7 @@ use pod::{Pod, PodFile};
 /// Events kept for a slow subscriber; a node has some hundreds of containers.
 const EVENTS_MAX: usize = 1024;
 /// The shims' own cgroup, beside the pods'.
-const SHIMS_CGROUP: &str = "shims";
+pub const SHIMS_CGROUP: &str = "shims";
 /// Leaf for a pod's first process, beside its containers: v2 allows processes in leaves only.
 const INIT_CGROUP: &str = "init";
 
