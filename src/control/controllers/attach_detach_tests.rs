@@ -1,3 +1,5 @@
+//! The plans of the attach/detach controller, as tables.
+
 use k8s_openapi::api::core::v1::Event;
 use serde_json::from_value;
 
