@@ -299,7 +299,7 @@ async fn quiet(daemon: &Daemon) -> Result<Vec<Row>> {
     let mut events = watch(&daemon.admin, &deployments()).await?;
     let mut seen = HashSet::new();
     until(&mut events, "all seen to", |event| {
-        if event.object.status.observed_generation == Some(1) {
+        if event.object.status.observed_generation.is_some() {
             seen.insert(event.object.metadata.name);
         }
         seen.len() == QUIET
