@@ -120,7 +120,7 @@ impl Server {
 
     /// Takes the upstreams from the text of a `resolv.conf`: its `nameserver` lines (IPv4, IPv6, `%scope` refused), at most
     /// [`super::UPSTREAMS_MAX`]; own addresses and unreadable lines are left out. None left: names outside the cluster get
-    /// SERVFAIL at once. Clears the marks of upstreams that failed, so call it also when connectivity comes back.
+    /// NXDOMAIN at once. Clears the marks of upstreams that failed, so call it also when connectivity comes back.
     pub fn set_upstreams(&self, resolv_conf: &str) {
         let mut own = self.own.clone();
         own.extend(self.addresses.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()));
@@ -271,12 +271,19 @@ impl Shared {
         let mut reply = response(&ask.request);
         let dnssec = ask.request.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
         let upstreams = self.upstreams.load_full();
-        let answer = match self.forwards.try_acquire() {
-            Ok(_permit) => upstream::resolve(&self.cache, &upstreams, &ask.query, dnssec).await,
-            Err(_) => None,
+        let (answer, offline) = match self.forwards.try_acquire() {
+            Ok(_permit) => {
+                let answer = upstream::resolve(&self.cache, &upstreams, &ask.query, dnssec).await;
+                (answer, upstreams.is_offline())
+            }
+            Err(_) => (None, false),
         };
         let Some(answer) = answer else {
-            reply.metadata.response_code = ResponseCode::ServFail;
+            // Nobody beyond this node can be asked: the name does not exist for now, so that clients neither ask again nor wait.
+            // Without an SOA nobody may keep that (RFC 2308 section 5). An alias is known all the same (RFC 6604).
+            let code = if offline { ResponseCode::NXDomain } else { ResponseCode::ServFail };
+            reply.metadata.response_code = code;
+            reply.add_answers(ask.alias.clone().filter(|_| offline));
             return reply;
         };
         reply.metadata.response_code = answer.metadata.response_code;

@@ -181,12 +181,18 @@ async fn offline_is_said_at_once() {
     let start = tokio::time::Instant::now();
     let www = question("www.example.", RecordType::A);
     let answer = ask(server.addresses()[0], &www).await;
-    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+    assert!(answer.authorities.is_empty(), "nobody may keep it");
     // Nobody listens there: the kernel says so.
     server.set_upstream_addresses(&["127.0.0.1:1".parse().unwrap()]);
     for _ in 0..2 {
-        assert_eq!(ask(server.addresses()[0], &www).await.metadata.response_code, ResponseCode::ServFail);
+        assert_eq!(ask(server.addresses()[0], &www).await.metadata.response_code, ResponseCode::NXDomain);
     }
+    let alias = ask(server.addresses()[0], &question("out.default.svc.cluster.local.", RecordType::A)).await;
+    assert_eq!(
+        (alias.metadata.response_code, addresses(&alias)),
+        (ResponseCode::NXDomain, vec!["www.example.".to_owned()])
+    );
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 

@@ -70,6 +70,11 @@ impl Upstreams {
         Self { list: list.iter().map(|a| (*a, Mutex::new(None))).collect() }
     }
 
+    /// Whether no resolver can be asked now: there is none, or each of them has just not answered.
+    pub(super) fn is_offline(&self) -> bool {
+        self.list.iter().all(|(_, down)| down.lock().is_some_and(|until| Instant::now() < until))
+    }
+
     /// The first usable answer, or `None` when nobody can be asked.
     async fn ask(&self, query: &Query, dnssec: bool) -> Option<Message> {
         for (address, down) in &self.list {
