@@ -42,6 +42,7 @@ pub use estimate::Range;
 pub use eval::{Activation, Outcome, Variables};
 pub use issue::Issue;
 pub use library::authorizer::{Authorization, Authorize, Decision, Question};
+pub use parser::RESERVED;
 pub use schema::Decl;
 pub use value::{EvalError, Value};
 

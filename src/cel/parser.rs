@@ -21,8 +21,8 @@ const CODE_POINTS_MAX: usize = 100_000;
 const BEGINS: &str =
     "'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER";
 
-/// Names that the language keeps for itself. Source: cel-go `parser/parser.go` `reservedIds`.
-const RESERVED: [&str; 21] = [
+/// Names that the language keeps for itself. Source: cel-go `parser/parser.go` `reservedIds`, apiserver `pkg/cel/escaping.go`.
+pub const RESERVED: [&str; 21] = [
     "as",
     "break",
     "const",

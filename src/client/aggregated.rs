@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use types::registry::{Extension, Kind, Scope, Verb, WriteClass, api_version};
@@ -43,23 +42,8 @@ pub struct State {
     pub conditions: Option<Vec<Condition>>,
 }
 
-impl k8s_openapi::Resource for Registration {
-    const API_VERSION: &'static str = "apiregistration.k8s.io/v1";
-    const GROUP: &'static str = "apiregistration.k8s.io";
-    const KIND: &'static str = "APIService";
-    const VERSION: &'static str = "v1";
-    const URL_PATH_SEGMENT: &'static str = "apiservices";
-    type Scope = ClusterResourceScope;
-}
-
-impl k8s_openapi::Metadata for Registration {
-    type Ty = ObjectMeta;
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+crate::kinds::kinds! {
+    Registration: "apiregistration.k8s.io" "v1" "APIService" "apiservices" ClusterResourceScope;
 }
 
 impl Registration {

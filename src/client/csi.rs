@@ -3,8 +3,6 @@
 //!
 //! Source: kubernetes storage/v1 `types.go`.
 
-use k8s_openapi::ClusterResourceScope;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::{Deserialize, Serialize};
@@ -113,34 +111,9 @@ pub struct Capacity {
     pub maximum_volume_size: Option<Quantity>,
 }
 
-macro_rules! kinds {
-    ($($kind:ty, $name:literal, $plural:literal, $scope:ty;)*) => {
-        $(
-            impl k8s_openapi::Resource for $kind {
-                const API_VERSION: &'static str = "storage.k8s.io/v1";
-                const GROUP: &'static str = "storage.k8s.io";
-                const KIND: &'static str = $name;
-                const VERSION: &'static str = "v1";
-                const URL_PATH_SEGMENT: &'static str = $plural;
-                type Scope = $scope;
-            }
-
-            impl k8s_openapi::Metadata for $kind {
-                type Ty = ObjectMeta;
-                fn metadata(&self) -> &ObjectMeta {
-                    &self.metadata
-                }
-                fn metadata_mut(&mut self) -> &mut ObjectMeta {
-                    &mut self.metadata
-                }
-            }
-        )*
-    };
-}
-
-kinds! {
-    Attachment, "VolumeAttachment", "volumeattachments", ClusterResourceScope;
-    Driver, "CSIDriver", "csidrivers", ClusterResourceScope;
-    NodeDrivers, "CSINode", "csinodes", ClusterResourceScope;
-    Capacity, "CSIStorageCapacity", "csistoragecapacities", NamespaceResourceScope;
+crate::kinds::kinds! {
+    Attachment: "storage.k8s.io" "v1" "VolumeAttachment" "volumeattachments" ClusterResourceScope;
+    Driver: "storage.k8s.io" "v1" "CSIDriver" "csidrivers" ClusterResourceScope;
+    NodeDrivers: "storage.k8s.io" "v1" "CSINode" "csinodes" ClusterResourceScope;
+    Capacity: "storage.k8s.io" "v1" "CSIStorageCapacity" "csistoragecapacities" NamespaceResourceScope;
 }

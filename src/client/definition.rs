@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use types::registry::{Extension, Kind, Scope, Verb, WriteClass};
@@ -59,23 +58,8 @@ pub struct Condition {
     pub status: String,
 }
 
-impl k8s_openapi::Resource for Definition {
-    const API_VERSION: &'static str = "apiextensions.k8s.io/v1";
-    const GROUP: &'static str = "apiextensions.k8s.io";
-    const KIND: &'static str = "CustomResourceDefinition";
-    const VERSION: &'static str = "v1";
-    const URL_PATH_SEGMENT: &'static str = "customresourcedefinitions";
-    type Scope = ClusterResourceScope;
-}
-
-impl k8s_openapi::Metadata for Definition {
-    type Ty = ObjectMeta;
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+crate::kinds::kinds! {
+    Definition: "apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions" ClusterResourceScope;
 }
 
 impl Definition {

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::NodeSelector;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use types::quantity::Quantity;
@@ -352,31 +351,9 @@ pub struct Taint {
     pub time_added: Option<Time>,
 }
 
-macro_rules! kinds {
-    ($($type:ident $kind:literal $plural:literal $scope:ident,)*) => {
-        $(impl k8s_openapi::Resource for $type {
-            const API_VERSION: &'static str = "resource.k8s.io/v1";
-            const GROUP: &'static str = "resource.k8s.io";
-            const KIND: &'static str = $kind;
-            const VERSION: &'static str = "v1";
-            const URL_PATH_SEGMENT: &'static str = $plural;
-            type Scope = $scope;
-        }
-        impl k8s_openapi::Metadata for $type {
-            type Ty = ObjectMeta;
-            fn metadata(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-            fn metadata_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        })*
-    };
-}
-
-kinds! {
-    Claim "ResourceClaim" "resourceclaims" NamespaceResourceScope,
-    Template "ResourceClaimTemplate" "resourceclaimtemplates" NamespaceResourceScope,
-    Class "DeviceClass" "deviceclasses" ClusterResourceScope,
-    Slice "ResourceSlice" "resourceslices" ClusterResourceScope,
+crate::kinds::kinds! {
+    Claim: "resource.k8s.io" "v1" "ResourceClaim" "resourceclaims" NamespaceResourceScope;
+    Template: "resource.k8s.io" "v1" "ResourceClaimTemplate" "resourceclaimtemplates" NamespaceResourceScope;
+    Class: "resource.k8s.io" "v1" "DeviceClass" "deviceclasses" ClusterResourceScope;
+    Slice: "resource.k8s.io" "v1" "ResourceSlice" "resourceslices" ClusterResourceScope;
 }

@@ -26,6 +26,7 @@ pub mod events;
 pub mod fake;
 pub mod https;
 pub mod informers;
+mod kinds;
 pub mod kubeconfig;
 pub mod meters;
 pub mod object;

@@ -5,7 +5,6 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -42,23 +41,8 @@ impl ServiceRange {
     }
 }
 
-impl k8s_openapi::Resource for ServiceRange {
-    const API_VERSION: &'static str = "networking.k8s.io/v1";
-    const GROUP: &'static str = "networking.k8s.io";
-    const KIND: &'static str = "ServiceCIDR";
-    const VERSION: &'static str = "v1";
-    const URL_PATH_SEGMENT: &'static str = "servicecidrs";
-    type Scope = ClusterResourceScope;
-}
-
-impl k8s_openapi::Metadata for ServiceRange {
-    type Ty = ObjectMeta;
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+crate::kinds::kinds! {
+    ServiceRange: "networking.k8s.io" "v1" "ServiceCIDR" "servicecidrs" ClusterResourceScope;
 }
 
 /// What is read of an IPAddress. Its name is the address.
@@ -82,21 +66,6 @@ impl Address {
     }
 }
 
-impl k8s_openapi::Resource for Address {
-    const API_VERSION: &'static str = "networking.k8s.io/v1";
-    const GROUP: &'static str = "networking.k8s.io";
-    const KIND: &'static str = "IPAddress";
-    const VERSION: &'static str = "v1";
-    const URL_PATH_SEGMENT: &'static str = "ipaddresses";
-    type Scope = ClusterResourceScope;
-}
-
-impl k8s_openapi::Metadata for Address {
-    type Ty = ObjectMeta;
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+crate::kinds::kinds! {
+    Address: "networking.k8s.io" "v1" "IPAddress" "ipaddresses" ClusterResourceScope;
 }

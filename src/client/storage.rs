@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, NodeSelector, ObjectReference};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -75,21 +74,6 @@ pub struct State {
     pub phase: String,
 }
 
-impl k8s_openapi::Resource for Volume {
-    const API_VERSION: &'static str = "v1";
-    const GROUP: &'static str = "";
-    const KIND: &'static str = "PersistentVolume";
-    const VERSION: &'static str = "v1";
-    const URL_PATH_SEGMENT: &'static str = "persistentvolumes";
-    type Scope = ClusterResourceScope;
-}
-
-impl k8s_openapi::Metadata for Volume {
-    type Ty = ObjectMeta;
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+crate::kinds::kinds! {
+    Volume: "" "v1" "PersistentVolume" "persistentvolumes" ClusterResourceScope;
 }

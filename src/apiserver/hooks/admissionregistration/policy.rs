@@ -25,30 +25,6 @@ pub static MUTATING: Hooks = Hooks { default, validate: mutating, ..BASE };
 const AUDIT_ANNOTATIONS_MAX: usize = 20;
 const AUDIT_EXPRESSION_MAX_BYTES: usize = 5 * 1024;
 const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
-/// Words that CEL keeps for itself.
-const RESERVED: &[&str] = &[
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "false",
-    "for",
-    "function",
-    "if",
-    "import",
-    "in",
-    "let",
-    "loop",
-    "namespace",
-    "null",
-    "package",
-    "return",
-    "true",
-    "var",
-    "void",
-    "while",
-];
 
 fn default(policy: &mut Value) {
     let Some(spec) = object_mut(policy, "spec") else { return };
@@ -91,7 +67,7 @@ fn common(spec: &Value, path: &Path, mutates: bool, errors: &mut Errors) {
 fn is_identifier(name: &str) -> bool {
     name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && !RESERVED.contains(&name)
+        && !cel::RESERVED.contains(&name)
 }
 
 fn param_kind(of: &Value, path: &Path, errors: &mut Errors) {
